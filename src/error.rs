@@ -1,0 +1,80 @@
+use std::path::{Path, PathBuf};
+
+/// Everything that can go wrong, by who can mend it; each kind has its own exit code.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file, folder, configuration or value given by the user cannot be used.
+    #[error("{message}")]
+    Input {
+        /// What is wrong and where: the file, the key, what was found, what was wanted.
+        message: String,
+        /// What to do about it.
+        hint: Option<String>,
+    },
+    /// The operating system refused to read or write a path.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// The device asked for is not there, or this build cannot use it.
+    #[error("{message}")]
+    Device {
+        /// Which device, and why not.
+        message: String,
+        /// What to do about it.
+        hint: Option<String>,
+    },
+    /// Training produced a loss or gradient that is not finite.
+    #[error("{0}")]
+    Diverged(String),
+    /// The user interrupted the command; what was finished is kept.
+    #[error("interrupted")]
+    Interrupted,
+    /// A failure inside the tensor library: a bug here or there, never bad input.
+    #[error("internal error: {0}")]
+    Tensor(#[from] candle_core::Error),
+}
+
+/// The result of every fallible function outside `nn`, which uses candle's.
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    /// Bad input, without a hint.
+    pub fn input(message: impl Into<String>) -> Self {
+        Error::Input { message: message.into(), hint: None }
+    }
+
+    /// Bad input, with a hint that says what to do.
+    pub fn input_hint(message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Error::Input { message: message.into(), hint: Some(hint.into()) }
+    }
+
+    /// For `map_err` behind a call on the file system.
+    pub fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Error::Io { path, source }
+    }
+
+    /// What to do about it, where that is known.
+    pub fn hint(&self) -> Option<&str> {
+        match self {
+            Error::Input { hint, .. } | Error::Device { hint, .. } => hint.as_deref(),
+            _ => None,
+        }
+    }
+
+    /// The exit code of the process: see `cdbench --help`.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Error::Tensor(_) => 1,
+            Error::Input { .. } => 3,
+            Error::Io { .. } => 4,
+            Error::Device { .. } => 5,
+            Error::Diverged(_) => 6,
+            Error::Interrupted => 130,
+        }
+    }
+}

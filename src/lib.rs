@@ -1,0 +1,12 @@
+//! cdbench runs and evaluates the experiments of *Multi-Concept Customization of Text-to-Image
+//! Diffusion* (Kumari et al., CVPR 2023). `ARCHITECTURE.md` is the map.
+
+pub mod cli;
+pub mod diffusion;
+mod error;
+pub mod nn;
+pub mod rng;
+pub mod train;
+pub mod world;
+
+pub use error::{Error, Result};
