@@ -1,1 +1,18 @@
-//! nn
+//! Differentiable layers on candle tensors, for the CPU and for GPUs.
+//!
+//! [`Var`] records how gradients flow back, [`ops`] are the operations, [`layers`](Linear) hold
+//! [`Param`]s. `kernels` has the CPU implementations, `backend` says when they run.
+
+mod autograd;
+mod backend;
+mod kernels;
+mod layers;
+pub mod ops;
+pub mod parallel;
+mod param;
+
+pub use autograd::{Flow, Gradients, Var, checkpoint, no_grad};
+pub use backend::reference;
+pub use layers::{Conv2d, GroupNorm, LayerNorm, Linear};
+pub use ops::Padding;
+pub use param::{Builder, Init, Param, RandomSource, Source};

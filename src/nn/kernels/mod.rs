@@ -1,0 +1,1 @@
+//! CPU kernels on f32 slices; what they compute is said by the operation in `ops` that uses them.

@@ -1,0 +1,109 @@
+use candle_core::{D, DType, Device, Result, Tensor};
+
+use crate::nn::Var;
+
+/// Multi-head attention `softmax(q kᵀ / √d) v`: `q` [batch, n, heads · d], `k` and `v` [batch, m,
+/// heads · d]. With `causal`, a token sees itself and those before it.
+///
+/// Scores are formed for a block of queries at a time and formed again in the backward pass, so that
+/// memory grows with n + m, not n · m.
+pub fn attention(q: &Var, k: &Var, v: &Var, heads: usize, causal: bool) -> Result<Var> {
+    candle(q, k, v, heads, causal)
+}
+
+/// Scores held at a time, in numbers.
+const BLOCK: usize = 1 << 24;
+
+/// On candle's operations.
+fn candle(q: &Var, k: &Var, v: &Var, heads: usize, causal: bool) -> Result<Var> {
+    let (batch, n, width) = q.value().dims3()?;
+    let m = k.value().dim(1)?;
+    let scale = 1.0 / ((width / heads) as f64).sqrt();
+    let block = (BLOCK / (batch * heads * m).max(1)).clamp(1, n.max(1));
+    let (qh, kh, vh) = (
+        split_heads(q.value(), heads)?,
+        split_heads(k.value(), heads)?,
+        split_heads(v.value(), heads)?,
+    );
+    let mut blocks = vec![];
+    for start in (0..n).step_by(block) {
+        let qb = qh.narrow(2, start, block.min(n - start))?.contiguous()?;
+        blocks.push(probabilities(&qb, &kh, scale, causal.then_some(start))?.matmul(&vh)?);
+    }
+    let out = Tensor::cat(&blocks, 2)?;
+    let result = join_heads(&out)?;
+    Ok(Var::record(result, [q, k, v], move |grad, flow| {
+        let grad = split_heads(&grad, heads)?;
+        let (kt, vt) = (kh.clone(), vh.transpose(2, 3)?.contiguous()?);
+        let (mut dq, mut dk, mut dv) = (vec![], None, None);
+        for start in (0..n).step_by(block) {
+            let len = block.min(n - start);
+            let part = |x: &Tensor| x.narrow(2, start, len)?.contiguous();
+            let (qb, gb) = (part(&qh)?, part(&grad)?);
+            let p = probabilities(&qb, &kh, scale, causal.then_some(start))?;
+            if flow.needs(2) {
+                sum_into(&mut dv, p.transpose(2, 3)?.contiguous()?.matmul(&gb)?)?;
+            }
+            // ∂softmax: p ∘ (∂p − Σ p ∘ ∂p), where the sum equals Σ ∂out ∘ out
+            let inner = (&gb * part(&out)?)?.sum_keepdim(D::Minus1)?;
+            let ds = (p * gb.matmul(&vt)?.broadcast_sub(&inner)?)?;
+            if flow.needs(0) {
+                dq.push((ds.matmul(&kt)? * scale)?);
+            }
+            if flow.needs(1) {
+                sum_into(&mut dk, (ds.transpose(2, 3)?.contiguous()?.matmul(&qb)? * scale)?)?;
+            }
+        }
+        if flow.needs(0) {
+            flow.add(0, join_heads(&Tensor::cat(&dq, 2)?)?)?;
+        }
+        if let Some(dk) = dk {
+            flow.add(1, join_heads(&dk)?)?;
+        }
+        match dv {
+            Some(dv) => flow.add(2, join_heads(&dv)?),
+            None => Ok(()),
+        }
+    }))
+}
+
+/// `softmax(q kᵀ scale)` in f32; `causal` is the position of the first query.
+fn probabilities(q: &Tensor, k: &Tensor, scale: f64, causal: Option<usize>) -> Result<Tensor> {
+    let dtype = q.dtype();
+    let scores = (q.matmul(&k.transpose(2, 3)?.contiguous()?)? * scale)?.to_dtype(DType::F32)?;
+    let scores = match causal {
+        Some(first) => {
+            let (_, _, n, m) = scores.dims4()?;
+            scores.broadcast_add(&causal_mask(first, n, m, scores.device())?)?
+        }
+        None => scores,
+    };
+    let exp = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?)?.exp()?;
+    exp.broadcast_div(&exp.sum_keepdim(D::Minus1)?)?.to_dtype(dtype)
+}
+
+/// 0 where query `first + i` may see key `j`, −∞ elsewhere: [n, m].
+fn causal_mask(first: usize, n: usize, m: usize, device: &Device) -> Result<Tensor> {
+    let value = |i, j| if j > first + i { f32::NEG_INFINITY } else { 0.0 };
+    let values: Vec<f32> = (0..n).flat_map(|i| (0..m).map(move |j| value(i, j))).collect();
+    Tensor::from_vec(values, (n, m), device)
+}
+
+/// [batch, n, heads · d] → [batch, heads, n, d].
+fn split_heads(x: &Tensor, heads: usize) -> Result<Tensor> {
+    let (b, n, width) = x.dims3()?;
+    x.reshape((b, n, heads, width / heads))?.transpose(1, 2)?.contiguous()
+}
+
+fn join_heads(x: &Tensor) -> Result<Tensor> {
+    let (b, heads, n, d) = x.dims4()?;
+    x.transpose(1, 2)?.contiguous()?.reshape((b, n, heads * d))
+}
+
+fn sum_into(sum: &mut Option<Tensor>, x: Tensor) -> Result<()> {
+    *sum = Some(match sum.take() {
+        Some(s) => (s + x)?,
+        None => x,
+    });
+    Ok(())
+}

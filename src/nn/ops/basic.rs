@@ -1,0 +1,81 @@
+use candle_core::{D, DType, Result, Shape, Tensor};
+
+use crate::nn::Var;
+
+/// `a + b`, of the same shape.
+pub fn add(a: &Var, b: &Var) -> Result<Var> {
+    let out = a.value().add(b.value())?;
+    Ok(Var::record(out, [a, b], |grad, flow| {
+        flow.add(0, grad.clone())?;
+        flow.add(1, grad)
+    }))
+}
+
+/// `a − b`, of the same shape.
+pub fn sub(a: &Var, b: &Var) -> Result<Var> {
+    let out = a.value().sub(b.value())?;
+    Ok(Var::record(out, [a, b], |grad, flow| {
+        flow.add_with(1, || grad.neg())?;
+        flow.add(0, grad)
+    }))
+}
+
+/// The elementwise product, of the same shape.
+pub fn mul(a: &Var, b: &Var) -> Result<Var> {
+    let (x, y) = (a.value().clone(), b.value().clone());
+    let out = x.mul(&y)?;
+    Ok(Var::record(out, [a, b], move |grad, flow| {
+        flow.add_with(0, || grad.mul(&y))?;
+        flow.add_with(1, || grad.mul(&x))
+    }))
+}
+
+/// `x · factor`.
+pub fn scale(x: &Var, factor: f64) -> Result<Var> {
+    let out = (x.value() * factor)?;
+    Ok(Var::record(out, [x], move |grad, flow| flow.add_with(0, || grad * factor)))
+}
+
+/// The same elements under another shape.
+pub fn reshape(x: &Var, shape: impl Into<Shape>) -> Result<Var> {
+    let from = x.value().shape().clone();
+    let out = x.value().reshape(shape.into())?;
+    Ok(Var::record(out, [x], move |grad, flow| flow.add_with(0, || grad.reshape(from))))
+}
+
+/// Elements `start..start + len` of the last dimension.
+pub fn narrow(x: &Var, start: usize, len: usize) -> Result<Var> {
+    let width = x.value().dim(D::Minus1)?;
+    let out = x.value().narrow(D::Minus1, start, len)?.contiguous()?;
+    Ok(Var::record(out, [x], move |grad, flow| {
+        flow.add_with(0, || {
+            grad.pad_with_zeros(D::Minus1, start, width - start - len)?.contiguous()
+        })
+    }))
+}
+
+/// Rows `ids` (u32) of a table [rows, width]; the gradient adds up over equal ids.
+pub fn index_select(table: &Var, ids: &Tensor) -> Result<Var> {
+    let ids = ids.clone();
+    let shape = table.value().shape().clone();
+    let out = table.value().index_select(&ids, 0)?;
+    Ok(Var::record(out, [table], move |grad, flow| {
+        flow.add_with(0, || {
+            Tensor::zeros(shape, grad.dtype(), grad.device())?.index_add(
+                &ids,
+                &grad.contiguous()?,
+                0,
+            )
+        })
+    }))
+}
+
+/// Converts to another float type.
+pub fn to_dtype(x: &Var, dtype: DType) -> Result<Var> {
+    let from = x.value().dtype();
+    if from == dtype {
+        return Ok(x.clone());
+    }
+    let out = x.value().to_dtype(dtype)?;
+    Ok(Var::record(out, [x], move |grad, flow| flow.add_with(0, || grad.to_dtype(from))))
+}

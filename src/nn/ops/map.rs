@@ -1,0 +1,104 @@
+//! Feature maps: [batch, channels, height, width] on candle's operations, [batch, height, width,
+//! channels] on the CPU kernels.
+
+use candle_core::{Result, Tensor};
+
+use crate::nn::Var;
+use crate::nn::backend::fast;
+
+/// (batch, channels, height, width) of a map.
+pub fn map_size(x: &Var) -> Result<(usize, usize, usize, usize)> {
+    let (b, i, j, k) = x.value().dims4()?;
+    Ok(if fast(x.value()) { (b, k, i, j) } else { (b, i, j, k) })
+}
+
+/// An image or latent [batch, channels, height, width] as a map.
+pub fn from_image(x: &Var) -> Result<Var> {
+    if fast(x.value()) { permute(x, [0, 2, 3, 1], [0, 3, 1, 2]) } else { Ok(x.clone()) }
+}
+
+/// A map as [batch, channels, height, width].
+pub fn to_image(x: &Var) -> Result<Var> {
+    if fast(x.value()) { permute(x, [0, 3, 1, 2], [0, 2, 3, 1]) } else { Ok(x.clone()) }
+}
+
+/// A map's pixels as tokens [batch, height · width, channels].
+pub fn map_to_tokens(x: &Var) -> Result<Var> {
+    let (b, c, h, w) = map_size(x)?;
+    if fast(x.value()) {
+        return super::reshape(x, (b, h * w, c));
+    }
+    let out = x.value().reshape((b, c, h * w))?.transpose(1, 2)?.contiguous()?;
+    Ok(Var::record(out, [x], move |grad, flow| {
+        flow.add_with(0, || grad.transpose(1, 2)?.contiguous()?.reshape((b, c, h, w)))
+    }))
+}
+
+/// Tokens [batch, height · width, channels] as a map.
+pub fn tokens_to_map(x: &Var, h: usize, w: usize) -> Result<Var> {
+    let (b, n, c) = x.value().dims3()?;
+    if fast(x.value()) {
+        return super::reshape(x, (b, h, w, c));
+    }
+    let out = x.value().transpose(1, 2)?.contiguous()?.reshape((b, c, h, w))?;
+    Ok(Var::record(out, [x], move |grad, flow| {
+        flow.add_with(0, || grad.reshape((b, c, n))?.transpose(1, 2)?.contiguous())
+    }))
+}
+
+/// The channels of `a`, then those of `b`.
+pub fn concat_channels(a: &Var, b: &Var) -> Result<Var> {
+    let dim = channel_dim(a.value());
+    let (n, m) = (a.value().dim(dim)?, b.value().dim(dim)?);
+    let out = Tensor::cat(&[a.value(), b.value()], dim)?;
+    Ok(Var::record(out, [a, b], move |grad, flow| {
+        flow.add_with(0, || grad.narrow(dim, 0, n)?.contiguous())?;
+        flow.add_with(1, || grad.narrow(dim, n, m)?.contiguous())
+    }))
+}
+
+/// Adds `v` [batch, channels] to every pixel.
+pub fn add_per_channel(x: &Var, v: &Var) -> Result<Var> {
+    let (b, c, _, _) = map_size(x)?;
+    let channels_last = fast(x.value());
+    let out = if channels_last {
+        x.value().broadcast_add(&v.value().reshape((b, 1, 1, c))?)?
+    } else {
+        x.value().broadcast_add(&v.value().reshape((b, c, 1, 1))?)?
+    };
+    Ok(Var::record(out, [x, v], move |grad, flow| {
+        flow.add_with(1, || if channels_last { grad.sum((1, 2)) } else { grad.sum((2, 3)) })?;
+        flow.add(0, grad)
+    }))
+}
+
+/// Twice the height and width, each pixel four times.
+pub fn upsample_nearest_2x(x: &Var) -> Result<Var> {
+    let (b, c, h, w) = map_size(x)?;
+    if !fast(x.value()) {
+        let out = x.value().upsample_nearest2d(2 * h, 2 * w)?;
+        return Ok(Var::record(out, [x], move |grad, flow| {
+            flow.add_with(0, || grad.reshape((b, c, h, 2, w, 2))?.sum((3, 5)))
+        }));
+    }
+    let out = x
+        .value()
+        .reshape((b, h, 1, w, 1, c))?
+        .broadcast_as((b, h, 2, w, 2, c))?
+        .contiguous()?
+        .reshape((b, 2 * h, 2 * w, c))?;
+    Ok(Var::record(out, [x], move |grad, flow| {
+        flow.add_with(0, || grad.reshape((b, h, 2, w, 2, c))?.sum((2, 4)))
+    }))
+}
+
+fn channel_dim(x: &Tensor) -> usize {
+    if fast(x) { 3 } else { 1 }
+}
+
+fn permute(x: &Var, order: [usize; 4], inverse: [usize; 4]) -> Result<Var> {
+    let out = x.value().permute(order)?.contiguous()?;
+    Ok(Var::record(out, [x], move |grad, flow| {
+        flow.add_with(0, || grad.permute(inverse)?.contiguous())
+    }))
+}

@@ -1,0 +1,53 @@
+//! Threads, used so that results never depend on how many there are.
+//!
+//! Work is cut by shapes alone and every piece is computed the same way wherever it runs. A batch is
+//! split first, each part running the whole network on one thread: that beats threads inside small
+//! operations by far. Only where a batch has one part do the operations use threads themselves.
+
+use std::cell::Cell;
+use std::ops::Range;
+
+use candle_core::Result;
+use rayon::prelude::*;
+
+thread_local! {
+    static IN_PART: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs `f` for each of `parts` parts of a batch, in parallel, and returns the results in order.
+pub fn parts<T: Send>(parts: usize, f: impl Fn(usize) -> Result<T> + Sync) -> Result<Vec<T>> {
+    if parts <= 1 || IN_PART.get() {
+        return (0..parts).map(f).collect();
+    }
+    let reference = super::backend::reference_mode();
+    (0..parts)
+        .into_par_iter()
+        .map(|i| {
+            let outer = IN_PART.replace(true);
+            let result = super::backend::with_reference_mode(reference, || f(i));
+            IN_PART.set(outer);
+            result
+        })
+        .collect()
+}
+
+/// Runs `f` on pieces of `0..len` of `grain` each (the last may be shorter), in parallel unless this
+/// thread already works on a part of a batch.
+pub fn pieces(len: usize, grain: usize, f: impl Fn(Range<usize>) + Sync + Send) {
+    let piece = |i: usize| i * grain..len.min((i + 1) * grain);
+    let count = len.div_ceil(grain);
+    if count <= 1 || IN_PART.get() {
+        (0..count).map(piece).for_each(f);
+    } else {
+        (0..count).into_par_iter().map(piece).for_each(f);
+    }
+}
+
+/// As [`pieces`], each with its own part of `out`: piece `i` gets `out[i * grain..]`.
+pub fn pieces_mut<T: Send>(out: &mut [T], grain: usize, f: impl Fn(usize, &mut [T]) + Sync + Send) {
+    if out.len() <= grain || IN_PART.get() {
+        out.chunks_mut(grain.max(1)).enumerate().for_each(|(i, piece)| f(i, piece));
+    } else {
+        out.par_chunks_mut(grain).enumerate().for_each(|(i, piece)| f(i, piece));
+    }
+}

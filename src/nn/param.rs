@@ -1,0 +1,280 @@
+//! Parameters: named tensors that a model is built from, each frozen or trainable.
+
+use std::sync::{Arc, Mutex, RwLock};
+
+use candle_core::{DType, Device, Result, Tensor};
+
+use super::autograd::{Gradients, Node, Var};
+use super::backend;
+use crate::rng::Rng;
+
+/// A named tensor of a model. Clones share the value.
+#[derive(Clone)]
+pub struct Param(Arc<Inner>);
+
+struct Inner {
+    name: String,
+    shape: Vec<usize>,
+    kind: Kind,
+    compute: DType,
+    leaf: Arc<Node>,
+    state: RwLock<State>,
+}
+
+struct State {
+    value: Tensor,
+    trainable: bool,
+    // Something a kernel computed from the value, valid until the value changes.
+    derived: Option<Arc<Vec<f32>>>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Plain,
+    // A convolution's kernel, kept as [height, width, in, out] where the CPU kernels run: the rows of
+    // the matrix that unrolled pixels are multiplied with. Files have [out, in, height, width].
+    ChannelsLastKernel,
+}
+
+impl Param {
+    /// A frozen parameter with `value` as files have it.
+    ///
+    /// # Errors
+    /// Only candle's, when the value cannot be converted or moved.
+    pub fn new(name: impl Into<String>, value: &Tensor, compute: DType) -> Result<Self> {
+        let kind = if value.rank() == 4 && backend::has_kernels(value.device(), compute) {
+            Kind::ChannelsLastKernel
+        } else {
+            Kind::Plain
+        };
+        let shape = value.dims().to_vec();
+        let value = kind.from_file(&value.to_dtype(compute)?)?;
+        Ok(Param(Arc::new(Inner {
+            name: name.into(),
+            shape,
+            kind,
+            compute,
+            leaf: Node::leaf(),
+            state: RwLock::new(State { value, trainable: false, derived: None }),
+        })))
+    }
+
+    /// The name, as in the file that the model was read from.
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// The dimensions, as in the file.
+    pub fn shape(&self) -> &[usize] {
+        &self.0.shape
+    }
+
+    /// How many numbers it holds.
+    pub fn elem_count(&self) -> usize {
+        self.0.shape.iter().product()
+    }
+
+    /// The value as it is kept, which for a convolution's kernel may differ from the file's order of
+    /// dimensions; f32 if trainable. For optimisers, to which order means nothing.
+    pub fn value(&self) -> Tensor {
+        self.read().value.clone()
+    }
+
+    /// Replaces the value, given as it is kept.
+    ///
+    /// # Panics
+    /// If the shape differs.
+    pub fn set_value(&self, value: Tensor) {
+        let mut state = self.write();
+        assert_eq!(state.value.shape(), value.shape(), "{}", self.0.name);
+        state.value = value;
+        state.derived = None;
+    }
+
+    /// The value as files have it.
+    pub fn to_file(&self) -> Result<Tensor> {
+        self.0.kind.to_file(&self.read().value)
+    }
+
+    /// Replaces the value by one as files have it, of the same shape.
+    pub fn set_from_file(&self, value: &Tensor) -> Result<()> {
+        let dtype = self.read().value.dtype();
+        self.set_value(self.0.kind.from_file(&value.to_dtype(dtype)?)?);
+        Ok(())
+    }
+
+    /// This parameter's gradient in the file's order of dimensions, if it has one.
+    pub fn grad_to_file(&self, gradients: &Gradients) -> Result<Option<Tensor>> {
+        self.grad(gradients).map(|g| self.0.kind.to_file(g)).transpose()
+    }
+
+    /// This parameter's gradient, laid out as the value is kept.
+    pub fn grad<'a>(&self, gradients: &'a Gradients) -> Option<&'a Tensor> {
+        gradients.of_node(&self.0.leaf)
+    }
+
+    /// Whether gradients are formed for it.
+    pub fn trainable(&self) -> bool {
+        self.read().trainable
+    }
+
+    /// Freezes or releases it. A trainable parameter is kept in f32, whatever the compute type.
+    pub fn set_trainable(&self, trainable: bool) -> Result<()> {
+        let mut state = self.write();
+        let dtype = if trainable { DType::F32 } else { self.0.compute };
+        state.value = state.value.to_dtype(dtype)?;
+        state.trainable = trainable;
+        Ok(())
+    }
+
+    /// The value for use in a forward pass, in the compute type.
+    pub fn var(&self) -> Result<Var> {
+        let state = self.read();
+        if !state.trainable {
+            return Ok(Var::constant(state.value.clone()));
+        }
+        let leaf = Var::with_node(state.value.clone(), Some(self.0.leaf.clone()));
+        super::ops::to_dtype(&leaf, self.0.compute)
+    }
+
+    /// What `f` makes of the value, computed once until the value changes.
+    pub(super) fn derived(
+        &self,
+        f: impl FnOnce(&Tensor) -> Result<Vec<f32>>,
+    ) -> Result<Arc<Vec<f32>>> {
+        if let Some(derived) = &self.read().derived {
+            return Ok(derived.clone());
+        }
+        let mut state = self.write();
+        if state.derived.is_none() {
+            state.derived = Some(Arc::new(f(&state.value)?));
+        }
+        Ok(state.derived.clone().expect("just made"))
+    }
+
+    fn read(&self) -> std::sync::RwLockReadGuard<'_, State> {
+        self.0.state.read().expect("no panic holds this lock")
+    }
+
+    fn write(&self) -> std::sync::RwLockWriteGuard<'_, State> {
+        self.0.state.write().expect("no panic holds this lock")
+    }
+}
+
+impl Kind {
+    fn from_file(self, value: &Tensor) -> Result<Tensor> {
+        match self {
+            Kind::Plain => value.contiguous(),
+            Kind::ChannelsLastKernel => value.permute((2, 3, 1, 0))?.contiguous(),
+        }
+    }
+
+    fn to_file(self, value: &Tensor) -> Result<Tensor> {
+        match self {
+            Kind::Plain => Ok(value.clone()),
+            Kind::ChannelsLastKernel => value.permute((3, 2, 0, 1))?.contiguous(),
+        }
+    }
+}
+
+/// How a parameter starts where there is no file to read it from.
+#[derive(Clone, Copy, Debug)]
+pub enum Init {
+    /// Uniform in ±1/√fan_in, PyTorch's default for linear layers and convolutions.
+    FanIn(usize),
+    /// Normal with this standard deviation.
+    Normal(f32),
+    /// All the same.
+    Constant(f32),
+}
+
+/// Where a model's parameters come from: a file, or a seeded generator.
+pub trait Source: Send {
+    /// The value of the parameter `name`, f32 on the CPU.
+    fn tensor(&mut self, name: &str, shape: &[usize], init: Init) -> crate::Result<Tensor>;
+}
+
+/// Random parameters. Each depends on the seed and its name only.
+pub struct RandomSource {
+    /// The seed.
+    pub seed: u64,
+}
+
+impl Source for RandomSource {
+    fn tensor(&mut self, name: &str, shape: &[usize], init: Init) -> crate::Result<Tensor> {
+        let mut rng = Rng::new(self.seed, name);
+        let count = shape.iter().product();
+        let values: Vec<f32> = match init {
+            Init::Constant(c) => vec![c; count],
+            Init::FanIn(fan_in) => {
+                let bound = 1.0 / (fan_in.max(1) as f32).sqrt();
+                (0..count).map(|_| rng.uniform(-bound, bound)).collect()
+            }
+            Init::Normal(std) => {
+                let unit = rng.normal(shape, &Device::Cpu)?;
+                return Ok((unit * f64::from(std))?);
+            }
+        };
+        Ok(Tensor::from_vec(values, shape, &Device::Cpu)?)
+    }
+}
+
+/// Builds a model's layers: hands out parameters by name and remembers them in order.
+#[derive(Clone)]
+pub struct Builder {
+    shared: Arc<Mutex<Shared>>,
+    prefix: String,
+    device: Device,
+    compute: DType,
+}
+
+struct Shared {
+    source: Box<dyn Source>,
+    params: Vec<Param>,
+}
+
+impl Builder {
+    /// A builder at the root of `source`'s names. Parameters live on `device` and take part in forward
+    /// passes as `compute`.
+    pub fn new(source: impl Source + 'static, device: &Device, compute: DType) -> Self {
+        Builder {
+            shared: Arc::new(Mutex::new(Shared { source: Box::new(source), params: vec![] })),
+            prefix: String::new(),
+            device: device.clone(),
+            compute,
+        }
+    }
+
+    /// The builder one level down: names start with `name` and a dot.
+    pub fn at(&self, name: impl std::fmt::Display) -> Self {
+        Builder { prefix: format!("{}{name}.", self.prefix), ..self.clone() }
+    }
+
+    /// The parameter `name` at this level.
+    ///
+    /// # Errors
+    /// The source's: a missing or misshapen tensor.
+    pub fn param(&self, name: &str, shape: &[usize], init: Init) -> crate::Result<Param> {
+        let name = format!("{}{name}", self.prefix);
+        let mut shared = self.shared.lock().expect("no panic holds this lock");
+        let value = shared.source.tensor(&name, shape, init)?.to_device(&self.device)?;
+        let param = Param::new(name, &value, self.compute)?;
+        shared.params.push(param.clone());
+        Ok(param)
+    }
+
+    /// All parameters handed out so far, in order.
+    pub fn params(&self) -> Vec<Param> {
+        self.shared.lock().expect("no panic holds this lock").params.clone()
+    }
+
+    /// Where the parameters live.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// The type that forward passes compute in.
+    pub fn compute_dtype(&self) -> DType {
+        self.compute
+    }
+}
