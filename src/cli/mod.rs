@@ -1,6 +1,84 @@
-//! The command line.
+//! The command line: stdout is data, stderr is progress, logs and errors.
+
+mod bench;
+mod device;
+mod progress;
+mod sample;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::{Error, Result};
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0    done
+  1    internal error: a bug, please report it
+  2    wrong usage: unknown command or option
+  3    bad input: a file, configuration or value that cannot be used
+  4    the system refused to read or write a file
+  5    the device is not there, or this build cannot use it
+  6    training diverged: a loss or gradient that is not finite
+  130  interrupted; what was finished is kept";
+
+/// Run and evaluate the experiments of Custom Diffusion (CVPR 2023).
+#[derive(Parser)]
+#[command(version, after_help = EXIT_CODES)]
+struct Cli {
+    /// Say more on stderr: -v for information, -vv for details
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+
+    /// CPU threads [default: all cores]; results do not depend on it
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    threads: Option<u16>,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Sample images from a backbone
+    Sample(sample::Args),
+    /// Measure this machine on the project's own work
+    #[command(subcommand)]
+    Bench(bench::Command),
+}
 
 /// Runs the command that the process's arguments name.
-pub fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    start_log(cli.verbose);
+    let outcome = start_threads(cli.threads).and_then(|()| match cli.command {
+        Command::Sample(args) => sample::run(args),
+        Command::Bench(command) => bench::run(command),
+    });
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            if let Some(hint) = error.hint() {
+                eprintln!("hint: {hint}");
+            }
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+/// Logs on stderr; `RUST_LOG` overrides `-v`.
+fn start_log(verbose: u8) {
+    let default = ["cdbench=warn", "cdbench=info", "cdbench=debug"][verbose.min(2) as usize];
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+}
+
+fn start_threads(threads: Option<u16>) -> Result<()> {
+    let Some(threads) = threads else { return Ok(()) };
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(threads.into())
+        .build_global()
+        .map_err(|e| Error::input(format!("cannot start {threads} threads: {e}")))
 }

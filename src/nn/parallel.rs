@@ -7,7 +7,6 @@
 use std::cell::Cell;
 use std::ops::Range;
 
-use candle_core::Result;
 use rayon::prelude::*;
 
 thread_local! {
@@ -15,7 +14,10 @@ thread_local! {
 }
 
 /// Runs `f` for each of `parts` parts of a batch, in parallel, and returns the results in order.
-pub fn parts<T: Send>(parts: usize, f: impl Fn(usize) -> Result<T> + Sync) -> Result<Vec<T>> {
+pub fn parts<T: Send, E: Send>(
+    parts: usize,
+    f: impl Fn(usize) -> Result<T, E> + Sync,
+) -> Result<Vec<T>, E> {
     if parts <= 1 || IN_PART.get() {
         return (0..parts).map(f).collect();
     }

@@ -92,6 +92,23 @@ pub fn upsample_nearest_2x(x: &Var) -> Result<Var> {
     }))
 }
 
+/// The top left `height` × `width` pixels.
+pub fn crop(x: &Var, height: usize, width: usize) -> Result<Var> {
+    let (_, _, h, w) = map_size(x)?;
+    if (h, w) == (height, width) {
+        return Ok(x.clone());
+    }
+    let (rows, columns) = if fast(x.value()) { (1, 2) } else { (2, 3) };
+    let out = x.value().narrow(rows, 0, height)?.narrow(columns, 0, width)?.contiguous()?;
+    Ok(Var::record(out, [x], move |grad, flow| {
+        flow.add_with(0, || {
+            grad.pad_with_zeros(rows, 0, h - height)?
+                .pad_with_zeros(columns, 0, w - width)?
+                .contiguous()
+        })
+    }))
+}
+
 fn channel_dim(x: &Tensor) -> usize {
     if fast(x) { 3 } else { 1 }
 }

@@ -19,7 +19,7 @@ pub use composed::composed;
 pub use conv::{Padding, conv2d};
 pub use linear::linear;
 pub use map::{
-    add_per_channel, concat_channels, from_image, map_size, map_to_tokens, to_image, tokens_to_map,
+    add_per_channel, concat_channels, crop, from_image, map_size, map_to_tokens, to_image, tokens_to_map,
     upsample_nearest_2x,
 };
 pub use norm::{group_norm, layer_norm};

@@ -1,0 +1,74 @@
+//! Choosing where tensors live.
+
+use std::str::FromStr;
+
+use candle_core::Device;
+
+use crate::{Error, Result};
+
+/// A device as the user names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceName {
+    /// The first GPU if this build and machine have one, the CPU otherwise.
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// An NVIDIA GPU.
+    Cuda(usize),
+    /// Apple's GPU.
+    Metal,
+}
+
+impl FromStr for DeviceName {
+    type Err = String;
+
+    fn from_str(name: &str) -> std::result::Result<Self, String> {
+        let (kind, index) = match name.split_once(':') {
+            Some((kind, index)) => {
+                (kind, Some(index.parse().map_err(|_| format!("`{index}` is not a number"))?))
+            }
+            None => (name, None),
+        };
+        match (kind, index) {
+            ("auto", None) => Ok(DeviceName::Auto),
+            ("cpu", None) => Ok(DeviceName::Cpu),
+            ("cuda", index) => Ok(DeviceName::Cuda(index.unwrap_or(0))),
+            ("metal", None) => Ok(DeviceName::Metal),
+            _ => Err("use auto, cpu, cuda, cuda:N or metal".into()),
+        }
+    }
+}
+
+impl DeviceName {
+    /// Opens the device.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if it is not there, or this build was made without support for it.
+    pub fn open(self) -> Result<Device> {
+        let unavailable = |feature: &str, built: bool, reason: candle_core::Error| Error::Device {
+            message: format!("no {feature} device: {}", reason.to_string().lines().next().unwrap_or("")),
+            hint: Some(if built {
+                "`--device cpu` works everywhere".into()
+            } else {
+                format!(
+                    "this build is for the CPU only: build with `cargo build --release --features \
+                     {feature}`, or use `--device cpu`"
+                )
+            }),
+        };
+        match self {
+            DeviceName::Cpu => Ok(Device::Cpu),
+            DeviceName::Cuda(i) => Device::new_cuda(i)
+                .map_err(|e| unavailable("cuda", cfg!(feature = "cuda"), e)),
+            DeviceName::Metal => Device::new_metal(0)
+                .map_err(|e| unavailable("metal", cfg!(feature = "metal"), e)),
+            DeviceName::Auto if cfg!(feature = "cuda") => {
+                Ok(Device::new_cuda(0).unwrap_or(Device::Cpu))
+            }
+            DeviceName::Auto if cfg!(feature = "metal") => {
+                Ok(Device::new_metal(0).unwrap_or(Device::Cpu))
+            }
+            DeviceName::Auto => Ok(Device::Cpu),
+        }
+    }
+}

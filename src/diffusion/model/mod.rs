@@ -1,0 +1,11 @@
+//! The three networks of a Stable Diffusion, under the names and shapes of diffusers' files.
+
+mod resnet;
+mod text_encoder;
+mod transformer;
+mod unet;
+mod vae;
+
+pub use text_encoder::TextEncoder;
+pub use unet::UNet;
+pub use vae::{Posterior, Vae};

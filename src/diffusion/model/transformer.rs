@@ -1,0 +1,141 @@
+//! Transformers on feature maps that attend to the text.
+
+use candle_core::Result as TensorResult;
+
+use crate::Result;
+use crate::nn::{Builder, Conv2d, GroupNorm, LayerNorm, Linear, Var, ops};
+
+/// diffusers' `Attention`: queries from `x`, keys and values from a context.
+pub struct Attention {
+    to_q: Linear,
+    to_k: Linear,
+    to_v: Linear,
+    to_out: Linear,
+    heads: usize,
+}
+
+impl Attention {
+    /// As the UNet has it: `width` features in and out, keys and values from `context` features,
+    /// no bias but at the end.
+    pub fn new(b: &Builder, width: usize, context: usize, heads: usize) -> Result<Self> {
+        Ok(Attention {
+            to_q: Linear::no_bias(&b.at("to_q"), width, width)?,
+            to_k: Linear::no_bias(&b.at("to_k"), context, width)?,
+            to_v: Linear::no_bias(&b.at("to_v"), context, width)?,
+            to_out: Linear::new(&b.at("to_out.0"), width, width)?,
+            heads,
+        })
+    }
+
+    /// As the VAE has it: one head, bias everywhere.
+    pub fn with_bias(b: &Builder, width: usize) -> Result<Self> {
+        Ok(Attention {
+            to_q: Linear::new(&b.at("to_q"), width, width)?,
+            to_k: Linear::new(&b.at("to_k"), width, width)?,
+            to_v: Linear::new(&b.at("to_v"), width, width)?,
+            to_out: Linear::new(&b.at("to_out.0"), width, width)?,
+            heads: 1,
+        })
+    }
+
+    /// `x` [batch, n, width], `context` [batch, m, context width] → [batch, n, width].
+    pub fn forward(&self, x: &Var, context: &Var) -> TensorResult<Var> {
+        let q = self.to_q.forward(x)?;
+        let (k, v) = (self.to_k.forward(context)?, self.to_v.forward(context)?);
+        self.to_out.forward(&ops::attention(&q, &k, &v, self.heads, false)?)
+    }
+}
+
+/// diffusers' `Transformer2DModel` with one `BasicTransformerBlock`: self attention, cross attention
+/// to the text, feed forward.
+pub struct SpatialTransformer {
+    norm: GroupNorm,
+    proj_in: Projection,
+    norm1: LayerNorm,
+    attn1: Attention,
+    norm2: LayerNorm,
+    attn2: Attention,
+    norm3: LayerNorm,
+    ff_in: Linear,
+    ff_out: Linear,
+    proj_out: Projection,
+}
+
+/// The same map of features, stored as a 1×1 convolution in SD 1.x and as a matrix in SD 2.x.
+enum Projection {
+    Conv(Conv2d),
+    Linear(Linear),
+}
+
+impl Projection {
+    fn new(b: &Builder, channels: usize, linear: bool) -> Result<Self> {
+        Ok(if linear {
+            Projection::Linear(Linear::new(b, channels, channels)?)
+        } else {
+            Projection::Conv(Conv2d::pointwise(b, channels, channels)?)
+        })
+    }
+
+    fn to_tokens(&self, map: &Var) -> TensorResult<Var> {
+        match self {
+            Projection::Conv(conv) => ops::map_to_tokens(&conv.forward(map)?),
+            Projection::Linear(linear) => linear.forward(&ops::map_to_tokens(map)?),
+        }
+    }
+
+    fn to_map(&self, tokens: &Var, height: usize, width: usize) -> TensorResult<Var> {
+        match self {
+            Projection::Conv(conv) => conv.forward(&ops::tokens_to_map(tokens, height, width)?),
+            Projection::Linear(linear) => {
+                ops::tokens_to_map(&linear.forward(tokens)?, height, width)
+            }
+        }
+    }
+}
+
+/// What all transformers of a UNet share.
+#[derive(Clone, Copy)]
+pub struct TransformerStyle {
+    /// Groups of the group norm.
+    pub groups: usize,
+    /// Whether the projections are stored as matrices.
+    pub linear_projection: bool,
+}
+
+impl SpatialTransformer {
+    /// On maps of `channels`, with `heads` heads, attending to text of `context` features.
+    pub fn new(
+        b: &Builder,
+        channels: usize,
+        context: usize,
+        heads: usize,
+        style: TransformerStyle,
+    ) -> Result<Self> {
+        let block = b.at("transformer_blocks.0");
+        let norm = |name| LayerNorm::new(&block.at(name), channels, 1e-5);
+        Ok(SpatialTransformer {
+            norm: GroupNorm::new(&b.at("norm"), style.groups, channels, 1e-6)?,
+            proj_in: Projection::new(&b.at("proj_in"), channels, style.linear_projection)?,
+            norm1: norm("norm1")?,
+            attn1: Attention::new(&block.at("attn1"), channels, channels, heads)?,
+            norm2: norm("norm2")?,
+            attn2: Attention::new(&block.at("attn2"), channels, context, heads)?,
+            norm3: norm("norm3")?,
+            ff_in: Linear::new(&block.at("ff.net.0.proj"), channels, 8 * channels)?,
+            ff_out: Linear::new(&block.at("ff.net.2"), 4 * channels, channels)?,
+            proj_out: Projection::new(&b.at("proj_out"), channels, style.linear_projection)?,
+        })
+    }
+
+    /// `map` and `text` [batch, length, context] → map of the same shape.
+    pub fn forward(&self, map: &Var, text: &Var) -> TensorResult<Var> {
+        let (_, _, height, width) = ops::map_size(map)?;
+        let x = self.proj_in.to_tokens(&self.norm.forward(map)?)?;
+        let h = self.norm1.forward(&x)?;
+        let x = ops::add(&x, &self.attn1.forward(&h, &h)?)?;
+        let x = ops::add(&x, &self.attn2.forward(&self.norm2.forward(&x)?, text)?)?;
+        let h = ops::geglu(&self.ff_in.forward(&self.norm3.forward(&x)?)?)?;
+        let x = ops::add(&x, &self.ff_out.forward(&h)?)?;
+        ops::add(map, &self.proj_out.to_map(&x, height, width)?)
+    }
+}

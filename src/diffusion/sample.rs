@@ -1,0 +1,204 @@
+//! Sampling: noise to images, guided by text.
+
+use candle_core::{DType, Device, Result as TensorResult, Tensor};
+use image::RgbImage;
+
+use super::Backbone;
+use super::scheduler::SchedulerKind;
+use crate::nn::{Var, no_grad, parallel};
+use crate::rng::Rng;
+use crate::{Error, Result};
+
+/// How images are sampled; part of the protocol of every number measured on them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sampling {
+    /// Denoising steps.
+    pub steps: usize,
+    /// Classifier-free guidance scale (Ho & Salimans 2022); 1 and below: none, at half the work.
+    pub guidance: f64,
+    /// The sampler.
+    pub scheduler: SchedulerKind,
+    /// DDIM's share of fresh noise.
+    pub eta: f64,
+    /// Pixels.
+    pub height: usize,
+    /// Pixels.
+    pub width: usize,
+    /// What the images should not show; empty for none.
+    pub negative_prompt: String,
+}
+
+/// One image to sample.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// What it shows.
+    pub prompt: String,
+    /// Decides all its noise: an image is the same in whichever batch it is sampled.
+    pub seed: u64,
+    /// Initial noise [latent channels, h, w] in place of the seed's.
+    pub latents: Option<Tensor>,
+}
+
+/// Sampled latents and what they decode to.
+pub struct Sample {
+    /// As the VAE has them, unscaled: [latent channels, h, w].
+    pub latents: Tensor,
+    /// The image.
+    pub image: RgbImage,
+}
+
+/// Images sampled at once on one thread: enough to fill the kernels' vectors at the lowest
+/// resolution, few enough to share a batch out to many threads.
+const PART: usize = 4;
+/// Above this many latent pixels, an image's own operations have work for all threads.
+const LARGE: usize = 32 * 32;
+
+impl Backbone {
+    /// Samples one image for each request, in order. `on_step` is called behind each step with the
+    /// number of images that took it, from several threads; its error ends the sampling.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if the size does not fit the VAE, the latents given do not fit the size, or the
+    /// scheduler does not take the settings; what `on_step` returns.
+    pub fn sample(
+        &self,
+        requests: &[Request],
+        sampling: &Sampling,
+        on_step: &(dyn Fn(usize) -> Result<()> + Sync),
+    ) -> Result<Vec<Sample>> {
+        let (height, width) = self.latent_size(sampling.height, sampling.width)?;
+        let shape = [self.unet.config().in_channels, height, width];
+        for request in requests {
+            if let Some(latents) = &request.latents
+                && latents.dims() != shape
+            {
+                return Err(Error::input(format!(
+                    "latents of shape {:?}, but an image of {}x{} starts from {shape:?}",
+                    latents.dims(),
+                    sampling.width,
+                    sampling.height
+                )));
+            }
+        }
+        sampling.scheduler.scheduler(&self.scheduler, sampling.steps, sampling.eta)?;
+
+        let large = height * width > LARGE;
+        let parts: Vec<&[Request]> = requests.chunks(if large { 1 } else { PART }).collect();
+        let part = |i: usize| no_grad(|| self.sample_part(parts[i], sampling, shape, on_step));
+        // Threads inside the operations where an image is large, one for each part where it is not.
+        let done: Vec<Vec<Sample>> = if large || !self.device().is_cpu() {
+            (0..parts.len()).map(part).collect::<Result<_>>()?
+        } else {
+            parallel::parts(parts.len(), part)?
+        };
+        Ok(done.into_iter().flatten().collect())
+    }
+
+    fn sample_part(
+        &self,
+        requests: &[Request],
+        sampling: &Sampling,
+        shape: [usize; 3],
+        on_step: &(dyn Fn(usize) -> Result<()> + Sync),
+    ) -> Result<Vec<Sample>> {
+        let mut noise: Vec<Rng> = requests.iter().map(|r| Rng::new(r.seed, "sampling")).collect();
+        let mut draw = |device: &Device| -> TensorResult<Tensor> {
+            let each: TensorResult<Vec<_>> =
+                noise.iter_mut().map(|rng| rng.normal(shape.to_vec(), device)).collect();
+            Tensor::stack(&each?, 0)
+        };
+        let device = self.device();
+        let mut scheduler =
+            sampling.scheduler.scheduler(&self.scheduler, sampling.steps, sampling.eta)?;
+
+        let own = draw(device)?;
+        let initial: TensorResult<Vec<Tensor>> = requests
+            .iter()
+            .enumerate()
+            .map(|(i, request)| match &request.latents {
+                Some(latents) => latents.to_device(device)?.to_dtype(DType::F32),
+                None => own.get(i),
+            })
+            .collect();
+        let mut latents = (Tensor::stack(&initial?, 0)? * scheduler.init_noise_sigma())?;
+
+        let guided = sampling.guidance > 1.0;
+        let mut prompts: Vec<&str> = requests.iter().map(|r| r.prompt.as_str()).collect();
+        if guided {
+            prompts.splice(0..0, requests.iter().map(|_| sampling.negative_prompt.as_str()));
+        }
+        let text = self.encode_text(&prompts)?;
+
+        for (i, t) in scheduler.timesteps().to_vec().into_iter().enumerate() {
+            let input = if guided { Tensor::cat(&[&latents, &latents], 0)? } else { latents.clone() };
+            let timesteps = vec![t as f64; prompts.len()];
+            let prediction = self.unet.forward(&Var::constant(input), &timesteps, &text)?;
+            let prediction = if guided {
+                let halves = prediction.value().chunk(2, 0)?;
+                let (without, with) = (&halves[0], &halves[1]);
+                (without + ((with - without)? * sampling.guidance)?)?
+            } else {
+                prediction.value().clone()
+            };
+            let fresh = scheduler.needs_noise(i).then(|| draw(device)).transpose()?;
+            latents = scheduler.step(&prediction, i, &latents, fresh.as_ref())?;
+            on_step(requests.len())?;
+        }
+
+        let latents = self.vae.unscale(&Var::constant(latents))?;
+        let images = self.vae.decode(&latents)?;
+        (0..requests.len())
+            .map(|i| {
+                Ok(Sample {
+                    latents: latents.value().get(i)?,
+                    image: to_rgb(&images.value().get(i)?)?,
+                })
+            })
+            .collect()
+    }
+
+    /// The hidden states of prompts [batch, length, features].
+    ///
+    /// # Errors
+    /// The tokenizer's.
+    pub fn encode_text(&self, prompts: &[&str]) -> Result<Var> {
+        let ids: Result<Vec<Vec<u32>>> =
+            prompts.iter().map(|p| Ok(self.tokenizer.encode(p)?.ids)).collect();
+        Ok(self.text_encoder.forward(&ids?)?)
+    }
+
+    /// The latents' height and width for an image of this size in pixels.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if the VAE cannot represent it.
+    pub fn latent_size(&self, height: usize, width: usize) -> Result<(usize, usize)> {
+        let unit = self.vae.config().downscale();
+        let fits = |pixels: usize| pixels > 0 && pixels.is_multiple_of(unit) && pixels <= MAX_SIDE;
+        if !fits(height) || !fits(width) {
+            return Err(Error::input_hint(
+                format!("an image of {width}x{height} pixels cannot be sampled"),
+                format!("this backbone makes sides that are multiples of {unit}, up to {MAX_SIDE}"),
+            ));
+        }
+        Ok((height / unit, width / unit))
+    }
+}
+
+/// Pixels; larger images are taken for mistakes.
+const MAX_SIDE: usize = 4096;
+
+/// An image [3, height, width] in [−1, 1] as bytes.
+pub fn to_rgb(image: &Tensor) -> Result<RgbImage> {
+    let (_, height, width) = image.dims3()?;
+    let bytes = ((image.to_dtype(DType::F32)? + 1.0)? * 127.5)?.clamp(0f32, 255f32)?.round()?;
+    let bytes = bytes.permute((1, 2, 0))?.to_dtype(DType::U8)?.flatten_all()?.to_vec1::<u8>()?;
+    Ok(RgbImage::from_raw(width as u32, height as u32, bytes).expect("3 bytes a pixel"))
+}
+
+/// Bytes as an image [3, height, width] in [−1, 1], on the CPU.
+pub fn from_rgb(image: &RgbImage) -> Result<Tensor> {
+    let (width, height) = image.dimensions();
+    let values: Vec<f32> = image.as_raw().iter().map(|&b| f32::from(b) / 127.5 - 1.0).collect();
+    let tensor = Tensor::from_vec(values, (height as usize, width as usize, 3), &Device::Cpu)?;
+    Ok(tensor.permute((2, 0, 1))?.contiguous()?)
+}
