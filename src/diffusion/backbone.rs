@@ -1,6 +1,7 @@
 //! A backbone: all parts of a diffusers folder, loaded, used and saved together.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 
@@ -89,7 +90,7 @@ impl BackboneConfig {
 const DIFFUSERS_STEM: &str = "diffusion_pytorch_model";
 const TRANSFORMERS_STEM: &str = "model";
 
-impl Source for &Weights {
+impl Source for Arc<Weights> {
     fn tensor(&mut self, name: &str, shape: &[usize], _: Init) -> Result<Tensor> {
         Weights::tensor(self, name, shape)
     }
@@ -106,12 +107,13 @@ impl Backbone {
     pub fn load(backbone: &str, device: &Device, compute: DType) -> Result<Self> {
         let dir = &folder::resolve(backbone)?;
         let config = BackboneConfig::read(dir)?;
-        let open = |part: &str, stem| Weights::open(&dir.join(part), stem);
+        let open = |part: &str, stem| Weights::open(&dir.join(part), stem).map(Arc::new);
         let text = open("text_encoder", TRANSFORMERS_STEM)?;
         let unet = open("unet", DIFFUSERS_STEM)?;
         let vae = open("vae", DIFFUSERS_STEM)?;
         let tokenizer = Tokenizer::load(&dir.join("tokenizer"))?;
-        let backbone = Backbone::build(config, tokenizer, device, compute, [&text, &unet, &vae])
+        let sources = [&text, &unet, &vae].map(Arc::clone);
+        let backbone = Backbone::build(config, tokenizer, device, compute, sources)
             .map_err(|e| located(e, dir))?;
         for weights in [text, unet, vae] {
             weights.finish()?;
@@ -135,7 +137,7 @@ impl Backbone {
         Backbone::build(config, tokenizer, device, compute, sources)
     }
 
-    fn build<S: Source>(
+    fn build<S: Source + 'static>(
         config: BackboneConfig,
         tokenizer: Tokenizer,
         device: &Device,

@@ -5,6 +5,7 @@
 
 mod autograd;
 mod backend;
+pub mod flops;
 mod kernels;
 mod layers;
 pub mod ops;

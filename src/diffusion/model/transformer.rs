@@ -12,6 +12,7 @@ pub struct Attention {
     to_v: Linear,
     to_out: Linear,
     heads: usize,
+    detach_first: bool,
 }
 
 impl Attention {
@@ -24,6 +25,7 @@ impl Attention {
             to_v: Linear::no_bias(&b.at("to_v"), context, width)?,
             to_out: Linear::new(&b.at("to_out.0"), width, width)?,
             heads,
+            detach_first: false,
         })
     }
 
@@ -35,13 +37,17 @@ impl Attention {
             to_v: Linear::new(&b.at("to_v"), width, width)?,
             to_out: Linear::new(&b.at("to_out.0"), width, width)?,
             heads: 1,
+            detach_first: false,
         })
     }
 
     /// `x` [batch, n, width], `context` [batch, m, context width] → [batch, n, width].
     pub fn forward(&self, x: &Var, context: &Var) -> TensorResult<Var> {
         let q = self.to_q.forward(x)?;
-        let (k, v) = (self.to_k.forward(context)?, self.to_v.forward(context)?);
+        let (mut k, mut v) = (self.to_k.forward(context)?, self.to_v.forward(context)?);
+        if self.detach_first {
+            (k, v) = (ops::detach_first_token(&k)?, ops::detach_first_token(&v)?);
+        }
         self.to_out.forward(&ops::attention(&q, &k, &v, self.heads, false)?)
     }
 }
@@ -125,6 +131,11 @@ impl SpatialTransformer {
             ff_out: Linear::new(&block.at("ff.net.2"), 4 * channels, channels)?,
             proj_out: Projection::new(&b.at("proj_out"), channels, style.linear_projection)?,
         })
+    }
+
+    /// Whether training leaves the key and value of the text's first token out of the gradient.
+    pub fn set_detach_start_of_text(&mut self, on: bool) {
+        self.attn2.detach_first = on;
     }
 
     /// `map` and `text` [batch, length, context] → map of the same shape.

@@ -188,6 +188,19 @@ impl UNet {
         self.checkpointing = on;
     }
 
+    /// Whether training leaves the keys and values of the start-of-text token, which is the same in all
+    /// prompts, out of the gradient, as Custom Diffusion does.
+    pub fn set_detach_start_of_text(&mut self, on: bool) {
+        let down = self.down_blocks.iter_mut().flat_map(|block| &mut block.layers);
+        let up = self.up_blocks.iter_mut().flat_map(|block| &mut block.layers);
+        for layer in down.chain([&mut self.mid_block.first]).chain(up) {
+            let layer = Arc::get_mut(layer).expect("shared only while a graph is alive");
+            if let Some(attention) = &mut layer.attention {
+                attention.set_detach_start_of_text(on);
+            }
+        }
+    }
+
     /// `latents` [batch, in, h, w] noised to `timesteps` (one a sample), `text` [batch, length,
     /// features] → the prediction [batch, out, h, w], f32.
     pub fn forward(&self, latents: &Var, timesteps: &[f64], text: &Var) -> TensorResult<Var> {

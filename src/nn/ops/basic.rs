@@ -79,3 +79,13 @@ pub fn to_dtype(x: &Var, dtype: DType) -> Result<Var> {
     let out = x.value().to_dtype(dtype)?;
     Ok(Var::record(out, [x], move |grad, flow| flow.add_with(0, || grad.to_dtype(from))))
 }
+
+/// The same tokens [batch, length, width]; no gradient flows into the first of each.
+pub fn detach_first_token(x: &Var) -> Result<Var> {
+    Ok(Var::record(x.value().clone(), [x], |grad, flow| {
+        flow.add_with(0, || {
+            let length = grad.dim(1)?;
+            grad.narrow(1, 1, length - 1)?.pad_with_zeros(1, 1, 0)?.contiguous()
+        })
+    }))
+}

@@ -14,7 +14,7 @@ mod norm;
 
 pub use activation::{geglu, gelu, quick_gelu, silu};
 pub use attention::attention;
-pub use basic::{add, index_select, mul, narrow, reshape, scale, sub, to_dtype};
+pub use basic::{add, detach_first_token, index_select, mul, narrow, reshape, scale, sub, to_dtype};
 pub use composed::composed;
 pub use conv::{Padding, conv2d};
 pub use linear::linear;

@@ -1,0 +1,17 @@
+//! Counts the work that is really done: a frozen parameter's gradient that is never formed does not
+//! count.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+static COUNT: AtomicU64 = AtomicU64::new(0);
+
+/// Floating-point operations so far, in this process, of matrix products, attention and convolutions,
+/// the latter as if in their direct form.
+pub fn count() -> u64 {
+    COUNT.load(Ordering::Relaxed)
+}
+
+/// A product of [m, k] and [k, n], `times` over.
+pub(super) fn add_matmul(times: usize, m: usize, n: usize, k: usize) {
+    COUNT.fetch_add(2 * (times * m * n * k) as u64, Ordering::Relaxed);
+}
