@@ -1,0 +1,128 @@
+//! The networks and a whole guided sampling run, against diffusers and transformers: see
+//! tests/golden/README.md.
+
+mod common;
+
+use candle_core::{DType, Device, Tensor};
+use cdbench::diffusion::scheduler::SchedulerKind;
+use cdbench::diffusion::{Backbone, Request, Sampling, from_rgb};
+use cdbench::nn::{Var, reference};
+use common::{Golden, assert_close, floats, path};
+
+const TOLERANCE: f64 = 1e-4;
+
+/// The backbone `sd1` or `sd2` with `<new1>` and `<new2>` added, and its golden values.
+fn load(name: &str) -> (Backbone, Golden) {
+    let golden = Golden::load(&format!("{name}_forward.safetensors"));
+    let mut backbone = Backbone::load(&path(name), &Device::Cpu, DType::F32).unwrap();
+    for token in ["<new1>", "<new2>"] {
+        backbone.tokenizer.add_token(token).unwrap();
+    }
+    backbone.text_encoder.add_tokens(golden.get("rows")).unwrap();
+    (backbone, golden)
+}
+
+/// Runs a check on both backbones, with the CPU kernels and with candle's operations, which are what
+/// a GPU runs.
+fn on_both(check: impl Fn(&Backbone, &Golden)) {
+    for name in ["sd1", "sd2"] {
+        println!("{name}");
+        let (backbone, golden) = load(name);
+        check(&backbone, &golden);
+        println!("{name}, reference");
+        reference(|| {
+            let (backbone, golden) = load(name);
+            check(&backbone, &golden);
+        });
+    }
+}
+
+fn constant(x: &Tensor) -> Var {
+    Var::constant(x.clone())
+}
+
+fn timesteps(x: &Tensor) -> Vec<f64> {
+    floats(&x.to_dtype(DType::F32).unwrap()).into_iter().map(f64::from).collect()
+}
+
+#[test]
+fn text_encoder() {
+    on_both(|backbone, golden| {
+        let ids = golden.get("text.ids").to_dtype(DType::U32).unwrap().to_vec2().unwrap();
+        let states = backbone.text_encoder.forward(&ids).unwrap();
+        assert_close("states", states.value(), golden.get("text.states"), TOLERANCE);
+    });
+}
+
+#[test]
+fn unet() {
+    on_both(|backbone, golden| {
+        let text = golden.get("unet.text");
+        let run = |latents: &str, steps: &str, text: &Tensor, wanted: &str| {
+            let latents = constant(golden.get(latents));
+            let steps = timesteps(golden.get(steps));
+            let out = backbone.unet.forward(&latents, &steps, &constant(text)).unwrap();
+            assert_close(wanted, out.value(), golden.get(wanted), TOLERANCE);
+        };
+        run("unet.latents", "unet.timesteps", text, "unet.out");
+        let second = text.narrow(0, 1, 1).unwrap();
+        run("unet.odd_latents", "unet.odd_timesteps", &second, "unet.odd_out");
+    });
+}
+
+#[test]
+fn vae() {
+    on_both(|backbone, golden| {
+        let posterior = backbone.vae.encode(&constant(golden.get("vae.images"))).unwrap();
+        assert_close("mean", posterior.mean.value(), golden.get("vae.mean"), TOLERANCE);
+        assert_close("logvar", posterior.logvar.value(), golden.get("vae.logvar"), TOLERANCE);
+        let decoded = backbone.vae.decode(&constant(golden.get("vae.z"))).unwrap();
+        assert_close("decoded", decoded.value(), golden.get("vae.decoded"), TOLERANCE);
+    });
+}
+
+#[test]
+fn guided_sampling() {
+    on_both(|backbone, golden| {
+        let prompts =
+            ["photo of a <new1> dog in the snow", "a watercolor painting of a wooden pot"];
+        let initial = golden.get("sample.latents");
+        let requests: Vec<Request> = (0..2)
+            .map(|i| Request {
+                prompt: prompts[i].into(),
+                seed: 0,
+                latents: Some(initial.get(i).unwrap()),
+            })
+            .collect();
+        let (width, height) = backbone.default_size();
+        for (name, scheduler) in
+            [("ddim", SchedulerKind::Ddim), ("dpmpp", SchedulerKind::DpmSolver)]
+        {
+            let sampling = Sampling {
+                steps: 8,
+                guidance: 6.0,
+                scheduler,
+                eta: 0.0,
+                height,
+                width,
+                negative_prompt: String::new(),
+            };
+            let samples = backbone.sample(&requests, &sampling, &|_| Ok(())).unwrap();
+            let latents: Vec<_> = samples.iter().map(|s| s.latents.clone()).collect();
+            let latents = constant(&Tensor::stack(&latents, 0).unwrap());
+            let latents = backbone.vae.scale(&latents).unwrap();
+            let wanted = golden.get(&format!("sample.{name}.steps")).get(7).unwrap();
+            assert_close(name, latents.value(), &wanted, TOLERANCE);
+
+            let wanted = golden.get(&format!("sample.{name}.image"));
+            for (i, sample) in samples.iter().enumerate() {
+                let wanted = wanted.get(i).unwrap().clamp(-1f32, 1f32).unwrap();
+                let found = from_rgb(&sample.image).unwrap();
+                let error = (found - wanted).unwrap().abs().unwrap();
+                let worst = floats(&error).into_iter().fold(0f32, f32::max);
+                // half a step of eight bits, and what f32 adds
+                assert!(worst <= 0.51 / 127.5, "{name} image {i}: off by {worst}");
+            }
+        }
+    });
+}
