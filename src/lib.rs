@@ -4,8 +4,10 @@
 pub mod cli;
 pub mod diffusion;
 mod error;
+mod memory;
 pub mod nn;
 pub mod rng;
+pub mod safefile;
 pub mod train;
 pub mod world;
 

@@ -1,1 +1,16 @@
-//! diffusion
+//! Stable Diffusion: what its folder holds, its networks, and how it is sampled.
+
+mod backbone;
+pub mod config;
+pub mod folder;
+pub mod hub;
+pub mod model;
+pub mod png;
+pub mod presets;
+mod sample;
+pub mod scheduler;
+pub mod tokenizer;
+pub mod weights;
+
+pub use backbone::Backbone;
+pub use sample::{Request, Sample, Sampling, from_rgb, to_rgb};
