@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use candle_core::{Result, Tensor, bail};
+use rayon::prelude::*;
 
 /// A tensor with the way its gradient flows back, if any.
 #[derive(Clone)]
@@ -213,13 +214,15 @@ impl Gradients {
 
     /// Adds the gradients of another pass over the same leaves.
     pub fn merge(&mut self, other: Gradients) -> Result<()> {
-        for (id, grad) in other.0 {
-            let sum = match self.0.remove(&id) {
-                Some(sum) => (sum + grad)?,
-                None => grad,
-            };
-            self.0.insert(id, sum);
-        }
+        let sums: Vec<(u64, Tensor)> = other
+            .0
+            .into_par_iter()
+            .map(|(id, grad)| match self.0.get(&id) {
+                Some(sum) => Ok((id, (sum + grad)?)),
+                None => Ok((id, grad)),
+            })
+            .collect::<Result<_>>()?;
+        self.0.extend(sums);
         Ok(())
     }
 }

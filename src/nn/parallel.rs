@@ -33,6 +33,51 @@ pub fn parts<T: Send, E: Send>(
         .collect()
 }
 
+/// Runs `f` for each part in `parts` and combines the results two by two: the halves of a range, each
+/// combined first. A thread holds few results at a time, and which are combined with which depends on
+/// `parts` alone. Runs in order on this thread unless `parallel`.
+///
+/// # Errors
+/// That of the first part that failed.
+///
+/// # Panics
+/// If `parts` is empty.
+pub fn reduce_parts<T: Send, E: Send>(
+    parts: Range<usize>,
+    parallel: bool,
+    f: &(impl Fn(usize) -> Result<T, E> + Sync),
+    combine: &(impl Fn(T, T) -> Result<T, E> + Sync),
+) -> Result<T, E> {
+    fn tree<T: Send, E: Send>(
+        parts: Range<usize>,
+        parallel: bool,
+        f: &(impl Fn(usize) -> Result<T, E> + Sync),
+        combine: &(impl Fn(T, T) -> Result<T, E> + Sync),
+    ) -> Result<T, E> {
+        if parts.len() == 1 {
+            return f(parts.start);
+        }
+        let middle = parts.start + parts.len() / 2;
+        let (left, right) = (parts.start..middle, middle..parts.end);
+        let left = || tree(left, parallel, f, combine);
+        let right = || tree(right, parallel, f, combine);
+        let (left, right) = if parallel { rayon::join(left, right) } else { (left(), right()) };
+        combine(left?, right?)
+    }
+    assert!(!parts.is_empty());
+    if !parallel || parts.len() == 1 || IN_PART.get() {
+        return tree(parts, false, f, combine);
+    }
+    let reference = super::backend::reference_mode();
+    let f = |i| {
+        let outer = IN_PART.replace(true);
+        let result = super::backend::with_reference_mode(reference, || f(i));
+        IN_PART.set(outer);
+        result
+    };
+    tree(parts, true, &f, combine)
+}
+
 /// Runs `f` on pieces of `0..len` of `grain` each (the last may be shorter), in parallel unless this
 /// thread already works on a part of a batch.
 pub fn pieces(len: usize, grain: usize, f: impl Fn(Range<usize>) + Sync + Send) {

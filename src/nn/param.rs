@@ -1,5 +1,6 @@
 //! Parameters: named tensors that a model is built from, each frozen or trainable.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 
 use candle_core::{DType, Device, Result, Tensor};
@@ -18,6 +19,8 @@ struct Inner {
     kind: Kind,
     compute: DType,
     leaf: Arc<Node>,
+    // Whether someone else may hold the value's storage and count on it not changing.
+    shared: AtomicBool,
     state: RwLock<State>,
 }
 
@@ -55,6 +58,7 @@ impl Param {
             kind,
             compute,
             leaf: Node::leaf(),
+            shared: AtomicBool::new(true),
             state: RwLock::new(State { value, trainable: false, derived: None }),
         })))
     }
@@ -77,7 +81,19 @@ impl Param {
     /// The value as it is kept, which for a convolution's kernel may differ from the file's order of
     /// dimensions; f32 if trainable. For optimisers, to which order means nothing.
     pub fn value(&self) -> Tensor {
-        self.read().value.clone()
+        let state = self.read();
+        self.0.shared.store(true, Ordering::Relaxed);
+        state.value.clone()
+    }
+
+    /// Calls `f` with the value as it is kept; `f` must not let it out.
+    pub(crate) fn with_value<R>(&self, f: impl FnOnce(&Tensor) -> R) -> R {
+        f(&self.read().value)
+    }
+
+    /// Whether `other` is a clone of this parameter.
+    pub fn is(&self, other: &Param) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
     }
 
     /// Replaces the value, given as it is kept.
@@ -87,13 +103,38 @@ impl Param {
     pub fn set_value(&self, value: Tensor) {
         let mut state = self.write();
         assert_eq!(state.value.shape(), value.shape(), "{}", self.0.name);
+        self.0.shared.store(true, Ordering::Relaxed);
         state.value = value;
         state.derived = None;
     }
 
+    /// Changes the value where it lies: `f` gets it as it is kept, to write to. Tensors that
+    /// [`Param::value`] or [`Param::to_file`] handed out do not change; those of [`Param::var`] do,
+    /// so no graph may be waiting for its backward pass.
+    pub fn update_in_place(&self, f: impl FnOnce(&Tensor) -> Result<()>) -> Result<()> {
+        let mut state = self.write();
+        if self.0.shared.load(Ordering::Relaxed) {
+            state.value = state.value.copy()?;
+            self.0.shared.store(false, Ordering::Relaxed);
+        }
+        state.derived = None;
+        f(&state.value)
+    }
+
     /// The value as files have it.
     pub fn to_file(&self) -> Result<Tensor> {
-        self.0.kind.to_file(&self.read().value)
+        self.file_order(&self.value())
+    }
+
+    /// A tensor laid out as the value is kept (a gradient, an optimiser's moment), in the file's order
+    /// of dimensions.
+    pub fn file_order(&self, kept: &Tensor) -> Result<Tensor> {
+        self.0.kind.to_file(kept)
+    }
+
+    /// The inverse of [`Param::file_order`].
+    pub fn kept_order(&self, file: &Tensor) -> Result<Tensor> {
+        self.0.kind.from_file(file)
     }
 
     /// Replaces the value by one as files have it, of the same shape.
