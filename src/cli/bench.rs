@@ -10,9 +10,11 @@ use crate::diffusion::config::{Config as _, TextEncoderConfig, UNetConfig, VaeCo
 use crate::diffusion::model::{TextEncoder, UNet};
 use crate::diffusion::presets::{self, Architecture};
 use crate::diffusion::weights::Weights;
-use crate::nn::{Builder, Param, RandomSource, Var, flops, ops};
+use crate::nn::{Builder, Param, RandomSource, Var, flops};
 use crate::rng::Rng;
-use crate::train::{AdamW, AdamWConfig, Group, clip_factor, gradient_norm, select};
+use crate::train::{
+    AdamW, AdamWConfig, Group, Trainable, clip_factor, gradient_norm, gradients, images_per_part, loss,
+};
 use crate::{Error, Result, memory};
 
 const EXAMPLES: &str = "\
@@ -113,17 +115,22 @@ fn step(args: &StepArgs) -> Result<()> {
         .map(|_| (0..length).map(|i| if i == 5 { vocabulary } else { i } as u32).collect())
         .collect();
 
+    let images_per_part = images_per_part(&device, side * side);
+    let weights = loss::mean_weights(batch, shape.1 * side * side, &device)?;
+
     let peak = matmul_peak(&device)?;
     let mut seconds = vec![];
     let mut work = 0;
     for repeat in 0..=args.repeats {
         let (start, before) = (Instant::now(), flops::count());
-        let text = text_encoder.forward(&ids)?;
-        let prediction = unet.forward(&Var::constant(latents.clone()), &timesteps, &text)?;
-        let target = noise.clone();
-        let loss = ops::composed([&prediction], move |[p]| (p - &target)?.sqr()?.mean_all())?;
-        drop((prediction, text));
-        let gradients = loss.backward(1.0)?;
+        let (_, gradients) = gradients(batch, images_per_part, &device, |part| {
+            let (first, count) = (part.images.start, part.images.len());
+            let text = text_encoder.forward(&ids[part.images.clone()])?;
+            let latents = Var::constant(latents.narrow(0, first, count)?);
+            let prediction = unet.forward(&latents, &timesteps[part.images.clone()], &text)?;
+            let noise = noise.narrow(0, first, count)?;
+            Ok(loss::squared_error(&prediction, &noise, &weights.narrow(0, first, count)?)?)
+        })?;
         let factor = clip_factor(gradient_norm(&trained, &gradients)?, 1.0);
         optimizer.step(&gradients, 1.0, factor)?;
         device.synchronize()?;
@@ -201,13 +208,12 @@ fn networks(
 
 /// Releases what `train` names; the new token's row always.
 fn trained(unet: &UNet, text_encoder: &TextEncoder, train: Train) -> Result<Vec<Param>> {
-    let mut params = unet.params().to_vec();
-    params.extend(text_encoder.params().iter().cloned());
+    let components = [("unet", unet.params()), ("text_encoder", text_encoder.params())];
     let sets = match train {
         Train::Kv => "kv,tokens",
         Train::All => "unet,tokens",
     };
-    sets.parse::<select::Trainable>()?.apply(&params)
+    sets.parse::<Trainable>()?.apply(&components)
 }
 
 fn latent_side(architecture: &Architecture, resolution: Option<usize>) -> Result<usize> {

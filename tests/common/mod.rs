@@ -46,6 +46,9 @@ pub fn relative_error(found: &Tensor, wanted: &Tensor) -> f64 {
 #[track_caller]
 pub fn assert_close(what: &str, found: &Tensor, wanted: &Tensor, tolerance: f64) {
     let error = relative_error(found, wanted);
-    assert!(error <= tolerance, "{what}: relative error {error:.2e}, at most {tolerance:.0e} wanted");
+    assert!(
+        error <= tolerance,
+        "{what}: relative error {error:.2e}, at most {tolerance:.0e} wanted"
+    );
     println!("{what}: {error:.2e}");
 }
