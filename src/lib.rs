@@ -6,6 +6,7 @@ pub mod diffusion;
 mod error;
 pub mod nn;
 pub mod rng;
+pub mod safefile;
 pub mod train;
 pub mod world;
 

@@ -15,9 +15,9 @@ impl Rng {
     /// The stream `label` of `seed`.
     pub fn new(seed: u64, label: &str) -> Self {
         // FNV-1a: only has to tell a handful of fixed labels apart, the same way for ever.
-        let stream = label
-            .bytes()
-            .fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
+        let stream = label.bytes().fold(0xcbf2_9ce4_8422_2325u64, |h, b| {
+            (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3)
+        });
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         rng.set_stream(stream);
         Rng(rng)
