@@ -44,7 +44,7 @@ impl Case {
             .iter()
             .map(|&t| t as usize)
             .collect();
-        let schedule = NoiseSchedule::new(&self.backbone.scheduler).unwrap();
+        let schedule = NoiseSchedule::new(&self.backbone.scheduler);
         let noisy = schedule.add_noise(latents, noise, &timesteps).unwrap();
         let target = match self.backbone.scheduler.prediction_type {
             PredictionType::VPrediction => schedule.velocity(latents, noise, &timesteps).unwrap(),

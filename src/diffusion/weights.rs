@@ -1,0 +1,308 @@
+//! Weight files: safetensors, single or sharded, read through memory maps and written whole.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use candle_core::safetensors::{Load, MmapedSafetensors};
+use candle_core::{DType, Device, Tensor};
+use safetensors::tensor::{Metadata, TensorInfo};
+use serde_json::Value;
+
+use super::config::read_object;
+use crate::{Error, Result, safefile};
+
+/// Attention projections before diffusers 0.18, where files of the VAE still carry them.
+const OLD_ATTENTION: [(&str, &str); 4] =
+    [("to_q", "query"), ("to_k", "key"), ("to_v", "value"), ("to_out.0", "proj_attn")];
+
+/// The tensors of a model, in one file or several.
+///
+/// Files are mapped, not read: a tensor costs memory when it is asked for. A file that is cut
+/// short by someone else while it is mapped ends the process, as with every memory map.
+pub struct Weights {
+    files: Vec<(PathBuf, MmapedSafetensors)>,
+    /// Which file has which tensor.
+    keys: BTreeMap<String, usize>,
+    taken: Mutex<BTreeSet<String>>,
+}
+
+impl Weights {
+    /// Opens the weights `stem` in `dir`: the first of `stem.safetensors`, its sharded form
+    /// `stem.safetensors.index.json`, `stem.fp16.safetensors` and its sharded form.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if there is none, or it is damaged; with a hint if there is only a pickled
+    /// file.
+    pub fn open(dir: &Path, stem: &str) -> Result<Self> {
+        for variant in ["", ".fp16"] {
+            let single = dir.join(format!("{stem}{variant}.safetensors"));
+            if single.is_file() {
+                return Self::open_file(&single);
+            }
+            let index = dir.join(format!("{stem}.safetensors.index{variant}.json"));
+            if index.is_file() {
+                return Self::open_sharded(&index);
+            }
+        }
+        let pickled =
+            [format!("{stem}.bin"), format!("{stem}.fp16.bin"), "pytorch_model.bin".into()];
+        if let Some(name) = pickled.iter().find(|name| dir.join(name).is_file()) {
+            return Err(Error::input_hint(
+                format!(
+                    "{}: only {name} is here, which can run code when it is read",
+                    dir.display()
+                ),
+                "convert it: in Python, load the pipeline with diffusers and save it with \
+                 pipe.save_pretrained(folder, safe_serialization=True)",
+            ));
+        }
+        Err(Error::input_hint(
+            format!("{}: {stem}.safetensors is missing", dir.display()),
+            "a backbone is a folder in diffusers' layout, weights included",
+        ))
+    }
+
+    /// Opens one safetensors file.
+    pub fn open_file(path: &Path) -> Result<Self> {
+        Self::from_files(vec![map(path)?])
+    }
+
+    /// Opens the shards that an index file names.
+    fn open_sharded(index: &Path) -> Result<Self> {
+        let bad = |what: String| Error::input(format!("{}: {what}", index.display()));
+        let object = read_object(index)?;
+        let Some(Value::Object(weight_map)) = object.get("weight_map") else {
+            return Err(bad("there is no `weight_map`".into()));
+        };
+        let mut shards = BTreeSet::new();
+        for (key, shard) in weight_map {
+            // the index is as untrusted as any download: shards lie beside it, nowhere else
+            let name = shard.as_str().filter(|name| {
+                Path::new(name).file_name().is_some_and(|plain| plain == *name)
+                    && !name.contains(['/', '\\', ':'])
+            });
+            shards.insert(name.ok_or_else(|| {
+                bad(format!("`{key}` is in {shard}, which is not a file beside it"))
+            })?);
+        }
+        let dir = index.parent().unwrap_or(Path::new("."));
+        let files = shards.iter().map(|name| map(&dir.join(name))).collect::<Result<Vec<_>>>()?;
+        let weights = Self::from_files(files)?;
+        match weight_map.keys().find(|key| !weights.keys.contains_key(*key)) {
+            Some(key) => Err(bad(format!("no shard has the tensor `{key}`"))),
+            None => Ok(weights),
+        }
+    }
+
+    fn from_files(files: Vec<(PathBuf, MmapedSafetensors)>) -> Result<Self> {
+        let mut keys = BTreeMap::new();
+        for (i, (path, file)) in files.iter().enumerate() {
+            for (key, _) in file.tensors() {
+                if keys.insert(key.clone(), i).is_some() {
+                    return Err(Error::input(format!(
+                        "{}: the tensor `{key}` is in another shard, too",
+                        path.display()
+                    )));
+                }
+            }
+        }
+        Ok(Weights { files, keys, taken: Mutex::new(BTreeSet::new()) })
+    }
+
+    /// The names of all tensors, sorted, as they are in the file.
+    pub fn keys(&self) -> impl Iterator<Item = &str> {
+        self.keys.keys().map(String::as_str)
+    }
+
+    /// Whether there is a tensor `key`, under this or an older name.
+    pub fn contains(&self, key: &str) -> bool {
+        self.find(key).is_some()
+    }
+
+    /// The shape of tensor `key`, if there is one.
+    pub fn shape(&self, key: &str) -> Option<Vec<usize>> {
+        let (name, file) = self.find(key)?;
+        Some(self.files[file].1.get(&name).ok()?.shape().to_vec())
+    }
+
+    /// The tensor `key` on the CPU, in f32 whatever its type in the file.
+    ///
+    /// Names and shapes of older diffusers and of newer transformers are understood: see
+    /// [`Weights::keys`] for what is in the file.
+    ///
+    /// # Errors
+    /// [`Error::Input`] naming the file, the key, the shape or type found and the one wanted.
+    pub fn tensor(&self, key: &str, want: &[usize]) -> Result<Tensor> {
+        let Some((name, file)) = self.find(key) else {
+            return Err(Error::input(format!(
+                "{}: the tensor `{key}` of shape {want:?} is missing",
+                self.origin()
+            )));
+        };
+        let (path, file) = &self.files[file];
+        let view = file.get(&name)?;
+        let found = view.shape();
+        // projections of old VAEs are 1×1 convolutions
+        let convolution =
+            is_attention(key) && found.len() == 4 && found[..2] == *want && found[2..] == [1, 1];
+        if found != want && !convolution {
+            return Err(Error::input(format!(
+                "{}: the tensor `{name}` has the shape {found:?}, but the configuration asks for {want:?}",
+                path.display()
+            )));
+        }
+        match DType::try_from(view.dtype()) {
+            Ok(DType::F32 | DType::F16 | DType::BF16 | DType::F64) => {}
+            _ => {
+                return Err(Error::input(format!(
+                    "{}: the tensor `{name}` is of type {:?}, but F32, F16 or BF16 is wanted",
+                    path.display(),
+                    view.dtype()
+                )));
+            }
+        }
+        let tensor = view.load(&Device::Cpu)?.to_dtype(DType::F32)?.reshape(want)?;
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner).insert(name);
+        Ok(tensor)
+    }
+
+    /// Checks that every tensor was asked for, so that nothing of a model is silently dropped.
+    ///
+    /// # Errors
+    /// [`Error::Input`] naming the first few that were not.
+    pub fn finish(&self) -> Result<()> {
+        let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let harmless =
+            |key: &str| key.ends_with("position_ids") || key.ends_with("num_batches_tracked");
+        let unused: Vec<_> =
+            self.keys().filter(|key| !taken.contains(*key) && !harmless(key)).collect();
+        if unused.is_empty() {
+            return Ok(());
+        }
+        let more = if unused.len() > 4 { ", …" } else { "" };
+        Err(Error::input_hint(
+            format!(
+                "{}: {} tensors have no place in the configured model: {}{more}",
+                self.origin(),
+                unused.len(),
+                unused[..unused.len().min(4)].join(", ")
+            ),
+            "config.json and the weights must belong to the same model",
+        ))
+    }
+
+    /// Where the weights come from, for messages.
+    fn origin(&self) -> String {
+        match self.files.first() {
+            Some((path, _)) if self.files.len() == 1 => path.display().to_string(),
+            Some((path, _)) => format!("{} and its other shards", path.display()),
+            None => "no weights".into(),
+        }
+    }
+
+    fn find(&self, key: &str) -> Option<(String, usize)> {
+        let known = |name: String| self.keys.get(&name).map(|file| (name, *file));
+        known(key.to_owned())
+            // transformers 5 leaves out the prefix that version 4 wrote
+            .or_else(|| known(key.strip_prefix("text_model.")?.to_owned()))
+            .or_else(|| {
+                let (new, old) = OLD_ATTENTION
+                    .iter()
+                    .find(|(new, _)| is_attention(key) && key.contains(&format!(".{new}.")))?;
+                known(key.replace(&format!(".{new}."), &format!(".{old}.")))
+            })
+    }
+}
+
+/// Whether `key` is a projection of an attention layer as the VAE has it.
+fn is_attention(key: &str) -> bool {
+    key.contains("mid_block.attentions.")
+        && OLD_ATTENTION.iter().any(|(new, _)| key.contains(&format!(".{new}.")))
+}
+
+fn map(path: &Path) -> Result<(PathBuf, MmapedSafetensors)> {
+    // SAFETY: the map is only read; see the note at `Weights` for files that change meanwhile.
+    let mapped = unsafe { MmapedSafetensors::new(path) };
+    let size = std::fs::metadata(path).map_err(Error::io(path))?.len();
+    match mapped {
+        Ok(file) => Ok((path.to_owned(), file)),
+        Err(e) => Err(Error::input_hint(
+            format!(
+                "{}: not a whole safetensors file ({size} bytes): {}",
+                path.display(),
+                plain(e)
+            ),
+            "the file is damaged or was cut short: fetch or copy it again",
+        )),
+    }
+}
+
+/// The cause, without the path and the backtrace that candle adds.
+fn plain(error: candle_core::Error) -> String {
+    match error {
+        candle_core::Error::WithPath { inner, .. } => plain(*inner),
+        candle_core::Error::WithBacktrace { inner, .. } => plain(*inner),
+        other => other.to_string(),
+    }
+}
+
+/// Writes tensors as safetensors, each in the type that stands beside it (f32, f16 or bf16), as
+/// PyTorch's libraries expect it. Whole or not at all; tensors are converted one at a time.
+///
+/// # Errors
+/// [`Error::Input`] for a repeated name or another type, [`Error::Io`] if writing fails.
+pub fn save_weights(
+    path: &Path,
+    tensors: impl IntoIterator<Item = (String, Tensor, DType)>,
+) -> Result<()> {
+    let bad = |what: String| Error::input(format!("{}: {what}", path.display()));
+    let mut tensors: Vec<_> = tensors.into_iter().collect();
+    // wide types first, so that all are aligned
+    tensors.sort_by(|(a, _, x), (b, _, y)| (y.size_in_bytes(), a).cmp(&(x.size_in_bytes(), b)));
+    let mut names = BTreeSet::new();
+    let mut infos = Vec::with_capacity(tensors.len());
+    let mut end = 0;
+    for (name, tensor, dtype) in &tensors {
+        if !matches!(dtype, DType::F32 | DType::F16 | DType::BF16) {
+            return Err(bad(format!("`{name}` cannot be written as {dtype:?}")));
+        }
+        if !names.insert(name) || name == "__metadata__" {
+            return Err(bad(format!("the name `{name}` is used twice")));
+        }
+        let start = end;
+        end += tensor.elem_count() * dtype.size_in_bytes();
+        let info = TensorInfo {
+            dtype: (*dtype).into(),
+            shape: tensor.dims().to_vec(),
+            data_offsets: (start, end),
+        };
+        infos.push((name.clone(), info));
+    }
+    let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    let metadata = Metadata::new(Some(format), infos).map_err(|e| bad(e.to_string()))?;
+    let mut header = serde_json::to_vec(&metadata).map_err(|e| bad(e.to_string()))?;
+    header.resize(header.len().next_multiple_of(8), b' ');
+
+    safefile::write_with(path, |out| {
+        let mut put = |bytes: &[u8]| out.write_all(bytes).map_err(Error::io(path));
+        put(&(header.len() as u64).to_le_bytes())?;
+        put(&header)?;
+        for (_, tensor, dtype) in &tensors {
+            put(&little_endian(&tensor.to_dtype(*dtype)?)?)?;
+        }
+        Ok(())
+    })
+}
+
+fn little_endian(tensor: &Tensor) -> Result<Vec<u8>> {
+    let flat = tensor.to_device(&Device::Cpu)?.flatten_all()?;
+    Ok(match flat.dtype() {
+        DType::F16 => flat.to_vec1::<half::f16>()?.iter().flat_map(|x| x.to_le_bytes()).collect(),
+        DType::BF16 => flat.to_vec1::<half::bf16>()?.iter().flat_map(|x| x.to_le_bytes()).collect(),
+        _ => flat.to_vec1::<f32>()?.iter().flat_map(|x| x.to_le_bytes()).collect(),
+    })
+}
+
+#[cfg(test)]
+mod tests;
