@@ -1,1 +1,5 @@
 //! CPU kernels on f32 slices; what they compute is said by the operation in `ops` that uses them.
+
+pub mod buffer;
+pub mod conv;
+pub mod gemm;

@@ -1,6 +1,9 @@
-use candle_core::{Result, Tensor};
+use candle_core::{Device, Result, Shape, Tensor, bail};
 
 use crate::nn::Var;
+use crate::nn::backend::fast;
+use crate::nn::kernels::buffer::{slice, uninit};
+use crate::nn::kernels::gemm::{Mat, Update, fill_rows, gemm_threads, sum_rows};
 
 /// `y = x Wᵀ + b` on the last dimension: `x` [..., in], `w` [out, in], `b` [out].
 pub fn linear(x: &Var, w: &Var, b: Option<&Var>) -> Result<Var> {
@@ -8,7 +11,75 @@ pub fn linear(x: &Var, w: &Var, b: Option<&Var>) -> Result<Var> {
     let inputs = shape.pop().unwrap_or(1);
     let outputs = w.value().dim(0)?;
     shape.push(outputs);
-    let rows = x.value().elem_count() / inputs.max(1);
+    if w.dims() != [outputs, inputs] || b.is_some_and(|b| b.dims() != [outputs]) {
+        bail!("a weight {:?} does not suit an input {:?}", w.dims(), x.dims());
+    }
+    let sizes = Sizes { rows: x.value().elem_count() / inputs.max(1), inputs, outputs };
+    if fast(x.value()) {
+        kernels(x, w, b, sizes, shape.into())
+    } else {
+        candle(x, w, b, sizes, shape.into())
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Sizes {
+    rows: usize,
+    inputs: usize,
+    outputs: usize,
+}
+
+/// On the project's kernels.
+fn kernels(x: &Var, w: &Var, b: Option<&Var>, sizes: Sizes, shape: Shape) -> Result<Var> {
+    let Sizes { rows, inputs, outputs } = sizes;
+    let input = x.value().contiguous()?;
+    let weight = w.value().contiguous()?;
+    let out = {
+        let (x, w) = (slice(&input)?, slice(&weight)?);
+        let mut out = uninit(rows * outputs);
+        let update = match b {
+            Some(b) => {
+                fill_rows(&mut out, &slice(&b.value().contiguous()?)?);
+                Update::Add
+            }
+            None => Update::Store,
+        };
+        gemm_threads(
+            &mut out,
+            update,
+            Mat::new(&x, rows, inputs),
+            Mat::new(&w, outputs, inputs).t(),
+        );
+        Tensor::from_vec(out, shape, &Device::Cpu)?
+    };
+    let x_shape = x.value().shape().clone();
+    let absent = Var::constant(weight.clone());
+    // A frozen weight's gradient is never formed, so its input need not be kept either.
+    let kept = w.needs_grad().then_some(input);
+    Ok(Var::record(out, [x, w, b.unwrap_or(&absent)], move |dy, flow| {
+        let dy = dy.contiguous()?;
+        let dy = slice(&dy)?;
+        let grad = Mat::new(&dy, rows, outputs);
+        flow.add_with(0, || {
+            let mut dx = uninit(rows * inputs);
+            let w = slice(&weight)?;
+            gemm_threads(&mut dx, Update::Store, grad, Mat::new(&w, outputs, inputs));
+            Tensor::from_vec(dx, x_shape, &Device::Cpu)
+        })?;
+        if let Some(input) = kept {
+            flow.add_with(1, || {
+                let mut dw = uninit(outputs * inputs);
+                let x = slice(&input)?;
+                gemm_threads(&mut dw, Update::Store, grad.t(), Mat::new(&x, rows, inputs));
+                Tensor::from_vec(dw, (outputs, inputs), &Device::Cpu)
+            })?;
+        }
+        flow.add_with(2, || Tensor::from_vec(sum_rows(&dy, outputs), outputs, &Device::Cpu))
+    }))
+}
+
+fn candle(x: &Var, w: &Var, b: Option<&Var>, sizes: Sizes, shape: Shape) -> Result<Var> {
+    let Sizes { rows, inputs, outputs } = sizes;
     let x2 = x.value().reshape((rows, inputs))?;
     let w2 = w.value().clone();
     let mut out = x2.matmul(&w2.t()?)?;
@@ -17,21 +88,76 @@ pub fn linear(x: &Var, w: &Var, b: Option<&Var>) -> Result<Var> {
     }
     let x_shape = x.value().shape().clone();
     let absent = Var::constant(w.value().clone());
-    let operands = [x, w, b.unwrap_or(&absent)];
-    let needs_w = w.needs_grad();
-    // A frozen weight's gradient is never formed, so its input need not be kept either.
-    let x2 = needs_w.then_some(x2);
-    Ok(Var::record(out.reshape(shape)?, operands, move |grad, flow| {
+    let kept = w.needs_grad().then_some(x2);
+    Ok(Var::record(out.reshape(shape)?, [x, w, b.unwrap_or(&absent)], move |grad, flow| {
         let grad = grad.reshape((rows, outputs))?.contiguous()?;
         flow.add_with(0, || grad.matmul(&w2)?.reshape(x_shape))?;
-        if let Some(x2) = x2 {
+        if let Some(x2) = kept {
             flow.add_with(1, || grad.t()?.matmul(&x2))?;
         }
-        flow.add_with(2, || sum_rows(&grad))
+        flow.add_with(2, || grad.sum(0))
     }))
 }
 
-/// The sum over the first dimension of a matrix.
-fn sum_rows(x: &Tensor) -> Result<Tensor> {
-    x.sum(0)
+#[cfg(test)]
+mod tests {
+    use candle_core::DType;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::nn::ops;
+    use crate::rng::Rng;
+
+    /// The output and the gradients of input, weight and bias under a random weighting.
+    fn run(sizes: Sizes, with_bias: bool, dtype: DType) -> Vec<Tensor> {
+        let Sizes { rows, inputs, outputs } = sizes;
+        let random = |name: &str, shape: &[usize]| {
+            let values = Rng::new(3, name).normal(shape, &Device::Cpu).unwrap();
+            Var::leaf(values.to_dtype(dtype).unwrap())
+        };
+        let x = random("x", &[1, rows, inputs]);
+        let (w, b) = (random("w", &[outputs, inputs]), random("b", &[outputs]));
+        let y = linear(&x, &w, with_bias.then_some(&b)).unwrap();
+        let product = ops::mul(&y, &random("dy", &[1, rows, outputs]).detach()).unwrap();
+        let loss = ops::composed([&product], |[p]| p.sum_all()).unwrap();
+        let grads = loss.backward(1.0).unwrap();
+        let mut results = vec![y.value().clone()];
+        results.extend([&x, &w, &b].iter().filter_map(|v| grads.get(v)).cloned());
+        results
+    }
+
+    fn relative_error(a: &Tensor, exact: &Tensor) -> f64 {
+        let a = a.to_dtype(DType::F64).unwrap();
+        let max = |x: Tensor| x.abs().unwrap().flatten_all().unwrap().max(0).unwrap();
+        let difference = max((&a - exact).unwrap()).to_scalar::<f64>().unwrap();
+        difference / max(exact.clone()).to_scalar::<f64>().unwrap().max(f64::MIN_POSITIVE)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..Default::default() })]
+
+        #[test]
+        fn agrees_with_the_definition(
+            rows in 1..300usize, inputs in 1..80usize, outputs in 1..200usize, bias: bool,
+        ) {
+            let sizes = Sizes { rows, inputs, outputs };
+            let (fast, exact) = (run(sizes, bias, DType::F32), run(sizes, bias, DType::F64));
+            prop_assert_eq!(fast.len(), 3 + usize::from(bias));
+            for (i, (fast, exact)) in fast.iter().zip(&exact).enumerate() {
+                let error = relative_error(fast, exact);
+                prop_assert!(error <= if i == 0 { 1e-5 } else { 1e-4 }, "{i}: {error:e}");
+            }
+        }
+    }
+
+    #[test]
+    fn bits_do_not_depend_on_threads() {
+        let sizes = Sizes { rows: 1000, inputs: 320, outputs: 640 };
+        let bits = |threads: usize| -> Vec<Vec<f32>> {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let results = pool.install(|| run(sizes, true, DType::F32));
+            results.iter().map(|t| t.flatten_all().unwrap().to_vec1().unwrap()).collect()
+        };
+        assert!(bits(1) == bits(2));
+    }
 }

@@ -1,0 +1,180 @@
+//! Matrix products, on the `gemm` crate.
+//!
+//! Its own threads are never used: where it cuts the work depends on their number. Products are cut
+//! here, by shape alone.
+
+use std::ops::Range;
+
+use crate::nn::parallel;
+
+/// A matrix of any strides in a slice.
+#[derive(Clone, Copy)]
+pub struct Mat<'a> {
+    data: &'a [f32],
+    rows: usize,
+    cols: usize,
+    row_stride: usize,
+    col_stride: usize,
+}
+
+impl<'a> Mat<'a> {
+    /// Row after row.
+    pub fn new(data: &'a [f32], rows: usize, cols: usize) -> Self {
+        Mat::strided(data, rows, cols, cols)
+    }
+
+    /// Rows that start `row_stride` apart.
+    pub fn strided(data: &'a [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
+        assert!(fits(data.len(), rows, cols, row_stride), "the matrix lies within its slice");
+        Mat { data, rows, cols, row_stride, col_stride: 1 }
+    }
+
+    /// The transpose.
+    pub fn t(self) -> Self {
+        Mat {
+            rows: self.cols,
+            cols: self.rows,
+            row_stride: self.col_stride,
+            col_stride: self.row_stride,
+            ..self
+        }
+    }
+
+    /// Some of the rows.
+    pub fn rows(self, range: Range<usize>) -> Self {
+        assert!(range.start <= range.end && range.end <= self.rows);
+        let start = (range.start * self.row_stride).min(self.data.len());
+        Mat { data: &self.data[start..], rows: range.len(), ..self }
+    }
+
+    /// Some of the columns.
+    pub fn cols(self, range: Range<usize>) -> Self {
+        self.t().rows(range).t()
+    }
+}
+
+fn fits(len: usize, rows: usize, cols: usize, row_stride: usize) -> bool {
+    rows == 0 || cols == 0 || {
+        let last = (rows - 1).checked_mul(row_stride).and_then(|r| r.checked_add(cols));
+        last.is_some_and(|last| last <= len)
+    }
+}
+
+/// What becomes of the old values of a product's destination.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Update {
+    /// They are overwritten, and need not have been initialised.
+    Store,
+    /// The product is added to them.
+    Add,
+}
+
+/// `out = a b`, or `out += a b`, on this thread. Rows of `out` start `out_stride` apart.
+pub fn gemm(out: &mut [f32], out_stride: usize, update: Update, a: Mat, b: Mat) {
+    assert!(fits(out.len(), a.rows, b.cols, out_stride), "the product fits its destination");
+    assert!(out_stride >= b.cols || a.rows <= 1, "rows of the destination are apart");
+    // SAFETY: `out` holds the product, and is borrowed exclusively.
+    unsafe { raw(out.as_mut_ptr(), out_stride, update, a, b) }
+}
+
+/// As [`gemm`] with rows of `out` one after the other, cut over threads.
+pub fn gemm_threads(out: &mut [f32], update: Update, a: Mat, b: Mat) {
+    let (rows, cols) = (a.rows, b.cols);
+    assert!(fits(out.len(), rows, cols, cols), "the product fits its destination");
+    let (row_grain, col_grain) = grains(rows, cols, a.cols);
+    let col_pieces = cols.div_ceil(col_grain);
+    let count = rows.div_ceil(row_grain) * col_pieces;
+    let out = Shared(out.as_mut_ptr());
+    parallel::pieces(count, 1, |piece| {
+        let (i, j) = (piece.start / col_pieces * row_grain, piece.start % col_pieces * col_grain);
+        let a = a.rows(i..rows.min(i + row_grain));
+        let b = b.cols(j..cols.min(j + col_grain));
+        // SAFETY: the block lies in `out`, which is borrowed exclusively and is large enough; pieces
+        // have different blocks.
+        unsafe { raw(out.at(i * cols + j), cols, update, a, b) }
+    });
+}
+
+/// The size of the blocks that a product is cut into: some 16 million operations each, and as tall as
+/// possible, since each packs its columns of the right operand.
+fn grains(rows: usize, cols: usize, depth: usize) -> (usize, usize) {
+    const OPERATIONS: usize = 1 << 23;
+    let wanted = (rows * cols * depth / OPERATIONS).clamp(1, 16);
+    let row_pieces = wanted.min(rows.div_ceil(128)).max(1);
+    let col_pieces = (wanted / row_pieces).clamp(1, cols.div_ceil(128).max(1));
+    // multiples of the microkernel's height and width
+    let grain = |len: usize, pieces, unit| len.div_ceil(pieces).next_multiple_of(unit).max(unit);
+    (grain(rows, row_pieces, 12), grain(cols, col_pieces, 64))
+}
+
+struct Shared(*mut f32);
+
+// SAFETY: it is only used for writing to blocks that no other thread uses.
+unsafe impl Sync for Shared {}
+unsafe impl Send for Shared {}
+
+impl Shared {
+    /// # Safety
+    /// `offset` lies within the slice.
+    unsafe fn at(&self, offset: usize) -> *mut f32 {
+        unsafe { self.0.add(offset) }
+    }
+}
+
+/// # Safety
+/// `out` points to `a.rows` rows of `b.cols` numbers, `out_stride` apart, that nothing else uses.
+unsafe fn raw(out: *mut f32, out_stride: usize, update: Update, a: Mat, b: Mat) {
+    assert_eq!(a.cols, b.rows, "inner dimensions");
+    // SAFETY: a `Mat` lies within its slice.
+    unsafe {
+        gemm::gemm(
+            a.rows,
+            b.cols,
+            a.cols,
+            out,
+            1,
+            out_stride as isize,
+            update == Update::Add,
+            a.data.as_ptr(),
+            a.col_stride as isize,
+            a.row_stride as isize,
+            b.data.as_ptr(),
+            b.col_stride as isize,
+            b.row_stride as isize,
+            1.0,
+            1.0,
+            false,
+            false,
+            false,
+            gemm::Parallelism::None,
+        );
+    }
+}
+
+/// Makes every row of `out` equal to `row`.
+pub fn fill_rows(out: &mut [f32], row: &[f32]) {
+    for out in out.chunks_exact_mut(row.len().max(1)) {
+        out.copy_from_slice(row);
+    }
+}
+
+/// The sum of the rows of a matrix with `cols` columns.
+pub fn sum_rows(x: &[f32], cols: usize) -> Vec<f32> {
+    const ROWS: usize = 256;
+    if cols == 0 {
+        return vec![];
+    }
+    let add = |sum: &mut [f32], rows: &[f32]| {
+        for row in rows.chunks_exact(cols) {
+            sum.iter_mut().zip(row).for_each(|(s, x)| *s += x);
+        }
+    };
+    let simd = pulp::Arch::new();
+    let mut partial = vec![0.0; x.len().div_ceil(ROWS * cols) * cols];
+    parallel::pieces_mut(&mut partial, cols, |i, sum| {
+        simd.dispatch(|| add(sum, &x[i * ROWS * cols..x.len().min((i + 1) * ROWS * cols)]));
+    });
+    let mut sum = vec![0.0; cols];
+    add(&mut sum, &partial);
+    sum
+}
