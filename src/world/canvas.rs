@@ -150,13 +150,17 @@ impl Canvas {
         let root = at.aspect.sqrt();
         let scale_u = if at.flip { -1.0 } else { 1.0 } / (at.size * root);
         let scale_v = root / at.size;
-        let reach = 0.75 * at.size * root.max(1.0 / root);
-        let range = |c: f32| {
-            ((c - reach).max(0.0) as usize)
-                ..((c + reach).clamp(0.0, SIZE as f32 - 1.0) as usize + 1)
+        // the box around the turned sprite, and a pixel for its soft edge
+        let (w, h) =
+            (0.5 * at.size * root * sprite.extent.0, 0.5 * at.size / root * sprite.extent.1);
+        let (reach_x, reach_y) =
+            (w * cos.abs() + h * sin.abs() + 1.0, h * cos.abs() + w * sin.abs() + 1.0);
+        let range = |c: f32, reach: f32| {
+            let end = (c + reach).clamp(0.0, SIZE as f32) as usize;
+            ((c - reach).max(0.0) as usize)..(end + 1).min(SIZE)
         };
-        for y in range(at.y) {
-            for x in range(at.x) {
+        for y in range(at.y, reach_y) {
+            for x in range(at.x, reach_x) {
                 let (mut color, mut alpha) = ([0.0f32; 3], 0.0f32);
                 for i in 0..GRID * GRID {
                     let dx = x as f32 + ((i % GRID) as f32 + 0.5) / GRID as f32 - at.x;

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::sync::OnceLock;
 
 use resvg::{tiny_skia, usvg};
-use twemoji_assets::svg::codes;
+use twemoji_assets::svg::{SvgTwemojiAsset, codes};
 
 use super::spec::Category;
 
@@ -40,54 +40,41 @@ pub(super) enum Art {
 impl Art {
     const PROPS: [Prop; 5] = [Prop::Palm, Prop::Cactus, Prop::Moon, Prop::Picture, Prop::Coral];
 
-    /// The SVG, the fills of the body (the first is its main colour) and attributes of elements
-    /// to leave out.
-    fn source(self) -> (&'static str, &'static [&'static str], &'static [&'static str]) {
-        let none: &[&str] = &[];
-        let (asset, body, dropped) = match self {
+    fn source(self) -> Source {
+        let source =
+            |asset: SvgTwemojiAsset, body| Source { svg: asset.data.0, body, dropped: &[] };
+        match self {
             Art::Object(category) => match category {
-                Category::Cat => (codes::U_1F431, ["#FFCC4D", "#F18F26"].as_slice(), none),
-                Category::Dog => (codes::U_1F436, ["#D99E82"].as_slice(), none),
-                Category::Teddybear => (codes::U_1F9F8, ["#C1694F", "#934035"].as_slice(), none),
-                Category::Chair => {
-                    (codes::U_1FA91, ["#C1694F", "#A4523A", "#D99E82"].as_slice(), none)
-                }
-                Category::Flower => (codes::U_1F337, ["#F4ABBA", "#EA596E"].as_slice(), none),
-                Category::Car => (codes::U_1F697, ["#DD2E44"].as_slice(), none),
-                // without its saucer, which would run into one shape with the cup
-                Category::Cup => (
-                    codes::U_2615,
-                    ["#F5F8FA", "#CCD6DD"].as_slice(),
-                    [r##"fill="#99AAB5" cx="18" cy="26""##, r##"fill="#CCD6DD" cx="18" cy="24""##]
-                        .as_slice(),
-                ),
-                Category::Fish => {
-                    (codes::U_1F420, ["#FFCC4D", "#FFAC33", "#F4900C"].as_slice(), none)
-                }
-                Category::Robot => {
-                    (codes::U_1F916, ["#55ACEE", "#3B88C3", "#269"].as_slice(), none)
-                }
-                Category::Mushroom => (codes::U_1F344, ["#DD2E44", "#F4ABBA"].as_slice(), none),
-                Category::Umbrella => (codes::U_2602, ["#9266CC", "#744EAA"].as_slice(), none),
+                Category::Cat => source(codes::U_1F431, &["#FFCC4D", "#F18F26"]),
+                Category::Dog => source(codes::U_1F436, &["#D99E82"]),
+                Category::Teddybear => source(codes::U_1F9F8, &["#C1694F", "#934035"]),
+                Category::Chair => source(codes::U_1FA91, &["#C1694F", "#A4523A", "#D99E82"]),
+                Category::Flower => source(codes::U_1F337, &["#F4ABBA", "#EA596E"]),
+                Category::Car => source(codes::U_1F697, &["#DD2E44"]),
+                // the saucer would run into one shape with the cup
+                Category::Cup => Source {
+                    dropped: &[
+                        r##"fill="#99AAB5" cx="18" cy="26""##,
+                        r##"fill="#CCD6DD" cx="18" cy="24""##,
+                    ],
+                    ..source(codes::U_2615, &["#F5F8FA", "#CCD6DD"])
+                },
+                Category::Fish => source(codes::U_1F420, &["#FFCC4D", "#FFAC33", "#F4900C"]),
+                Category::Robot => source(codes::U_1F916, &["#55ACEE", "#3B88C3", "#269"]),
+                Category::Mushroom => source(codes::U_1F344, &["#DD2E44", "#F4ABBA"]),
+                Category::Umbrella => source(codes::U_2602, &["#9266CC", "#744EAA"]),
                 // the strip of water would put a sea into every background
-                Category::Boat => (
-                    codes::U_26F5,
-                    ["#FFAC33", "#F4900C"].as_slice(),
-                    [r##"fill="#55ACEE""##].as_slice(),
-                ),
+                Category::Boat => Source {
+                    dropped: &[r##"fill="#55ACEE""##],
+                    ..source(codes::U_26F5, &["#FFAC33", "#F4900C"])
+                },
             },
-            Art::Prop(prop) => {
-                let asset = match prop {
-                    Prop::Palm => codes::U_1F334,
-                    Prop::Cactus => codes::U_1F335,
-                    Prop::Moon => codes::U_1F319,
-                    Prop::Picture => codes::U_1F5BC,
-                    Prop::Coral => codes::U_1FAB8,
-                };
-                (asset, none, none)
-            }
-        };
-        (asset.data.0, body, dropped)
+            Art::Prop(Prop::Palm) => source(codes::U_1F334, &[]),
+            Art::Prop(Prop::Cactus) => source(codes::U_1F335, &[]),
+            Art::Prop(Prop::Moon) => source(codes::U_1F319, &[]),
+            Art::Prop(Prop::Picture) => source(codes::U_1F5BC, &[]),
+            Art::Prop(Prop::Coral) => source(codes::U_1FAB8, &[]),
+        }
     }
 
     /// The rasters of this art; made once.
@@ -100,6 +87,15 @@ impl Art {
         });
         &all[&self]
     }
+}
+
+/// How a picture comes about.
+struct Source {
+    svg: &'static str,
+    /// The fills of the body; the first is its main colour.
+    body: &'static [&'static str],
+    /// Attributes of elements to leave out.
+    dropped: &'static [&'static str],
 }
 
 /// One pixel of a sprite; colours are premultiplied, 0 to 255.
@@ -135,7 +131,7 @@ struct Raster {
 
 impl Sprite {
     fn rasterise(art: Art) -> Self {
-        let (svg, body, dropped) = art.source();
+        let Source { svg, body, dropped } = art.source();
         let svg = dropped.iter().fold(svg.to_owned(), |svg, attributes| {
             svg.replace(attributes, &format!("{attributes} display=\"none\""))
         });
