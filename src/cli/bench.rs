@@ -13,7 +13,8 @@ use crate::diffusion::weights::Weights;
 use crate::nn::{Builder, Param, RandomSource, Var, flops};
 use crate::rng::Rng;
 use crate::train::{
-    AdamW, AdamWConfig, Group, Trainable, clip_factor, gradient_norm, gradients, images_per_part, loss,
+    AdamW, AdamWConfig, Group, Trainable, clip_factor, gradient_norm, gradients, images_per_part,
+    loss,
 };
 use crate::{Error, Result, memory};
 
@@ -143,15 +144,23 @@ fn step(args: &StepArgs) -> Result<()> {
     let median = seconds[seconds.len() / 2];
     let speed = work as f64 / median / 1e9;
     println!("trained parameters   {:.2} M", count as f64 / 1e6);
-    println!("time a step          {median:.3} s (median of {}, from {:.3} to {:.3})",
-        seconds.len(), seconds[0], seconds[seconds.len() - 1]);
-    println!("work                 {:.1} GFLOP (convolutions counted in their direct form)",
-        work as f64 / 1e9);
+    println!(
+        "time a step          {median:.3} s (median of {}, from {:.3} to {:.3})",
+        seconds.len(),
+        seconds[0],
+        seconds[seconds.len() - 1]
+    );
+    println!(
+        "work                 {:.1} GFLOP (convolutions counted in their direct form)",
+        work as f64 / 1e9
+    );
     println!("speed                {speed:.1} GFLOP/s");
     println!("matrix product       {peak:.1} GFLOP/s, f32, measured here");
     println!("share of that        {:.0} %", 100.0 * speed / peak);
     match memory::peak_bytes() {
-        Some(bytes) => println!("peak memory          {:.2} GiB", bytes as f64 / (1u64 << 30) as f64),
+        Some(bytes) => {
+            println!("peak memory          {:.2} GiB", bytes as f64 / (1u64 << 30) as f64)
+        }
         None => println!("peak memory          not known on this system"),
     }
     Ok(())
@@ -190,7 +199,9 @@ fn networks(
         let dir = folder.as_ref().map(|folder| folder.join(part));
         let has_weights = |dir: &PathBuf| {
             std::fs::read_dir(dir).is_ok_and(|mut files| {
-                files.any(|f| f.is_ok_and(|f| f.path().extension().is_some_and(|e| e == "safetensors")))
+                files.any(|f| {
+                    f.is_ok_and(|f| f.path().extension().is_some_and(|e| e == "safetensors"))
+                })
             })
         };
         Ok(match dir.filter(has_weights) {
@@ -227,7 +238,9 @@ fn latent_side(architecture: &Architecture, resolution: Option<usize>) -> Result
             format!("it must be a multiple of {unit}, up to 4096"),
         )),
         (None, Some(size)) => Ok(size.at(0)),
-        (None, None) => Err(Error::input_hint("the size of the images is not known", "use --resolution")),
+        (None, None) => {
+            Err(Error::input_hint("the size of the images is not known", "use --resolution"))
+        }
     }
 }
 

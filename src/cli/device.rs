@@ -46,7 +46,10 @@ impl DeviceName {
     /// [`Error::Device`] if it is not there, or this build was made without support for it.
     pub fn open(self) -> Result<Device> {
         let unavailable = |feature: &str, built: bool, reason: candle_core::Error| Error::Device {
-            message: format!("no {feature} device: {}", reason.to_string().lines().next().unwrap_or("")),
+            message: format!(
+                "no {feature} device: {}",
+                reason.to_string().lines().next().unwrap_or("")
+            ),
             hint: Some(if built {
                 "`--device cpu` works everywhere".into()
             } else {
@@ -58,10 +61,12 @@ impl DeviceName {
         };
         match self {
             DeviceName::Cpu => Ok(Device::Cpu),
-            DeviceName::Cuda(i) => Device::new_cuda(i)
-                .map_err(|e| unavailable("cuda", cfg!(feature = "cuda"), e)),
-            DeviceName::Metal => Device::new_metal(0)
-                .map_err(|e| unavailable("metal", cfg!(feature = "metal"), e)),
+            DeviceName::Cuda(i) => {
+                Device::new_cuda(i).map_err(|e| unavailable("cuda", cfg!(feature = "cuda"), e))
+            }
+            DeviceName::Metal => {
+                Device::new_metal(0).map_err(|e| unavailable("metal", cfg!(feature = "metal"), e))
+            }
             DeviceName::Auto if cfg!(feature = "cuda") => {
                 Ok(Device::new_cuda(0).unwrap_or(Device::Cpu))
             }

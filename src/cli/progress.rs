@@ -31,8 +31,9 @@ impl Progress {
             Some(total),
             if terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() },
         );
-        let template =
-            format!("{what} {{wide_bar}} {{pos}}/{{len}} {unit}  {{per_sec}}  {{eta}} left {{msg}}");
+        let template = format!(
+            "{what} {{wide_bar}} {{pos}}/{{len}} {unit}  {{per_sec}}  {{eta}} left {{msg}}"
+        );
         bar.set_style(ProgressStyle::with_template(&template).expect("a valid template"));
         let now = Instant::now();
         let lines = (!terminal).then(|| Lines {

@@ -6,8 +6,8 @@ use candle_core::{DType, Device};
 
 use super::device::DeviceName;
 use super::progress::Progress;
-use crate::diffusion::scheduler::SchedulerKind;
 use crate::diffusion::png::Png;
+use crate::diffusion::scheduler::SchedulerKind;
 use crate::diffusion::{Backbone, Request, Sampling};
 use crate::{Error, Result};
 
@@ -96,8 +96,7 @@ pub fn run(args: Args) -> Result<()> {
     };
     let requests = requests(&args)?;
 
-    let progress =
-        Progress::new("sampling", (args.steps * requests.len()) as u64, "image steps");
+    let progress = Progress::new("sampling", (args.steps * requests.len()) as u64, "image steps");
     let samples = backbone.sample(&requests, &sampling, &|images| {
         progress.add(images as u64);
         Ok(())

@@ -10,8 +10,8 @@ use super::folder::{DIFFUSERS_STEM, Folder, TRANSFORMERS_STEM};
 use super::model::{TextEncoder, UNet, Vae};
 use super::tokenizer::Tokenizer;
 use super::weights::{Weights, save_weights};
-use crate::nn::{Builder, Init, Param, RandomSource, Source};
 use crate::Result;
+use crate::nn::{Builder, Init, Param, RandomSource, Source};
 
 /// A Stable Diffusion.
 pub struct Backbone {
@@ -45,7 +45,8 @@ impl Backbone {
     /// [`Error::Input`] naming the file, and the key or tensor in it, that is missing or wrong.
     pub fn load(backbone: &str, device: &Device, compute: DType) -> Result<Self> {
         let folder = Folder::open(backbone)?;
-        let weights = [folder.text_encoder_weights()?, folder.unet_weights()?, folder.vae_weights()?];
+        let weights =
+            [folder.text_encoder_weights()?, folder.unet_weights()?, folder.vae_weights()?];
         let weights = weights.map(Arc::new);
         let backbone = Backbone::build(folder, device, compute, weights.clone())?;
         weights.iter().try_for_each(|weights| weights.finish())?;

@@ -59,12 +59,7 @@ fn sd_unet() -> UNetConfig {
             CrossAttnDownBlock2D,
             DownBlock2D,
         ],
-        up_block_types: vec![
-            UpBlock2D,
-            CrossAttnUpBlock2D,
-            CrossAttnUpBlock2D,
-            CrossAttnUpBlock2D,
-        ],
+        up_block_types: vec![UpBlock2D, CrossAttnUpBlock2D, CrossAttnUpBlock2D, CrossAttnUpBlock2D],
         block_out_channels: vec![320, 640, 1280, 1280],
         ..Default::default()
     }

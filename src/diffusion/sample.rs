@@ -130,7 +130,8 @@ impl Backbone {
         let text = self.encode_text(&prompts)?;
 
         for (i, t) in scheduler.timesteps().to_vec().into_iter().enumerate() {
-            let input = if guided { Tensor::cat(&[&latents, &latents], 0)? } else { latents.clone() };
+            let input =
+                if guided { Tensor::cat(&[&latents, &latents], 0)? } else { latents.clone() };
             let timesteps = vec![t as f64; prompts.len()];
             let prediction = self.unet.forward(&Var::constant(input), &timesteps, &text)?;
             let prediction = if guided {

@@ -65,7 +65,14 @@ pub struct Downsample(Conv2d);
 impl Downsample {
     /// The UNet pads all sides, the VAE the right and bottom only.
     pub fn new(b: &Builder, channels: usize, padding: Padding) -> Result<Self> {
-        Ok(Downsample(Conv2d::new(&b.at("downsamplers.0.conv"), channels, channels, 3, 2, padding)?))
+        Ok(Downsample(Conv2d::new(
+            &b.at("downsamplers.0.conv"),
+            channels,
+            channels,
+            3,
+            2,
+            padding,
+        )?))
     }
 
     /// Map → map.

@@ -75,9 +75,8 @@ impl TextEncoder {
     pub fn new(b: &Builder, config: &TextEncoderConfig) -> Result<Self> {
         let text = b.at("text_model");
         let (width, embeddings) = (config.hidden_size, text.at("embeddings"));
-        let table = |name, rows| {
-            embeddings.at(name).param("weight", &[rows, width], Init::Normal(0.02))
-        };
+        let table =
+            |name, rows| embeddings.at(name).param("weight", &[rows, width], Init::Normal(0.02));
         Ok(TextEncoder {
             token_embedding: table("token_embedding", config.vocab_size)?,
             position_embedding: table("position_embedding", config.max_position_embeddings)?,
@@ -204,7 +203,8 @@ impl TextEncoder {
         };
         let dtype = table.value().dtype();
         let is_added = |id: &u32| *id >= vocabulary;
-        let known = select(&table, ids.iter().map(|id| if is_added(id) { 0 } else { *id }).collect())?;
+        let known =
+            select(&table, ids.iter().map(|id| if is_added(id) { 0 } else { *id }).collect())?;
         let new = select(
             &ops::to_dtype(&added.var()?, dtype)?,
             ids.iter().map(|id| id.saturating_sub(vocabulary)).collect(),

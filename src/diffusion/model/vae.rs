@@ -207,7 +207,13 @@ impl Coder {
 
 const EPS: f64 = 1e-6;
 
-fn resnet(b: &Builder, j: usize, inputs: usize, outputs: usize, config: &VaeConfig) -> Result<Stage> {
+fn resnet(
+    b: &Builder,
+    j: usize,
+    inputs: usize,
+    outputs: usize,
+    config: &VaeConfig,
+) -> Result<Stage> {
     let style = ResnetStyle { groups: config.norm_num_groups, eps: EPS, time_embed_dim: None };
     let b = b.at(format_args!("resnets.{j}"));
     Ok(Stage::Resnet(ResnetBlock::new(&b, inputs, outputs, style)?))

@@ -273,7 +273,9 @@ mod tests {
             };
             let one = run(1);
             assert!(one == run(2), "{case:?}");
-            let inside = parallel::parts(2, |_| candle_core::Result::Ok(bits(&case.run(DType::F32)))).unwrap();
+            let inside =
+                parallel::parts(2, |_| candle_core::Result::Ok(bits(&case.run(DType::F32))))
+                    .unwrap();
             assert!(inside.iter().all(|part| *part == one), "{case:?} within a part of a batch");
         }
     }

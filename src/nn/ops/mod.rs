@@ -14,12 +14,14 @@ mod norm;
 
 pub use activation::{geglu, gelu, quick_gelu, silu};
 pub use attention::attention;
-pub use basic::{add, detach_first_token, index_select, mul, narrow, reshape, scale, sub, to_dtype};
+pub use basic::{
+    add, detach_first_token, index_select, mul, narrow, reshape, scale, sub, to_dtype,
+};
 pub use composed::composed;
 pub use conv::{Padding, conv2d};
 pub use linear::linear;
 pub use map::{
-    add_per_channel, concat_channels, crop, from_image, map_size, map_to_tokens, to_image, tokens_to_map,
-    upsample_nearest_2x,
+    add_per_channel, concat_channels, crop, from_image, map_size, map_to_tokens, to_image,
+    tokens_to_map, upsample_nearest_2x,
 };
 pub use norm::{group_norm, layer_norm};
