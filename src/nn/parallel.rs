@@ -98,3 +98,19 @@ pub fn pieces_mut<T: Send>(out: &mut [T], grain: usize, f: impl Fn(usize, &mut [
         out.par_chunks_mut(grain).enumerate().for_each(|(i, piece)| f(i, piece));
     }
 }
+
+/// As [`pieces_mut`] over two outputs: piece `i` gets `a[i * grain_a..]` and `b[i * grain_b..]`.
+pub fn pieces_mut2<A: Send, B: Send>(
+    (a, grain_a): (&mut [A], usize),
+    (b, grain_b): (&mut [B], usize),
+    f: impl Fn(usize, &mut [A], &mut [B]) + Sync + Send,
+) {
+    let (grain_a, grain_b) = (grain_a.max(1), grain_b.max(1));
+    if a.len() <= grain_a || IN_PART.get() {
+        let pieces = a.chunks_mut(grain_a).zip(b.chunks_mut(grain_b));
+        pieces.enumerate().for_each(|(i, (a, b))| f(i, a, b));
+    } else {
+        let pieces = a.par_chunks_mut(grain_a).zip(b.par_chunks_mut(grain_b));
+        pieces.enumerate().for_each(|(i, (a, b))| f(i, a, b));
+    }
+}

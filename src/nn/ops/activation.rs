@@ -1,32 +1,98 @@
-use candle_core::{D, Result};
+use candle_core::{D, Result, Tensor, bail};
 
 use super::composed;
 use crate::nn::Var;
+use crate::nn::backend::fast;
+use crate::nn::kernels::activation as kernel;
+use crate::nn::kernels::buffer::slice;
 
 /// `x σ(x)`.
 pub fn silu(x: &Var) -> Result<Var> {
-    composed([x], |[x]| x * sigmoid(x)?)
+    if !fast(x.value()) {
+        return composed([x], |[x]| x * sigmoid(x)?);
+    }
+    pointwise(
+        x,
+        #[inline(always)]
+        |x| kernel::silu(x),
+        #[inline(always)]
+        |x, grad| grad * kernel::silu_slope(x),
+    )
 }
 
 /// `x Φ(x)`, exact.
 pub fn gelu(x: &Var) -> Result<Var> {
-    composed([x], |[x]| x.gelu_erf())
+    if !fast(x.value()) {
+        return composed([x], |[x]| x.gelu_erf());
+    }
+    pointwise(
+        x,
+        #[inline(always)]
+        |x| kernel::gelu(x),
+        #[inline(always)]
+        |x, grad| grad * kernel::gelu_and_slope(x).1,
+    )
 }
 
 /// `x σ(1.702 x)`, CLIP's approximation of gelu.
 pub fn quick_gelu(x: &Var) -> Result<Var> {
-    composed([x], |[x]| x * sigmoid(&(x * 1.702)?)?)
+    if !fast(x.value()) {
+        return composed([x], |[x]| x * sigmoid(&(x * 1.702)?)?);
+    }
+    pointwise(
+        x,
+        #[inline(always)]
+        |x| kernel::quick_gelu(x),
+        #[inline(always)]
+        |x, grad| grad * kernel::quick_gelu_slope(x),
+    )
 }
 
 /// `a · gelu(b)`, where `a` and `b` are the halves of the last dimension (Shazeer 2020,
 /// arXiv:2002.05202).
 pub fn geglu(x: &Var) -> Result<Var> {
-    composed([x], |[x]| {
-        let half = x.dim(D::Minus1)? / 2;
-        x.narrow(D::Minus1, 0, half)? * x.narrow(D::Minus1, half, half)?.contiguous()?.gelu_erf()?
-    })
+    let width = x.value().dim(D::Minus1)?;
+    if width == 0 || width % 2 != 0 {
+        bail!("geglu halves the last dimension, which is {width}");
+    }
+    let half = width / 2;
+    if !fast(x.value()) {
+        return composed([x], move |[x]| {
+            x.narrow(D::Minus1, 0, half)?
+                * x.narrow(D::Minus1, half, half)?.contiguous()?.gelu_erf()?
+        });
+    }
+    let value = x.value().contiguous()?;
+    let mut shape = value.dims().to_vec();
+    *shape.last_mut().expect("has a last dimension") = half;
+    let out = kernel::geglu(&slice(&value)?, half);
+    let out = Tensor::from_vec(out, shape, value.device())?;
+    Ok(Var::record(out, [x], move |grad, flow| {
+        flow.add_with(0, || {
+            let grad = grad.contiguous()?;
+            let dx = kernel::geglu_backward(&slice(&value)?, &slice(&grad)?, half);
+            Tensor::from_vec(dx, value.shape(), value.device())
+        })
+    }))
 }
 
-fn sigmoid(x: &candle_core::Tensor) -> Result<candle_core::Tensor> {
+/// `f` of each element; `backward(x, grad)` is the gradient. Both must be `#[inline(always)]`.
+fn pointwise(
+    x: &Var,
+    f: impl Fn(f32) -> f32 + Copy + Send + Sync,
+    backward: impl Fn(f32, f32) -> f32 + Copy + Send + Sync + 'static,
+) -> Result<Var> {
+    let value = x.value().contiguous()?;
+    let out = Tensor::from_vec(kernel::map(&slice(&value)?, f), value.shape(), value.device())?;
+    Ok(Var::record(out, [x], move |grad, flow| {
+        flow.add_with(0, || {
+            let grad = grad.contiguous()?;
+            let dx = kernel::zip(&slice(&value)?, &slice(&grad)?, backward);
+            Tensor::from_vec(dx, value.shape(), value.device())
+        })
+    }))
+}
+
+fn sigmoid(x: &Tensor) -> Result<Tensor> {
     (x.neg()?.exp()? + 1.0)?.recip()
 }

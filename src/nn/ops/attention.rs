@@ -1,6 +1,9 @@
-use candle_core::{D, DType, Device, Result, Tensor};
+use candle_core::{D, DType, Device, Result, Tensor, bail};
 
 use crate::nn::Var;
+use crate::nn::backend::fast;
+use crate::nn::kernels::attention::{Attention, Needs};
+use crate::nn::kernels::buffer::slice;
 
 /// Multi-head attention `softmax(q kᵀ / √d) v`: `q` [batch, n, heads · d], `k` and `v` [batch, m,
 /// heads · d]. With `causal`, a token sees itself and those before it.
@@ -8,7 +11,40 @@ use crate::nn::Var;
 /// Scores are formed for a block of queries at a time and formed again in the backward pass, so that
 /// memory grows with n + m, not n · m.
 pub fn attention(q: &Var, k: &Var, v: &Var, heads: usize, causal: bool) -> Result<Var> {
+    let (batch, n, width) = q.value().dims3()?;
+    let m = k.value().dim(1)?;
+    if heads == 0 || width == 0 || width % heads != 0 {
+        bail!("{width} features cannot be split over {heads} heads");
+    }
+    for x in [k, v] {
+        if m == 0 || x.dims() != [batch, m, width] {
+            bail!("attention of queries {:?} over keys or values {:?}", q.dims(), x.dims());
+        }
+    }
+    if fast(q.value()) {
+        let shape = Attention { n, m, heads, d: width / heads, causal };
+        return kernel(q, k, v, shape);
+    }
     candle(q, k, v, heads, causal)
+}
+
+fn kernel(q: &Var, k: &Var, v: &Var, shape: Attention) -> Result<Var> {
+    let values = [q.value().contiguous()?, k.value().contiguous()?, v.value().contiguous()?];
+    let out = {
+        let [q, k, v] = &values;
+        shape.forward(&slice(q)?, &slice(k)?, &slice(v)?)
+    };
+    let out = Tensor::from_vec(out, q.value().shape(), q.value().device())?;
+    Ok(Var::record(out, [q, k, v], move |grad, flow| {
+        let [q, k, v] = &values;
+        let needs = Needs { q: flow.needs(0), k: flow.needs(1), v: flow.needs(2) };
+        let grad = grad.contiguous()?;
+        let gradients = shape.backward(&slice(q)?, &slice(k)?, &slice(v)?, &slice(&grad)?, needs);
+        for (i, (grad, x)) in gradients.into_iter().zip(&values).enumerate() {
+            flow.add_with(i, || Tensor::from_vec(grad, x.shape(), x.device()))?;
+        }
+        Ok(())
+    }))
 }
 
 /// Scores held at a time, in numbers.

@@ -1,10 +1,13 @@
 use candle_core::{D, DType, Result, Shape, Tensor};
 
 use crate::nn::Var;
+use crate::nn::backend::fast;
+use crate::nn::kernels::activation::zip;
+use crate::nn::kernels::buffer::slice;
 
 /// `a + b`, of the same shape.
 pub fn add(a: &Var, b: &Var) -> Result<Var> {
-    let out = a.value().add(b.value())?;
+    let out = sum(a.value(), b.value())?;
     Ok(Var::record(out, [a, b], |grad, flow| {
         flow.add(0, grad.clone())?;
         flow.add(1, grad)
@@ -23,10 +26,10 @@ pub fn sub(a: &Var, b: &Var) -> Result<Var> {
 /// The elementwise product, of the same shape.
 pub fn mul(a: &Var, b: &Var) -> Result<Var> {
     let (x, y) = (a.value().clone(), b.value().clone());
-    let out = x.mul(&y)?;
+    let out = product(&x, &y)?;
     Ok(Var::record(out, [a, b], move |grad, flow| {
-        flow.add_with(0, || grad.mul(&y))?;
-        flow.add_with(1, || grad.mul(&x))
+        flow.add_with(0, || product(&grad, &y))?;
+        flow.add_with(1, || product(&grad, &x))
     }))
 }
 
@@ -34,6 +37,40 @@ pub fn mul(a: &Var, b: &Var) -> Result<Var> {
 pub fn scale(x: &Var, factor: f64) -> Result<Var> {
     let out = (x.value() * factor)?;
     Ok(Var::record(out, [x], move |grad, flow| flow.add_with(0, || grad * factor)))
+}
+
+/// `a + b` without history.
+pub(in crate::nn) fn sum(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    if !fast(a) || a.shape() != b.shape() {
+        return a.add(b);
+    }
+    elementwise(
+        a,
+        b,
+        #[inline(always)]
+        |a, b| a + b,
+    )
+}
+
+fn product(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    if !fast(a) || a.shape() != b.shape() {
+        return a.mul(b);
+    }
+    elementwise(
+        a,
+        b,
+        #[inline(always)]
+        |a, b| a * b,
+    )
+}
+
+fn elementwise(
+    a: &Tensor,
+    b: &Tensor,
+    f: impl Fn(f32, f32) -> f32 + Copy + Send + Sync,
+) -> Result<Tensor> {
+    let (a, b) = (a.contiguous()?, b.contiguous()?);
+    Tensor::from_vec(zip(&slice(&a)?, &slice(&b)?, f), a.shape(), a.device())
 }
 
 /// The same elements under another shape.

@@ -1,10 +1,12 @@
 //! Feature maps: [batch, channels, height, width] on candle's operations, [batch, height, width,
 //! channels] on the CPU kernels.
 
-use candle_core::{Result, Tensor};
+use candle_core::{Result, Shape, Tensor, bail};
 
 use crate::nn::Var;
 use crate::nn::backend::fast;
+use crate::nn::kernels::buffer::slice;
+use crate::nn::kernels::map as kernel;
 
 /// (batch, channels, height, width) of a map.
 pub fn map_size(x: &Var) -> Result<(usize, usize, usize, usize)> {
@@ -48,26 +50,51 @@ pub fn tokens_to_map(x: &Var, h: usize, w: usize) -> Result<Var> {
 
 /// The channels of `a`, then those of `b`.
 pub fn concat_channels(a: &Var, b: &Var) -> Result<Var> {
-    let dim = channel_dim(a.value());
-    let (n, m) = (a.value().dim(dim)?, b.value().dim(dim)?);
-    let out = Tensor::cat(&[a.value(), b.value()], dim)?;
+    let ((batch, n, h, w), (batch_b, m, h_b, w_b)) = (map_size(a)?, map_size(b)?);
+    if (batch, h, w) != (batch_b, h_b, w_b) || n == 0 || m == 0 {
+        bail!("channels of {:?} beside those of {:?}", a.dims(), b.dims());
+    }
+    if !fast(a.value()) {
+        let out = Tensor::cat(&[a.value(), b.value()], 1)?;
+        return Ok(Var::record(out, [a, b], move |grad, flow| {
+            flow.add_with(0, || grad.narrow(1, 0, n)?.contiguous())?;
+            flow.add_with(1, || grad.narrow(1, n, m)?.contiguous())
+        }));
+    }
+    let (x, y) = (a.value().contiguous()?, b.value().contiguous()?);
+    let out = tensor(kernel::concat(&slice(&x)?, n, &slice(&y)?, m), (batch, h, w, n + m), &x)?;
     Ok(Var::record(out, [a, b], move |grad, flow| {
-        flow.add_with(0, || grad.narrow(dim, 0, n)?.contiguous())?;
-        flow.add_with(1, || grad.narrow(dim, n, m)?.contiguous())
+        let grad = grad.contiguous()?;
+        let part = |start, len| {
+            let part = kernel::columns(&slice(&grad)?, n + m, start, len);
+            tensor(part, (batch, h, w, len), &grad)
+        };
+        flow.add_with(0, || part(0, n))?;
+        flow.add_with(1, || part(n, m))
     }))
 }
 
 /// Adds `v` [batch, channels] to every pixel.
 pub fn add_per_channel(x: &Var, v: &Var) -> Result<Var> {
-    let (b, c, _, _) = map_size(x)?;
-    let channels_last = fast(x.value());
-    let out = if channels_last {
-        x.value().broadcast_add(&v.value().reshape((b, 1, 1, c))?)?
-    } else {
-        x.value().broadcast_add(&v.value().reshape((b, c, 1, 1))?)?
-    };
+    let (b, c, h, w) = map_size(x)?;
+    if v.dims() != [b, c] {
+        bail!("{:?} added to the pixels of {b} images of {c} channels", v.dims());
+    }
+    if !fast(x.value()) {
+        let out = x.value().broadcast_add(&v.value().reshape((b, c, 1, 1))?)?;
+        return Ok(Var::record(out, [x, v], move |grad, flow| {
+            flow.add_with(1, || grad.sum((2, 3)))?;
+            flow.add(0, grad)
+        }));
+    }
+    let (y, z) = (x.value().contiguous()?, v.value().contiguous()?);
+    let out = kernel::add_per_image(&slice(&y)?, &slice(&z)?, h * w, c);
+    let out = tensor(out, (b, h, w, c), &y)?;
     Ok(Var::record(out, [x, v], move |grad, flow| {
-        flow.add_with(1, || if channels_last { grad.sum((1, 2)) } else { grad.sum((2, 3)) })?;
+        flow.add_with(1, || {
+            let grad = grad.contiguous()?;
+            tensor(kernel::sum_per_image(&slice(&grad)?, h * w, c), (b, c), &grad)
+        })?;
         flow.add(0, grad)
     }))
 }
@@ -81,14 +108,14 @@ pub fn upsample_nearest_2x(x: &Var) -> Result<Var> {
             flow.add_with(0, || grad.reshape((b, c, h, 2, w, 2))?.sum((3, 5)))
         }));
     }
-    let out = x
-        .value()
-        .reshape((b, h, 1, w, 1, c))?
-        .broadcast_as((b, h, 2, w, 2, c))?
-        .contiguous()?
-        .reshape((b, 2 * h, 2 * w, c))?;
+    let value = x.value().contiguous()?;
+    let out = kernel::upsample_2x(&slice(&value)?, w, c);
+    let out = tensor(out, (b, 2 * h, 2 * w, c), &value)?;
     Ok(Var::record(out, [x], move |grad, flow| {
-        flow.add_with(0, || grad.reshape((b, h, 2, w, 2, c))?.sum((2, 4)))
+        flow.add_with(0, || {
+            let grad = grad.contiguous()?;
+            tensor(kernel::upsample_2x_backward(&slice(&grad)?, w, c), (b, h, w, c), &grad)
+        })
     }))
 }
 
@@ -109,8 +136,9 @@ pub fn crop(x: &Var, height: usize, width: usize) -> Result<Var> {
     }))
 }
 
-fn channel_dim(x: &Tensor) -> usize {
-    if fast(x) { 3 } else { 1 }
+/// A kernel's result, where `like` is.
+fn tensor(values: Vec<f32>, shape: impl Into<Shape>, like: &Tensor) -> Result<Tensor> {
+    Tensor::from_vec(values, shape.into(), like.device())
 }
 
 fn permute(x: &Var, order: [usize; 4], inverse: [usize; 4]) -> Result<Var> {

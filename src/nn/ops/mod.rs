@@ -4,6 +4,8 @@
 //! only made, read and reshaped by the functions of `map`. *Tokens* are [batch, length, width].
 
 mod activation;
+#[cfg(test)]
+mod agreement;
 mod attention;
 mod basic;
 mod composed;
