@@ -51,6 +51,9 @@ pub fn uninit(len: usize) -> Vec<f32> {
     values
 }
 
+/// Numbers in a line of the cache, at which scratch memory begins.
+const LINE: usize = 16;
+
 thread_local! {
     static SCRATCH: RefCell<Vec<Vec<f32>>> = const { RefCell::new(vec![]) };
 }
@@ -60,10 +63,11 @@ pub fn with_scratch<T>(len: usize, f: impl FnOnce(&mut [f32]) -> T) -> T {
     // Taken out while in use: `f` may need scratch of its own, or wait in rayon and meanwhile be lent
     // another piece of work that does.
     let mut buffer = SCRATCH.with_borrow_mut(Vec::pop).unwrap_or_default();
-    if buffer.len() < len {
-        buffer = vec![0.0; len];
+    if buffer.len() < len + LINE {
+        buffer = vec![0.0; len + LINE];
     }
-    let result = f(&mut buffer[..len]);
+    let start = buffer.as_ptr().align_offset(LINE * size_of::<f32>()).min(LINE);
+    let result = f(&mut buffer[start..start + len]);
     SCRATCH.with_borrow_mut(|buffers| buffers.push(buffer));
     result
 }

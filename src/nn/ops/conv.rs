@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use candle_core::{Device, Result, Tensor, bail};
 
 use crate::nn::backend::fast;
@@ -31,18 +33,29 @@ pub fn conv2d(
 ) -> Result<Var> {
     let (w, b) = (kernel.var()?, bias.var()?);
     if fast(x.value()) {
-        return channels_last(x, &w, &b, stride, padding);
+        let g = geometry(x.value(), w.value(), b.value(), stride, padding)?;
+        let prepare = |w: &Tensor| Ok(conv::prepare(g.inputs, g.outputs, &slice(w)?));
+        let prepared = conv::wants_preparation(&g).then(|| kernel.derived(prepare)).transpose()?;
+        return channels_last(x, &w, prepared, &b, g);
     }
     candle(x, &w, &b, stride, padding)
 }
 
 /// Channels last, on the project's kernels.
-fn channels_last(x: &Var, w: &Var, b: &Var, stride: usize, padding: Padding) -> Result<Var> {
-    let g = geometry(x.value(), w.value(), b.value(), stride, padding)?;
+fn channels_last(
+    x: &Var,
+    w: &Var,
+    prepared: Option<Arc<Vec<f32>>>,
+    b: &Var,
+    g: Geometry,
+) -> Result<Var> {
     let (x_dims, w_dims) = (x.value().shape().clone(), w.value().shape().clone());
     let input = x.value().contiguous()?;
     let kernel = w.value().clone();
-    let out = conv::forward(&g, &slice(&input)?, &slice(&kernel)?, &slice(b.value())?);
+    let out = {
+        let prepared = prepared.as_ref().map(|u| u.as_slice());
+        conv::forward(&g, &slice(&input)?, &slice(&kernel)?, prepared, &slice(b.value())?)
+    };
     let out = Tensor::from_vec(out, (g.batch, g.out_height, g.out_width, g.outputs), &Device::Cpu)?;
     // A frozen kernel's gradient is never formed, so the input need not be kept either.
     let kept = w.needs_grad().then_some(input);
@@ -50,7 +63,9 @@ fn channels_last(x: &Var, w: &Var, b: &Var, stride: usize, padding: Padding) -> 
         let dy = dy.contiguous()?;
         let dy = slice(&dy)?;
         flow.add_with(0, || {
-            Tensor::from_vec(conv::input_gradient(&g, &dy, &slice(&kernel)?), x_dims, &Device::Cpu)
+            let prepared = prepared.as_ref().map(|u| u.as_slice());
+            let dx = conv::input_gradient(&g, &dy, &slice(&kernel)?, prepared);
+            Tensor::from_vec(dx, x_dims, &Device::Cpu)
         })?;
         if let Some(input) = kept {
             flow.add_with(1, || {

@@ -1,6 +1,8 @@
 //! Convolution of channels-last maps [batch, height, width, channels] by kernels [k, k, in, out].
 
 mod im2col;
+mod transform;
+mod winograd;
 
 use super::gemm;
 
@@ -41,19 +43,45 @@ impl Geometry {
     }
 }
 
+/// What [`forward`] and [`input_gradient`] want to have made of the kernel by [`prepare`], if anything.
+pub fn wants_preparation(g: &Geometry) -> bool {
+    winograd::suits(g)
+}
+
+/// The kernel `w` as the faster algorithm wants it.
+pub fn prepare(inputs: usize, outputs: usize, w: &[f32]) -> Vec<f32> {
+    winograd::transform_kernel(inputs, outputs, w)
+}
+
 /// `x` convolved by `w`, plus `bias`: [batch, out_height, out_width, outputs].
-pub fn forward(g: &Geometry, x: &[f32], w: &[f32], bias: &[f32]) -> Vec<f32> {
-    im2col::forward(g, x, w, bias)
+pub fn forward(
+    g: &Geometry,
+    x: &[f32],
+    w: &[f32],
+    prepared: Option<&[f32]>,
+    bias: &[f32],
+) -> Vec<f32> {
+    match prepared {
+        Some(u) => winograd::forward(g, x, u, bias),
+        None => im2col::forward(g, x, w, bias),
+    }
 }
 
 /// The gradient of `x`, from `dy` of the output.
-pub fn input_gradient(g: &Geometry, dy: &[f32], w: &[f32]) -> Vec<f32> {
-    im2col::input_gradient(g, dy, w)
+pub fn input_gradient(g: &Geometry, dy: &[f32], w: &[f32], prepared: Option<&[f32]>) -> Vec<f32> {
+    match prepared {
+        Some(u) => winograd::input_gradient(g, dy, u),
+        None => im2col::input_gradient(g, dy, w),
+    }
 }
 
 /// The gradient of `w`, from `dy` of the output.
 pub fn kernel_gradient(g: &Geometry, x: &[f32], dy: &[f32]) -> Vec<f32> {
-    im2col::kernel_gradient(g, x, dy)
+    if winograd::suits(g) {
+        winograd::kernel_gradient(g, x, dy)
+    } else {
+        im2col::kernel_gradient(g, x, dy)
+    }
 }
 
 /// The gradient of the bias, from `dy` of the output.
