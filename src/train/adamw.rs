@@ -73,11 +73,23 @@ impl AdamW {
     /// An optimiser at its first step.
     ///
     /// # Errors
-    /// No parameter at all, a frozen one, or two of the same name.
+    /// No parameter at all, a frozen one, or two of the same name; numbers that make no sense.
     pub fn new(config: AdamWConfig, groups: Vec<Group>) -> Result<Self> {
+        let AdamWConfig { beta1, beta2, eps } = config;
+        if !(0.0..1.0).contains(&beta1) || !(0.0..1.0).contains(&beta2) || !(eps > 0.0) {
+            return Err(Error::input_hint(
+                format!("optimiser: beta1 {beta1}, beta2 {beta2}, eps {eps}"),
+                "0 ≤ beta < 1 and eps > 0",
+            ));
+        }
         let mut slots = vec![];
         let mut names = HashSet::new();
         for group in groups {
+            for (name, x) in [("learning rate", group.lr), ("weight decay", group.weight_decay)] {
+                if !(x >= 0.0 && x.is_finite()) {
+                    return Err(Error::input(format!("optimiser: a {name} of {x}")));
+                }
+            }
             for param in group.params {
                 let name = param.name().to_owned();
                 if !param.trainable() {
@@ -146,10 +158,12 @@ impl AdamW {
         self.step += 1;
         let factors: Vec<Factors> =
             self.slots.iter().map(|slot| self.factors(slot, lr_factor, grad_factor)).collect();
-        self.slots
-            .par_iter_mut()
-            .zip(factors)
-            .try_for_each(|(slot, factors)| slot.update(gradients, factors))?;
+        let update = |(slot, factors): (&mut Slot, Factors)| slot.update(gradients, factors);
+        if self.slots[0].m.device().is_cpu() {
+            self.slots.par_iter_mut().zip(factors).try_for_each(update)?;
+        } else {
+            self.slots.iter_mut().zip(factors).try_for_each(update)?;
+        }
         Ok(())
     }
 
@@ -175,12 +189,12 @@ impl AdamW {
         self.slots.iter().flat_map(|s| [("m", &s.param, &s.m), ("v", &s.param, &s.v)])
     }
 
-    /// Replaces the state by what `tensor` gives for each `(kind, parameter)`, laid out as the
-    /// parameter is kept.
+    /// Replaces the state by what `tensor` gives for each `(kind, parameter)`: laid out as the
+    /// parameter is kept, and held by nothing else.
     pub(super) fn set_state(
         &mut self,
         step: u64,
-        mut tensor: impl FnMut(&'static str, &Param) -> Result<Tensor>,
+        mut tensor: impl FnMut(&'static str, &Param) -> candle_core::Result<Tensor>,
     ) -> Result<()> {
         for slot in &mut self.slots {
             slot.m = tensor("m", &slot.param)?;
@@ -389,5 +403,10 @@ mod tests {
         assert!(new(vec![]).contains("nothing"));
         a.set_trainable(false).unwrap();
         assert!(new(vec![a]).contains("frozen"));
+        let wild = AdamWConfig { beta2: 1.0, ..AdamWConfig::default() };
+        assert!(AdamW::new(wild, vec![]).is_err());
+        let nan = Group { params: vec![], lr: f64::NAN, weight_decay: 0.0 };
+        let error = AdamW::new(AdamWConfig::default(), vec![nan]).map(|_| ()).unwrap_err();
+        assert!(error.to_string().contains("learning rate"), "{error}");
     }
 }

@@ -1,6 +1,6 @@
 //! Clipping of gradients by their global norm (Pascanu et al. 2013, arXiv:1211.5063).
 
-use candle_core::Result;
+use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
 use super::slices;
@@ -9,20 +9,19 @@ use crate::nn::{Gradients, Param};
 /// Numbers summed at a time; fixed, so that the sum does not depend on the threads.
 const PIECE: usize = 1 << 15;
 
-/// The L2 norm of the gradients of `params` taken together, summed in f64 on the CPU. Parameters
-/// without a gradient count as zero.
+/// The L2 norm of the gradients of `params` taken together: the same for any number of threads, to
+/// about seven digits. Parameters without a gradient count as zero.
 pub fn gradient_norm(params: &[Param], gradients: &Gradients) -> Result<f64> {
-    let squares: Vec<f64> = params
-        .par_iter()
-        .filter_map(|p| p.grad(gradients))
-        .map(|g| {
-            if g.device().is_cpu() {
-                slices::read(g, sum_of_squares)
-            } else {
-                Ok(f64::from(g.sqr()?.sum_all()?.to_scalar::<f32>()?))
-            }
-        })
-        .collect::<Result<_>>()?;
+    let grads: Vec<&Tensor> = params.iter().filter_map(|p| p.grad(gradients)).collect();
+    let Some(first) = grads.first() else { return Ok(0.0) };
+    if !first.device().is_cpu() {
+        let squares = grads.iter().map(|g| g.sqr()?.sum_all()).collect::<Result<Vec<_>>>()?;
+        // one transfer, for each waits for all that the device was told to do
+        let squares = Tensor::stack(&squares, 0)?.to_vec1::<f32>()?;
+        return Ok(squares.iter().map(|&s| f64::from(s)).sum::<f64>().sqrt());
+    }
+    let squares: Vec<f64> =
+        grads.par_iter().map(|g| slices::read(g, sum_of_squares)).collect::<Result<_>>()?;
     Ok(squares.iter().sum::<f64>().sqrt())
 }
 
@@ -62,7 +61,7 @@ fn sum_of_squares_of_piece(x: &[f32]) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use candle_core::{DType, Device, Tensor};
+    use candle_core::{DType, Device};
 
     use super::*;
     use crate::nn::ops;

@@ -4,6 +4,7 @@
 //! A [`Task`] makes batches and says what their loss is; a [`Trainer`] does the rest.
 
 mod adamw;
+mod checkpoint;
 mod clip;
 mod ema;
 pub mod loss;
@@ -11,10 +12,15 @@ mod lr;
 mod select;
 mod slices;
 mod step;
+mod streams;
+mod trainer;
 
 pub use adamw::{AdamW, AdamWConfig, Group, MissingGradients};
+pub use checkpoint::Checkpoints;
 pub use clip::{clip_factor, gradient_norm};
 pub use ema::{Ema, EmaConfig};
 pub use lr::{Decay, Schedule};
 pub use select::{Component, GroupSpec, Trainable, apply_groups};
 pub use step::{Part, gradients, images_per_part};
+pub use streams::Streams;
+pub use trainer::{BatchSize, Progress, Task, TrainConfig, Trainer};
