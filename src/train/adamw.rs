@@ -76,7 +76,11 @@ impl AdamW {
     /// No parameter at all, a frozen one, or two of the same name; numbers that make no sense.
     pub fn new(config: AdamWConfig, groups: Vec<Group>) -> Result<Self> {
         let AdamWConfig { beta1, beta2, eps } = config;
-        if !(0.0..1.0).contains(&beta1) || !(0.0..1.0).contains(&beta2) || !(eps > 0.0) {
+        if !(0.0..1.0).contains(&beta1)
+            || !(0.0..1.0).contains(&beta2)
+            || eps.is_nan()
+            || eps <= 0.0
+        {
             return Err(Error::input_hint(
                 format!("optimiser: beta1 {beta1}, beta2 {beta2}, eps {eps}"),
                 "0 ≤ beta < 1 and eps > 0",
@@ -326,11 +330,11 @@ mod tests {
             assert!((found - norm).abs() < 1e-4, "{found} {norm}");
             adamw.step(&gradients, 1.0, clip_factor(found, 10.0)).unwrap();
         }
-        close(&values(&a.value()), &[0.523992062, -2.501787901, 0.063590646]);
-        close(&values(&b.value()), &[0.149156660, 2.935346127, -0.646822035, 0.049662013]);
+        close(&values(&a.value()), &[0.523992, -2.501788, 0.063591]);
+        close(&values(&b.value()), &[0.149157, 2.935346, -0.646822, 0.049662]);
         let state: Vec<_> = adamw.state().collect();
-        close(&values(state[2].2), &[-0.338404059, 1.518765926, -1.937295318, -1.507296085]);
-        close(&values(state[3].2), &[0.003492436, 0.070151880, 0.114128739, 0.069244087]);
+        close(&values(state[2].2), &[-0.338404, 1.518766, -1.937295, -1.507296]);
+        close(&values(state[3].2), &[0.0034924, 0.070152, 0.114129, 0.069244]);
     }
 
     #[test]

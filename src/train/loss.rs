@@ -6,6 +6,7 @@
 
 use candle_core::{DType, Device, Result, Tensor};
 
+use crate::diffusion::config::PredictionType;
 use crate::nn::Var;
 
 /// `Σ w (prediction − target)²`, a scalar: `prediction` and `target` [batch, ...], `weights` f32 of a
@@ -66,14 +67,17 @@ pub fn scale_images(weights: &Tensor, factors: &[f64]) -> Result<Tensor> {
     weights.broadcast_mul(&Tensor::from_vec(factors, (count, 1, 1, 1), weights.device())?)
 }
 
-/// The factor that min-SNR-γ (Hang et al. 2023, arXiv:2303.09556) gives a timestep of signal-to-noise
-/// ratio `snr`: `min(snr, γ)` for a loss on the clean sample, expressed for what the model predicts.
-pub fn min_snr_factor(snr: f64, gamma: f64, v_prediction: bool) -> f64 {
-    if v_prediction {
-        return snr.min(gamma) / (snr + 1.0);
+/// The factor that min-SNR-γ (Hang et al. 2023, arXiv:2303.09556) gives the squared error of a
+/// prediction at a timestep of signal-to-noise ratio `snr`: `min(snr, γ)` for the clean sample, and
+/// what amounts to the same for noise and v.
+pub fn min_snr_factor(snr: f64, gamma: f64, predicts: PredictionType) -> f64 {
+    match predicts {
+        PredictionType::Sample => snr.min(gamma),
+        PredictionType::VPrediction => snr.min(gamma) / (snr + 1.0),
+        // min(snr, γ) / snr, and its limit at pure noise
+        PredictionType::Epsilon if snr <= gamma => 1.0,
+        PredictionType::Epsilon => gamma / snr,
     }
-    // 1 in the limit of pure noise
-    if snr <= gamma { 1.0 } else { gamma / snr }
 }
 
 #[cfg(test)]
@@ -159,11 +163,13 @@ mod tests {
     #[test]
     fn min_snr() {
         // diffusers: minimum(snr, 5) / snr, and / (snr + 1) for v
-        close(min_snr_factor(20.0, 5.0, false), 0.25);
-        close(min_snr_factor(2.0, 5.0, false), 1.0);
-        close(min_snr_factor(0.0, 5.0, false), 1.0);
-        close(min_snr_factor(19.0, 5.0, true), 0.25);
-        close(min_snr_factor(1.0, 5.0, true), 0.5);
+        use PredictionType::{Epsilon, Sample, VPrediction};
+        close(min_snr_factor(20.0, 5.0, Epsilon), 0.25);
+        close(min_snr_factor(2.0, 5.0, Epsilon), 1.0);
+        close(min_snr_factor(0.0, 5.0, Epsilon), 1.0);
+        close(min_snr_factor(19.0, 5.0, VPrediction), 0.25);
+        close(min_snr_factor(1.0, 5.0, VPrediction), 0.5);
+        close(min_snr_factor(20.0, 5.0, Sample), 5.0);
     }
 
     #[test]

@@ -110,8 +110,9 @@ impl Trainer {
     /// # Errors
     /// As [`AdamW::new`].
     pub fn new(config: TrainConfig, groups: Vec<Group>, seed: u64) -> Result<Self> {
-        if !(config.max_grad_norm >= 0.0) {
-            return Err(Error::input(format!("max_grad_norm: {}", config.max_grad_norm)));
+        let max_norm = config.max_grad_norm;
+        if max_norm.is_nan() || max_norm < 0.0 {
+            return Err(Error::input(format!("a max_grad_norm of {max_norm}")));
         }
         let adamw = AdamW::new(config.adamw, groups)?;
         let params = adamw.params();
