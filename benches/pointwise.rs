@@ -87,9 +87,8 @@ fn main() -> Result<()> {
     bench.op("silu", &[map], |x| ops::silu(&x[0]))?;
     bench.op("gelu", &[map], |x| ops::gelu(&x[0]))?;
     bench.op("geglu", &[&[8, 256, 512]], |x| ops::geglu(&x[0]))?;
-    bench.op("attention2", &[&[8, 256, 64]; 3], |x| {
-        ops::attention(&x[0], &x[1], &x[2], 2, false)
-    })?;
+    bench
+        .op("attention2", &[&[8, 256, 64]; 3], |x| ops::attention(&x[0], &x[1], &x[2], 2, false))?;
     bench.op("attention4", &[&[8, 256, 128]; 3], |x| {
         ops::attention(&x[0], &x[1], &x[2], 4, false)
     })?;

@@ -1,9 +1,9 @@
 use candle_core::{D, DType, Device, Result, Tensor, bail};
 
-use crate::nn::Var;
 use crate::nn::backend::fast;
 use crate::nn::kernels::attention::{Attention, Needs};
 use crate::nn::kernels::buffer::slice;
+use crate::nn::{Flow, Var, flops};
 
 /// Multi-head attention `softmax(q kᵀ / √d) v`: `q` [batch, n, heads · d], `k` and `v` [batch, m,
 /// heads · d]. With `causal`, a token sees itself and those before it.
@@ -21,14 +21,24 @@ pub fn attention(q: &Var, k: &Var, v: &Var, heads: usize, causal: bool) -> Resul
             bail!("attention of queries {:?} over keys or values {:?}", q.dims(), x.dims());
         }
     }
+    // Of scores or their product with the values; causal ones count in full, though half are skipped.
+    let products = batch * n * m * width;
+    flops::add(2 * products);
     if fast(q.value()) {
         let shape = Attention { n, m, heads, d: width / heads, causal };
-        return kernel(q, k, v, shape);
+        kernel(q, k, v, shape, products)
+    } else {
+        candle(q, k, v, heads, causal, products)
     }
-    candle(q, k, v, heads, causal)
 }
 
-fn kernel(q: &Var, k: &Var, v: &Var, shape: Attention) -> Result<Var> {
+/// Counts the backward pass: the scores once more, the gradient of the probabilities, and each gradient
+/// that is needed.
+fn count_backward(flow: &Flow, products: usize) {
+    flops::add((2 + (0..3).filter(|&i| flow.needs(i)).count()) * products);
+}
+
+fn kernel(q: &Var, k: &Var, v: &Var, shape: Attention, products: usize) -> Result<Var> {
     let values = [q.value().contiguous()?, k.value().contiguous()?, v.value().contiguous()?];
     let out = {
         let [q, k, v] = &values;
@@ -36,6 +46,7 @@ fn kernel(q: &Var, k: &Var, v: &Var, shape: Attention) -> Result<Var> {
     };
     let out = Tensor::from_vec(out, q.value().shape(), q.value().device())?;
     Ok(Var::record(out, [q, k, v], move |grad, flow| {
+        count_backward(flow, products);
         let [q, k, v] = &values;
         let needs = Needs { q: flow.needs(0), k: flow.needs(1), v: flow.needs(2) };
         let grad = grad.contiguous()?;
@@ -51,7 +62,7 @@ fn kernel(q: &Var, k: &Var, v: &Var, shape: Attention) -> Result<Var> {
 const BLOCK: usize = 1 << 24;
 
 /// On candle's operations.
-fn candle(q: &Var, k: &Var, v: &Var, heads: usize, causal: bool) -> Result<Var> {
+fn candle(q: &Var, k: &Var, v: &Var, heads: usize, causal: bool, products: usize) -> Result<Var> {
     let (batch, n, width) = q.value().dims3()?;
     let m = k.value().dim(1)?;
     let scale = 1.0 / ((width / heads) as f64).sqrt();
@@ -69,6 +80,7 @@ fn candle(q: &Var, k: &Var, v: &Var, heads: usize, causal: bool) -> Result<Var> 
     let out = Tensor::cat(&blocks, 2)?;
     let result = join_heads(&out)?;
     Ok(Var::record(result, [q, k, v], move |grad, flow| {
+        count_backward(flow, products);
         let grad = split_heads(&grad, heads)?;
         let (kt, vt) = (kh.clone(), vh.transpose(2, 3)?.contiguous()?);
         let (mut dq, mut dk, mut dv) = (vec![], None, None);

@@ -5,7 +5,7 @@ use candle_core::{Device, Result, Tensor, bail};
 use crate::nn::backend::fast;
 use crate::nn::kernels::buffer::slice;
 use crate::nn::kernels::conv::{self, Geometry};
-use crate::nn::{Param, Var};
+use crate::nn::{Param, Var, flops};
 
 /// Zero pixels around a map: `before` at the top and left, `after` at the bottom and right.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +52,8 @@ fn channels_last(
     let (x_dims, w_dims) = (x.value().shape().clone(), w.value().shape().clone());
     let input = x.value().contiguous()?;
     let kernel = w.value().clone();
+    let products = g.batch * g.out_height * g.out_width * kernel.elem_count();
+    flops::add(products);
     let out = {
         let prepared = prepared.as_ref().map(|u| u.as_slice());
         conv::forward(&g, &slice(&input)?, &slice(&kernel)?, prepared, &slice(b.value())?)
@@ -63,12 +65,14 @@ fn channels_last(
         let dy = dy.contiguous()?;
         let dy = slice(&dy)?;
         flow.add_with(0, || {
+            flops::add(products);
             let prepared = prepared.as_ref().map(|u| u.as_slice());
             let dx = conv::input_gradient(&g, &dy, &slice(&kernel)?, prepared);
             Tensor::from_vec(dx, x_dims, &Device::Cpu)
         })?;
         if let Some(input) = kept {
             flow.add_with(1, || {
+                flops::add(products);
                 let dw = conv::kernel_gradient(&g, &slice(&input)?, &dy);
                 Tensor::from_vec(dw, w_dims, &Device::Cpu)
             })?;
@@ -118,6 +122,8 @@ fn candle(x: &Var, w: &Var, b: &Var, stride: usize, padding: Padding) -> Result<
         1,
         1,
     ))?)?;
+    let products = out.elem_count() / out.dim(1)? * kernel.elem_count();
+    flops::add(products);
     let (_, _, height, width) = x.value().dims4()?;
     let (_, _, padded_height, padded_width) = padded.dims4()?;
     let (_, _, k, _) = kernel.dims4()?;
@@ -125,6 +131,7 @@ fn candle(x: &Var, w: &Var, b: &Var, stride: usize, padding: Padding) -> Result<
     Ok(Var::record(out, [x, w, b], move |grad, flow| {
         let grad = grad.contiguous()?;
         flow.add_with(0, || {
+            flops::add(products);
             let dx = grad.conv_transpose2d(&kernel, 0, 0, stride, 1)?;
             // Rows and columns that the stride leaves over at the end take part in nothing.
             let dx = dx.pad_with_zeros(2, 0, padded_height - dx.dim(2)?)?.pad_with_zeros(
@@ -136,6 +143,7 @@ fn candle(x: &Var, w: &Var, b: &Var, stride: usize, padding: Padding) -> Result<
         })?;
         if let Some(padded) = kept {
             flow.add_with(1, || {
+                flops::add(products);
                 let x = padded.transpose(0, 1)?.contiguous()?;
                 let g = grad.transpose(0, 1)?.contiguous()?;
                 let dw = x.conv2d(&g, 0, 1, stride, 1)?.transpose(0, 1)?;

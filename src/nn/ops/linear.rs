@@ -1,9 +1,9 @@
 use candle_core::{Device, Result, Shape, Tensor, bail};
 
-use crate::nn::Var;
 use crate::nn::backend::fast;
 use crate::nn::kernels::buffer::{slice, uninit};
 use crate::nn::kernels::gemm::{Mat, Update, fill_rows, gemm_threads, sum_rows};
+use crate::nn::{Var, flops};
 
 /// `y = x Wᵀ + b` on the last dimension: `x` [..., in], `w` [out, in], `b` [out].
 pub fn linear(x: &Var, w: &Var, b: Option<&Var>) -> Result<Var> {
@@ -15,6 +15,7 @@ pub fn linear(x: &Var, w: &Var, b: Option<&Var>) -> Result<Var> {
         bail!("a weight {:?} does not suit an input {:?}", w.dims(), x.dims());
     }
     let sizes = Sizes { rows: x.value().elem_count() / inputs.max(1), inputs, outputs };
+    flops::add(sizes.products());
     if fast(x.value()) {
         kernels(x, w, b, sizes, shape.into())
     } else {
@@ -27,6 +28,13 @@ struct Sizes {
     rows: usize,
     inputs: usize,
     outputs: usize,
+}
+
+impl Sizes {
+    /// Multiplications of the product itself, and of each of its two gradients.
+    fn products(self) -> usize {
+        self.rows * self.inputs * self.outputs
+    }
 }
 
 /// On the project's kernels.
@@ -61,6 +69,7 @@ fn kernels(x: &Var, w: &Var, b: Option<&Var>, sizes: Sizes, shape: Shape) -> Res
         let dy = slice(&dy)?;
         let grad = Mat::new(&dy, rows, outputs);
         flow.add_with(0, || {
+            flops::add(sizes.products());
             let mut dx = uninit(rows * inputs);
             let w = slice(&weight)?;
             gemm_threads(&mut dx, Update::Store, grad, Mat::new(&w, outputs, inputs));
@@ -68,6 +77,7 @@ fn kernels(x: &Var, w: &Var, b: Option<&Var>, sizes: Sizes, shape: Shape) -> Res
         })?;
         if let Some(input) = kept {
             flow.add_with(1, || {
+                flops::add(sizes.products());
                 let mut dw = uninit(outputs * inputs);
                 let x = slice(&input)?;
                 gemm_threads(&mut dw, Update::Store, grad.t(), Mat::new(&x, rows, inputs));
@@ -91,9 +101,15 @@ fn candle(x: &Var, w: &Var, b: Option<&Var>, sizes: Sizes, shape: Shape) -> Resu
     let kept = w.needs_grad().then_some(x2);
     Ok(Var::record(out.reshape(shape)?, [x, w, b.unwrap_or(&absent)], move |grad, flow| {
         let grad = grad.reshape((rows, outputs))?.contiguous()?;
-        flow.add_with(0, || grad.matmul(&w2)?.reshape(x_shape))?;
+        flow.add_with(0, || {
+            flops::add(sizes.products());
+            grad.matmul(&w2)?.reshape(x_shape)
+        })?;
         if let Some(x2) = kept {
-            flow.add_with(1, || grad.t()?.matmul(&x2))?;
+            flow.add_with(1, || {
+                flops::add(sizes.products());
+                grad.t()?.matmul(&x2)
+            })?;
         }
         flow.add_with(2, || grad.sum(0))
     }))
