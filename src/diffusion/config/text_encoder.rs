@@ -72,7 +72,7 @@ impl Config for TextEncoderConfig {
         bounded("num_hidden_layers", &[self.num_hidden_layers], 256)?;
         bounded("num_attention_heads", &[self.num_attention_heads], 1024)?;
         bounded("max_position_embeddings", &[self.max_position_embeddings], 4096)?;
-        if self.hidden_size % self.num_attention_heads != 0 {
+        if !self.hidden_size.is_multiple_of(self.num_attention_heads) {
             let want = format!("it must divide `hidden_size`, {}", self.hidden_size);
             return Err(Problem::new("num_attention_heads", self.num_attention_heads, want));
         }

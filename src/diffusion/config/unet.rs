@@ -241,7 +241,7 @@ impl Config for UNetConfig {
                 return Err(Problem::new(key, heads, want));
             }
         }
-        if self.block_out_channels[0] % 2 != 0 {
+        if !self.block_out_channels[0].is_multiple_of(2) {
             let want = "the first must be even, for the time embedding's sines and cosines";
             return Err(Problem::new("block_out_channels", &self.block_out_channels, want));
         }

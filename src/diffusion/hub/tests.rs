@@ -116,7 +116,7 @@ fn a_ref_cannot_lead_out_of_the_cache() {
     assert_eq!(hub(dir.path()).snapshot(&id("owner/name")), None);
 }
 
-/// Serves a folder as the hub does, until `requests` requests are answered.
+/// Serves a folder as the hub does, listing `files`, and returns the address.
 fn serve(root: PathBuf, files: Vec<String>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());

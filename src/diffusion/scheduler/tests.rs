@@ -48,26 +48,25 @@ const KINDS: [SchedulerKind; 3] =
 #[test]
 fn alphas_are_those_of_diffusers() {
     let cases = [
-        (SchedulerConfig::default(), LINEAR),
-        (sd15(), SCALED_LINEAR),
+        (
+            SchedulerConfig::default(),
+            [0.99989998, 0.99978006, 0.077796653, 4.1181942e-5, 4.0358304e-5],
+        ),
+        (sd15(), [0.99914998, 0.99829602, 0.27633247, 0.0047166958, 0.0046600951]),
         (
             SchedulerConfig { beta_schedule: BetaSchedule::SquaredcosCapV2, ..Default::default() },
-            COSINE,
+            [0.99995869, 0.99991256, 0.49228504, 2.4287663e-6, 2.4287350e-9],
         ),
     ];
     for (config, want) in cases {
         let schedule = NoiseSchedule::new(&config);
         for (t, want) in [0, 1, 500, 998, 999].into_iter().zip(want) {
             let found = schedule.alphas_cumprod()[t];
+            // diffusers multiplies in f32
             assert!((found / want - 1.0).abs() < 2e-5, "{t}: {found} is not {want}");
         }
     }
 }
-
-/// f32 in diffusers costs the last digits.
-const LINEAR: [f64; 5] = [0.99989998, 0.99978006, 0.077796653, 4.1181942e-5, 4.0358304e-5];
-const SCALED_LINEAR: [f64; 5] = [0.99914998, 0.99829602, 0.27633247, 0.0047166958, 0.0046600951];
-const COSINE: [f64; 5] = [0.99995869, 0.99991256, 0.49228504, 2.4287663e-6, 2.4287350e-9];
 
 #[test]
 fn noise_and_velocity_are_mixed_per_sample() {
@@ -122,19 +121,26 @@ fn a_perfect_model_leads_back_to_the_clean_sample() {
 
 #[test]
 fn clipping_bounds_the_clean_sample() {
-    let config = SchedulerConfig { clip_sample: None, clip_sample_range: 0.5, ..sd15() };
-    let config = SchedulerConfig { prediction_type: PredictionType::Sample, ..config };
+    let free = SchedulerConfig { prediction_type: PredictionType::Sample, ..sd15() };
+    let clipped = SchedulerConfig { clip_sample: None, clip_sample_range: 0.5, ..free.clone() };
     for kind in [SchedulerKind::Ddpm, SchedulerKind::Ddim] {
-        let step = |output: f32| {
-            let mut scheduler = kind.scheduler(&config, 10, 0.0).unwrap();
+        let step = |config: &SchedulerConfig, output: f32| {
+            let mut scheduler = kind.scheduler(config, 10, 0.0).unwrap();
             let noise = tensor(&[0.0]);
-            values(&scheduler.step(&tensor(&[output]), 0, &tensor(&[0.2]), Some(&noise)).unwrap())
-                [0]
+            let (output, sample) = (tensor(&[output]), tensor(&[0.2]));
+            values(&scheduler.step(&output, 0, &sample, Some(&noise)).unwrap())[0]
         };
-        if kind == SchedulerKind::Ddpm {
-            assert_eq!(step(7.0), step(0.5));
-        }
-        assert_ne!(step(0.4), step(0.5));
+        close(&[step(&clipped, -0.4)], &[step(&free, -0.4)], 0.0);
+        let lost = step(&free, 7.0) - step(&clipped, 7.0);
+        // the weight of the clean sample in this step
+        let ddpm = step(&free, 1.0) - step(&free, 0.0);
+        let schedule = NoiseSchedule::new(&free);
+        let weight = match kind {
+            SchedulerKind::Ddpm => ddpm,
+            _ => schedule.alphas_cumprod()[801].sqrt() as f32,
+        };
+        assert_eq!(kind.scheduler(&free, 10, 0.0).unwrap().timesteps()[..2], [901, 801]);
+        close(&[lost], &[6.5 * weight], 1e-4);
     }
 }
 

@@ -20,6 +20,9 @@ use files::Settings;
 /// Length where the files give none: CLIP's.
 const DEFAULT_MAX_LEN: usize = 77;
 
+/// The longest prompt that is looked at: tokenizing takes about two seconds a megabyte.
+const MAX_PROMPT_BYTES: usize = 1 << 20;
+
 /// The longest length that is allowed.
 const LARGEST_MAX_LEN: usize = 4096;
 
@@ -155,7 +158,8 @@ impl Tokenizer {
     /// The ids of `prompt`: start token, words, end token, padding.
     ///
     /// # Errors
-    /// [`Error::Input`] if the vocabulary has no token for a word and no unknown token either.
+    /// [`Error::Input`] if the prompt is longer than a mebibyte, or the vocabulary has no token for
+    /// a word and no unknown token either.
     pub fn encode(&self, prompt: &str) -> Result<Encoded> {
         let encoding = self.run(prompt, true)?;
         let truncated = !encoding.get_overflowing().is_empty();
@@ -173,6 +177,12 @@ impl Tokenizer {
     }
 
     fn run(&self, text: &str, around: bool) -> Result<tokenizers::Encoding> {
+        if text.len() > MAX_PROMPT_BYTES {
+            let size = text.len();
+            return Err(Error::input(format!(
+                "a prompt of {size} bytes is too long: at most {MAX_PROMPT_BYTES} are read"
+            )));
+        }
         self.inner
             .encode_fast(text, around)
             .map_err(|e| Error::input(format!("the prompt cannot be tokenized: {e}")))

@@ -67,6 +67,12 @@ fn long_prompts_are_quick() {
 }
 
 #[test]
+fn absurd_prompts_are_refused() {
+    let tokenizer = Tokenizer::load(clip_folder("").path()).unwrap();
+    assert!(message(tokenizer.encode(&"a ".repeat(1 << 20))).contains("too long"));
+}
+
+#[test]
 fn added_tokens_stay_whole() {
     let dir = clip_folder("");
     let mut tokenizer = Tokenizer::load(dir.path()).unwrap();
