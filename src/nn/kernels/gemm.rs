@@ -5,6 +5,7 @@
 
 use std::ops::Range;
 
+use super::buffer::uninit;
 use crate::nn::parallel;
 
 /// A matrix of any strides in a slice.
@@ -51,6 +52,28 @@ impl<'a> Mat<'a> {
     pub fn cols(self, range: Range<usize>) -> Self {
         self.t().rows(range).t()
     }
+
+    /// The elements, row after row.
+    pub fn to_rows(self) -> Vec<f32> {
+        // As many source lines as a set of the first-level cache surely has room for.
+        const LINES: usize = 8;
+        let mut rows = uninit(self.rows * self.cols);
+        let simd = pulp::Arch::new();
+        parallel::pieces_mut(&mut rows, 64 * self.cols.max(1), |piece, rows| {
+            simd.dispatch(|| {
+                for first in (0..self.cols).step_by(LINES) {
+                    let cols = first..self.cols.min(first + LINES);
+                    for (i, row) in rows.chunks_exact_mut(self.cols).enumerate() {
+                        let start = (64 * piece + i) * self.row_stride;
+                        for (j, value) in cols.clone().zip(&mut row[cols.clone()]) {
+                            *value = self.data[start + j * self.col_stride];
+                        }
+                    }
+                }
+            });
+        });
+        rows
+    }
 }
 
 fn fits(len: usize, rows: usize, cols: usize, row_stride: usize) -> bool {
@@ -82,6 +105,11 @@ pub fn gemm_threads(out: &mut [f32], update: Update, a: Mat, b: Mat) {
     let (rows, cols) = (a.rows, b.cols);
     assert!(fits(out.len(), rows, cols, cols), "the product fits its destination");
     let (row_grain, col_grain) = grains(rows, cols, a.cols);
+    if b.col_stride > 1 && rows > row_grain {
+        // Otherwise every piece would transpose the same columns.
+        let straight = b.to_rows();
+        return gemm_threads(out, update, a, Mat::new(&straight, b.rows, b.cols));
+    }
     let col_pieces = cols.div_ceil(col_grain);
     let count = rows.div_ceil(row_grain) * col_pieces;
     let out = Shared(out.as_mut_ptr());
@@ -95,10 +123,10 @@ pub fn gemm_threads(out: &mut [f32], update: Update, a: Mat, b: Mat) {
     });
 }
 
-/// The size of the blocks that a product is cut into: some 16 million operations each, and as tall as
+/// The size of the blocks that a product is cut into: some 16 million multiplications each, and as tall as
 /// possible, since each packs its columns of the right operand.
 fn grains(rows: usize, cols: usize, depth: usize) -> (usize, usize) {
-    const OPERATIONS: usize = 1 << 23;
+    const OPERATIONS: usize = 1 << 24;
     let wanted = (rows * cols * depth / OPERATIONS).clamp(1, 16);
     let row_pieces = wanted.min(rows.div_ceil(128)).max(1);
     let col_pieces = (wanted / row_pieces).clamp(1, cols.div_ceil(128).max(1));
@@ -155,6 +183,13 @@ unsafe fn raw(out: *mut f32, out_stride: usize, update: Update, a: Mat, b: Mat) 
 pub fn fill_rows(out: &mut [f32], row: &[f32]) {
     for out in out.chunks_exact_mut(row.len().max(1)) {
         out.copy_from_slice(row);
+    }
+}
+
+/// Adds `row` to every row of `out`.
+pub fn add_to_rows(out: &mut [f32], row: &[f32]) {
+    for out in out.chunks_exact_mut(row.len().max(1)) {
+        out.iter_mut().zip(row).for_each(|(o, r)| *o += r);
     }
 }
 
