@@ -4,6 +4,7 @@
 //! here, by shape alone.
 
 use std::ops::Range;
+use std::sync::Once;
 
 use super::buffer::uninit;
 use crate::nn::parallel;
@@ -84,12 +85,14 @@ fn fits(len: usize, rows: usize, cols: usize, row_stride: usize) -> bool {
 }
 
 /// What becomes of the old values of a product's destination.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Update {
+#[derive(Clone, Copy, PartialEq)]
+pub enum Update<'a> {
     /// They are overwritten, and need not have been initialised.
     Store,
     /// The product is added to them.
     Add,
+    /// The product plus this row overwrites them.
+    Bias(&'a [f32]),
 }
 
 /// `out = a b`, or `out += a b`, on this thread. Rows of `out` start `out_stride` apart.
@@ -119,6 +122,10 @@ pub fn gemm_threads(out: &mut [f32], update: Update, a: Mat, b: Mat) {
         let b = b.cols(j..cols.min(j + col_grain));
         // SAFETY: the block lies in `out`, which is borrowed exclusively and is large enough; pieces
         // have different blocks.
+        let update = match update {
+            Update::Bias(bias) => Update::Bias(&bias[j..]),
+            other => other,
+        };
         unsafe { raw(out.at(i * cols + j), cols, update, a, b) }
     });
 }
@@ -153,6 +160,18 @@ impl Shared {
 /// `out` points to `a.rows` rows of `b.cols` numbers, `out_stride` apart, that nothing else uses.
 unsafe fn raw(out: *mut f32, out_stride: usize, update: Update, a: Mat, b: Mat) {
     assert_eq!(a.cols, b.rows, "inner dimensions");
+    // Packed, the right operand of a product of few rows would be copied as often as it is used.
+    static SET_PACKING: Once = Once::new();
+    SET_PACKING.call_once(|| gemm::set_lhs_packing_threshold_single_thread(256));
+    if let Update::Bias(bias) = update {
+        let bias = &bias[..b.cols];
+        for i in 0..a.rows {
+            // SAFETY: row `i` lies in `out`, and has as many numbers as `bias`.
+            unsafe {
+                out.add(i * out_stride).copy_from_nonoverlapping(bias.as_ptr(), bias.len());
+            }
+        }
+    }
     // SAFETY: a `Mat` lies within its slice.
     unsafe {
         gemm::gemm(
@@ -162,7 +181,7 @@ unsafe fn raw(out: *mut f32, out_stride: usize, update: Update, a: Mat, b: Mat) 
             out,
             1,
             out_stride as isize,
-            update == Update::Add,
+            update != Update::Store,
             a.data.as_ptr(),
             a.col_stride as isize,
             a.row_stride as isize,
@@ -176,13 +195,6 @@ unsafe fn raw(out: *mut f32, out_stride: usize, update: Update, a: Mat, b: Mat) 
             false,
             gemm::Parallelism::None,
         );
-    }
-}
-
-/// Makes every row of `out` equal to `row`.
-pub fn fill_rows(out: &mut [f32], row: &[f32]) {
-    for out in out.chunks_exact_mut(row.len().max(1)) {
-        out.copy_from_slice(row);
     }
 }
 

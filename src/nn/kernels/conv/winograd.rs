@@ -18,8 +18,11 @@ use crate::nn::parallel;
 
 const POINTS: usize = 16;
 
-/// Numbers in a block's matrices.
+/// Numbers in a block's matrices, where the kernel's leave room for them in the cache.
 const BLOCK: usize = 1 << 18;
+
+/// Numbers in a kernel's matrices beyond which they do not.
+const LARGE: usize = 1 << 18;
 
 /// Whether this algorithm computes `g`, and is worth it.
 pub fn suits(g: &Geometry) -> bool {
@@ -41,7 +44,13 @@ pub fn suits_kernel_gradient(g: &Geometry) -> bool {
 
 /// Rows of tiles in a block.
 fn block_rows(g: &Geometry) -> usize {
-    (BLOCK / (POINTS * (g.inputs + g.outputs)) / tile_columns(g)).max(1)
+    let tiles = if POINTS * g.inputs * g.outputs <= LARGE {
+        BLOCK / (POINTS * (g.inputs + g.outputs))
+    } else {
+        // Every block reads the whole kernel from beyond the second-level cache: that must pay.
+        (tile_rows(g) * tile_columns(g) / 4).clamp(128, 256)
+    };
+    (tiles / tile_columns(g)).max(1)
 }
 
 fn tile_columns(g: &Geometry) -> usize {
