@@ -225,3 +225,57 @@ pub fn sum_rows(x: &[f32], cols: usize) -> Vec<f32> {
     add(&mut sum, &partial);
     sum
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn values(len: usize) -> Vec<f32> {
+        // small integers: sums are exact in any order
+        (0..len).map(|i| (i * 7919 % 13) as f32 - 6.0).collect()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..Default::default() })]
+
+        #[test]
+        fn any_strides_and_cuts(
+            (rows, cols, depth) in (1..300usize, 1..300usize, 0..400usize),
+            a_transposed: bool,
+            b_transposed: bool,
+            which in 0..3usize,
+        ) {
+            let (a, b, bias) = (values(rows * depth), values(depth * cols), values(cols));
+            let mat = |data, rows, cols, transposed| {
+                if transposed { Mat::new(data, cols, rows).t() } else { Mat::new(data, rows, cols) }
+            };
+            let (a, b) = (mat(&a, rows, depth, a_transposed), mat(&b, depth, cols, b_transposed));
+            let at = |m: &Mat, i, j| m.data[i * m.row_stride + j * m.col_stride];
+            let update = [Update::Store, Update::Add, Update::Bias(&bias)][which];
+            let mut out = vec![1.0; rows * cols];
+            gemm_threads(&mut out, update, a, b);
+            for (i, j) in [(0, 0), (rows / 2, cols / 2), (rows - 1, 0), (rows - 1, cols - 1)] {
+                let before = [0.0, 1.0, bias[j]][which];
+                let product: f32 = (0..depth).map(|k| at(&a, i, k) * at(&b, k, j)).sum();
+                prop_assert_eq!(out[i * cols + j], before + product);
+            }
+            let straight = b.to_rows();
+            prop_assert!((0..depth).all(|k| (0..cols).all(|j| straight[k * cols + j] == at(&b, k, j))));
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "within its slice")]
+    fn a_matrix_beyond_its_slice_is_refused() {
+        Mat::strided(&[0.0; 10], 3, 2, 5);
+    }
+
+    #[test]
+    #[should_panic(expected = "fits its destination")]
+    fn a_product_beyond_its_destination_is_refused() {
+        let (a, b) = ([0.0; 6], [0.0; 6]);
+        gemm(&mut [0.0; 8], 3, Update::Store, Mat::new(&a, 3, 2), Mat::new(&b, 2, 3));
+    }
+}

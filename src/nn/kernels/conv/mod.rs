@@ -68,7 +68,8 @@ pub fn wants_preparation(g: &Geometry) -> bool {
     winograd::suits(g)
 }
 
-/// The kernel `w` as the faster algorithm wants it.
+/// The kernel `w` as the faster algorithm wants it. Uses this thread alone: a caller that holds a
+/// lock must not be lent other work meanwhile.
 pub fn prepare(inputs: usize, outputs: usize, w: &[f32]) -> Vec<f32> {
     winograd::transform_kernel(inputs, outputs, w)
 }
