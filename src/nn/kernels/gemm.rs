@@ -4,7 +4,9 @@
 //! here, by shape alone.
 
 use std::ops::Range;
+use std::sync::Once;
 
+use super::buffer::uninit;
 use crate::nn::parallel;
 
 /// A matrix of any strides in a slice.
@@ -51,6 +53,28 @@ impl<'a> Mat<'a> {
     pub fn cols(self, range: Range<usize>) -> Self {
         self.t().rows(range).t()
     }
+
+    /// The elements, row after row.
+    pub fn to_rows(self) -> Vec<f32> {
+        // As many source lines as a set of the first-level cache surely has room for.
+        const LINES: usize = 8;
+        let mut rows = uninit(self.rows * self.cols);
+        let simd = pulp::Arch::new();
+        parallel::pieces_mut(&mut rows, 64 * self.cols.max(1), |piece, rows| {
+            simd.dispatch(|| {
+                for first in (0..self.cols).step_by(LINES) {
+                    let cols = first..self.cols.min(first + LINES);
+                    for (i, row) in rows.chunks_exact_mut(self.cols).enumerate() {
+                        let start = (64 * piece + i) * self.row_stride;
+                        for (j, value) in cols.clone().zip(&mut row[cols.clone()]) {
+                            *value = self.data[start + j * self.col_stride];
+                        }
+                    }
+                }
+            });
+        });
+        rows
+    }
 }
 
 fn fits(len: usize, rows: usize, cols: usize, row_stride: usize) -> bool {
@@ -61,12 +85,14 @@ fn fits(len: usize, rows: usize, cols: usize, row_stride: usize) -> bool {
 }
 
 /// What becomes of the old values of a product's destination.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Update {
+#[derive(Clone, Copy, PartialEq)]
+pub enum Update<'a> {
     /// They are overwritten, and need not have been initialised.
     Store,
     /// The product is added to them.
     Add,
+    /// The product plus this row overwrites them.
+    Bias(&'a [f32]),
 }
 
 /// `out = a b`, or `out += a b`, on this thread. Rows of `out` start `out_stride` apart.
@@ -82,6 +108,11 @@ pub fn gemm_threads(out: &mut [f32], update: Update, a: Mat, b: Mat) {
     let (rows, cols) = (a.rows, b.cols);
     assert!(fits(out.len(), rows, cols, cols), "the product fits its destination");
     let (row_grain, col_grain) = grains(rows, cols, a.cols);
+    if b.col_stride > 1 && rows > row_grain {
+        // Otherwise every piece would transpose the same columns.
+        let straight = b.to_rows();
+        return gemm_threads(out, update, a, Mat::new(&straight, b.rows, b.cols));
+    }
     let col_pieces = cols.div_ceil(col_grain);
     let count = rows.div_ceil(row_grain) * col_pieces;
     let out = Shared(out.as_mut_ptr());
@@ -91,14 +122,18 @@ pub fn gemm_threads(out: &mut [f32], update: Update, a: Mat, b: Mat) {
         let b = b.cols(j..cols.min(j + col_grain));
         // SAFETY: the block lies in `out`, which is borrowed exclusively and is large enough; pieces
         // have different blocks.
+        let update = match update {
+            Update::Bias(bias) => Update::Bias(&bias[j..]),
+            other => other,
+        };
         unsafe { raw(out.at(i * cols + j), cols, update, a, b) }
     });
 }
 
-/// The size of the blocks that a product is cut into: some 16 million operations each, and as tall as
+/// The size of the blocks that a product is cut into: some 16 million multiplications each, and as tall as
 /// possible, since each packs its columns of the right operand.
 fn grains(rows: usize, cols: usize, depth: usize) -> (usize, usize) {
-    const OPERATIONS: usize = 1 << 23;
+    const OPERATIONS: usize = 1 << 24;
     let wanted = (rows * cols * depth / OPERATIONS).clamp(1, 16);
     let row_pieces = wanted.min(rows.div_ceil(128)).max(1);
     let col_pieces = (wanted / row_pieces).clamp(1, cols.div_ceil(128).max(1));
@@ -125,6 +160,18 @@ impl Shared {
 /// `out` points to `a.rows` rows of `b.cols` numbers, `out_stride` apart, that nothing else uses.
 unsafe fn raw(out: *mut f32, out_stride: usize, update: Update, a: Mat, b: Mat) {
     assert_eq!(a.cols, b.rows, "inner dimensions");
+    // Packed, the right operand of a product of few rows would be copied as often as it is used.
+    static SET_PACKING: Once = Once::new();
+    SET_PACKING.call_once(|| gemm::set_lhs_packing_threshold_single_thread(256));
+    if let Update::Bias(bias) = update {
+        let bias = &bias[..b.cols];
+        for i in 0..a.rows {
+            // SAFETY: row `i` lies in `out`, and has as many numbers as `bias`.
+            unsafe {
+                out.add(i * out_stride).copy_from_nonoverlapping(bias.as_ptr(), bias.len());
+            }
+        }
+    }
     // SAFETY: a `Mat` lies within its slice.
     unsafe {
         gemm::gemm(
@@ -134,7 +181,7 @@ unsafe fn raw(out: *mut f32, out_stride: usize, update: Update, a: Mat, b: Mat) 
             out,
             1,
             out_stride as isize,
-            update == Update::Add,
+            update != Update::Store,
             a.data.as_ptr(),
             a.col_stride as isize,
             a.row_stride as isize,
@@ -151,10 +198,10 @@ unsafe fn raw(out: *mut f32, out_stride: usize, update: Update, a: Mat, b: Mat) 
     }
 }
 
-/// Makes every row of `out` equal to `row`.
-pub fn fill_rows(out: &mut [f32], row: &[f32]) {
+/// Adds `row` to every row of `out`.
+pub fn add_to_rows(out: &mut [f32], row: &[f32]) {
     for out in out.chunks_exact_mut(row.len().max(1)) {
-        out.copy_from_slice(row);
+        out.iter_mut().zip(row).for_each(|(o, r)| *o += r);
     }
 }
 
@@ -177,4 +224,58 @@ pub fn sum_rows(x: &[f32], cols: usize) -> Vec<f32> {
     let mut sum = vec![0.0; cols];
     add(&mut sum, &partial);
     sum
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn values(len: usize) -> Vec<f32> {
+        // small integers: sums are exact in any order
+        (0..len).map(|i| (i * 7919 % 13) as f32 - 6.0).collect()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..Default::default() })]
+
+        #[test]
+        fn any_strides_and_cuts(
+            (rows, cols, depth) in (1..300usize, 1..300usize, 0..400usize),
+            a_transposed: bool,
+            b_transposed: bool,
+            which in 0..3usize,
+        ) {
+            let (a, b, bias) = (values(rows * depth), values(depth * cols), values(cols));
+            let mat = |data, rows, cols, transposed| {
+                if transposed { Mat::new(data, cols, rows).t() } else { Mat::new(data, rows, cols) }
+            };
+            let (a, b) = (mat(&a, rows, depth, a_transposed), mat(&b, depth, cols, b_transposed));
+            let at = |m: &Mat, i, j| m.data[i * m.row_stride + j * m.col_stride];
+            let update = [Update::Store, Update::Add, Update::Bias(&bias)][which];
+            let mut out = vec![1.0; rows * cols];
+            gemm_threads(&mut out, update, a, b);
+            for (i, j) in [(0, 0), (rows / 2, cols / 2), (rows - 1, 0), (rows - 1, cols - 1)] {
+                let before = [0.0, 1.0, bias[j]][which];
+                let product: f32 = (0..depth).map(|k| at(&a, i, k) * at(&b, k, j)).sum();
+                prop_assert_eq!(out[i * cols + j], before + product);
+            }
+            let straight = b.to_rows();
+            prop_assert!((0..depth).all(|k| (0..cols).all(|j| straight[k * cols + j] == at(&b, k, j))));
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "within its slice")]
+    fn a_matrix_beyond_its_slice_is_refused() {
+        Mat::strided(&[0.0; 10], 3, 2, 5);
+    }
+
+    #[test]
+    #[should_panic(expected = "fits its destination")]
+    fn a_product_beyond_its_destination_is_refused() {
+        let (a, b) = ([0.0; 6], [0.0; 6]);
+        gemm(&mut [0.0; 8], 3, Update::Store, Mat::new(&a, 3, 2), Mat::new(&b, 2, 3));
+    }
 }

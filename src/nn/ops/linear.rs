@@ -2,7 +2,7 @@ use candle_core::{Device, Result, Shape, Tensor, bail};
 
 use crate::nn::backend::fast;
 use crate::nn::kernels::buffer::{slice, uninit};
-use crate::nn::kernels::gemm::{Mat, Update, fill_rows, gemm_threads, sum_rows};
+use crate::nn::kernels::gemm::{Mat, Update, gemm_threads, sum_rows};
 use crate::nn::{Var, flops};
 
 /// `y = x Wᵀ + b` on the last dimension: `x` [..., in], `w` [out, in], `b` [out].
@@ -45,13 +45,9 @@ fn kernels(x: &Var, w: &Var, b: Option<&Var>, sizes: Sizes, shape: Shape) -> Res
     let out = {
         let (x, w) = (slice(&input)?, slice(&weight)?);
         let mut out = uninit(rows * outputs);
-        let update = match b {
-            Some(b) => {
-                fill_rows(&mut out, &slice(&b.value().contiguous()?)?);
-                Update::Add
-            }
-            None => Update::Store,
-        };
+        let bias = b.map(|b| b.value().contiguous()).transpose()?;
+        let bias = bias.as_ref().map(slice).transpose()?;
+        let update = bias.as_deref().map_or(Update::Store, Update::Bias);
         gemm_threads(
             &mut out,
             update,

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::Geometry;
 use crate::nn::kernels::buffer::{uninit, with_scratch};
-use crate::nn::kernels::gemm::{Mat, Update, fill_rows, gemm, gemm_threads};
+use crate::nn::kernels::gemm::{Mat, Update, gemm, gemm_threads};
 use crate::nn::parallel;
 
 /// Numbers in a block of rows, to stay within a core's second-level cache with what it is multiplied
@@ -22,18 +22,16 @@ pub fn forward(g: &Geometry, x: &[f32], w: &[f32], bias: &[f32]) -> Vec<f32> {
     let depth = g.size * g.size * g.inputs;
     let w = Mat::new(w, depth, g.outputs);
     if g.is_pointwise() {
-        fill_rows(&mut out, bias);
-        gemm_threads(&mut out, Update::Add, Mat::new(x, g.out_pixels(), depth), w);
+        gemm_threads(&mut out, Update::Bias(bias), Mat::new(x, g.out_pixels(), depth), w);
         return out;
     }
     let rows = block_rows(depth);
     let blocks = g.out_pixels().div_ceil(rows);
     if blocks < 2 {
         // One block still can be cut by columns.
-        fill_rows(&mut out, bias);
         with_scratch(g.out_pixels() * depth, |cols| {
             unroll(g, x, 0..g.out_pixels(), cols);
-            gemm_threads(&mut out, Update::Add, Mat::new(cols, g.out_pixels(), depth), w);
+            gemm_threads(&mut out, Update::Bias(bias), Mat::new(cols, g.out_pixels(), depth), w);
         });
         return out;
     }
@@ -42,8 +40,7 @@ pub fn forward(g: &Geometry, x: &[f32], w: &[f32], bias: &[f32]) -> Vec<f32> {
         with_scratch(pixels.len() * depth, |cols| {
             let count = pixels.len();
             unroll(g, x, pixels, cols);
-            fill_rows(out, bias);
-            gemm(out, g.outputs, Update::Add, Mat::new(cols, count, depth), w);
+            gemm(out, g.outputs, Update::Bias(bias), Mat::new(cols, count, depth), w);
         });
     });
     out

@@ -104,6 +104,8 @@ impl<M: Map<P, Q>, const P: usize, const Q: usize> WithSimd for Apply<'_, M, P, 
 
 impl<M: Map<P, Q>, const P: usize, const Q: usize> Apply<'_, M, P, Q> {
     /// Applies the map to one vector of channels, a whole one if `FULL`.
+    // Iterators would bring closures, which may not be inlined and then lack the vector instructions.
+    #[allow(clippy::needless_range_loop)]
     #[inline(always)]
     fn lanes<S: Simd, const FULL: bool>(&mut self, simd: S, range: Range<usize>) {
         let zero = simd.splat_f32s(0.0);

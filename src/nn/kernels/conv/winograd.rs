@@ -10,29 +10,47 @@ use std::ops::Range;
 
 use pulp::Arch;
 
-use super::Geometry;
 use super::transform::{Input, Kernel, KernelGradient, Output, OutputGradient, apply};
+use super::{FEW_CHANNELS, Geometry};
 use crate::nn::kernels::buffer::{uninit, with_scratch};
 use crate::nn::kernels::gemm::{Mat, Update, gemm};
 use crate::nn::parallel;
 
 const POINTS: usize = 16;
 
-/// Numbers in a block's matrices.
+/// Numbers in a block's matrices, where the kernel's leave room for them in the cache.
 const BLOCK: usize = 1 << 18;
+
+/// Numbers in a kernel's matrices beyond which they do not.
+const LARGE: usize = 1 << 18;
 
 /// Whether this algorithm computes `g`, and is worth it.
 pub fn suits(g: &Geometry) -> bool {
     let same = (g.out_height, g.out_width) == (g.height, g.width);
-    let kernel = g.inputs * g.outputs;
+    let tiles = tile_rows(g) * tile_columns(g);
     // The transforms must be small beside the products, and the transformed kernel is kept.
-    g.size == 3
-        && g.stride == 1
-        && g.before == 1
+    (g.size, g.stride, g.before) == (3, 1, 1)
         && same
-        && g.inputs.min(g.outputs) >= 16
-        && tile_rows(g) * tile_columns(g) >= 16
-        && kernel <= 1 << 19
+        && g.inputs.min(g.outputs) >= FEW_CHANNELS
+        && tiles >= 16
+        && g.inputs * g.outputs <= 1 << 19
+}
+
+/// Whether that holds for the gradient of the kernel too, whose products are only as deep as there
+/// are tiles.
+pub fn suits_kernel_gradient(g: &Geometry) -> bool {
+    suits(g) && tile_rows(g) * tile_columns(g) >= 48
+}
+
+/// Rows of tiles in a block.
+fn block_rows(g: &Geometry) -> usize {
+    let tiles = if POINTS * g.inputs * g.outputs <= LARGE {
+        BLOCK / (POINTS * (g.inputs + g.outputs))
+    } else {
+        // Every block reads the whole kernel from beyond the second-level cache: that must pay.
+        (tile_rows(g) * tile_columns(g) / 4).clamp(128, 256)
+    };
+    (tiles / tile_columns(g)).max(1)
 }
 
 fn tile_columns(g: &Geometry) -> usize {
@@ -68,10 +86,17 @@ pub fn input_gradient(g: &Geometry, dy: &[f32], u: &[f32]) -> Vec<f32> {
     const FLIPPED: [usize; 4] = [3, 1, 2, 0];
     let plane = g.inputs * g.outputs;
     let swapped = Geometry { inputs: g.outputs, outputs: g.inputs, ..*g };
-    convolve(&swapped, dy, None, |i| {
+    let transposed = |i: usize| {
         let i = FLIPPED[i / 4] * 4 + FLIPPED[i % 4];
         Mat::new(&u[i * plane..], g.inputs, g.outputs).t()
-    })
+    };
+    if block_rows(g) >= tile_rows(g) {
+        return convolve(&swapped, dy, None, transposed);
+    }
+    // Otherwise every block would transpose it.
+    let mut straight = vec![vec![]; POINTS];
+    parallel::pieces_mut(&mut straight, 1, |i, matrix| matrix[0] = transposed(i).to_rows());
+    convolve(&swapped, dy, None, |i| Mat::new(&straight[i], g.outputs, g.inputs))
 }
 
 fn convolve<'a>(
@@ -81,8 +106,7 @@ fn convolve<'a>(
     kernel: impl Fn(usize) -> Mat<'a> + Sync + Send,
 ) -> Vec<f32> {
     let mut out = uninit(g.out_pixels() * g.outputs);
-    let rows = (BLOCK / (POINTS * (g.inputs + g.outputs)) / tile_columns(g)).max(1);
-    let mut blocks = blocks(g, &mut out, rows);
+    let mut blocks = blocks(g, &mut out, block_rows(g));
     parallel::pieces_mut(&mut blocks, 1, |_, block| {
         let (rows, out) = &mut block[0];
         let tiles = rows.len() * tile_columns(g);
@@ -141,7 +165,7 @@ fn kernel_gradient_block(
     outputs: Range<usize>,
 ) -> Vec<f32> {
     let (n, m) = (inputs.len(), outputs.len());
-    let rows = (BLOCK / (POINTS * (n + m)) / tile_columns(g)).clamp(1, tile_rows(g));
+    let rows = block_rows(&Geometry { inputs: n, outputs: m, ..*g }).min(tile_rows(g));
     let tiles = rows * tile_columns(g);
     let (v_plane, d_plane, plane) = (plane_size(tiles, n), plane_size(tiles, m), n * m);
     let mut dw = uninit(9 * plane);
