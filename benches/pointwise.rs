@@ -87,11 +87,10 @@ fn main() -> Result<()> {
     bench.op("silu", &[map], |x| ops::silu(&x[0]))?;
     bench.op("gelu", &[map], |x| ops::gelu(&x[0]))?;
     bench.op("geglu", &[&[8, 256, 512]], |x| ops::geglu(&x[0]))?;
-    bench
-        .op("attention2", &[&[8, 256, 64]; 3], |x| ops::attention(&x[0], &x[1], &x[2], 2, false))?;
-    bench.op("attention4", &[&[8, 256, 128]; 3], |x| {
-        ops::attention(&x[0], &x[1], &x[2], 4, false)
-    })?;
+    let tokens: &[usize] = &[8, 256, 64];
+    bench.op("attention2", &[tokens; 3], |x| ops::attention(&x[0], &x[1], &x[2], 2, false))?;
+    let tokens: &[usize] = &[8, 256, 128];
+    bench.op("attention4", &[tokens; 3], |x| ops::attention(&x[0], &x[1], &x[2], 4, false))?;
     let cross: &[&[usize]] = &[&[8, 256, 64], &[8, 20, 64], &[8, 20, 64]];
     bench.op("cross_attention2", cross, |x| ops::attention(&x[0], &x[1], &x[2], 2, false))?;
     let cross: &[&[usize]] = &[&[8, 256, 128], &[8, 20, 128], &[8, 20, 128]];

@@ -4,7 +4,7 @@
 pub mod cli;
 pub mod diffusion;
 mod error;
-mod memory;
+pub mod memory;
 pub mod nn;
 pub mod rng;
 pub mod safefile;
