@@ -32,7 +32,7 @@ struct Bench {
 }
 
 fn main() {
-    cdbench::memory::keep_freed();
+    cdbench::process::prepare();
     let mut args = std::env::args().skip(1).filter(|a| a != "--bench");
     let Some(dir) = args.next() else {
         // as `cargo test --benches` calls it: there is nothing to measure

@@ -4,8 +4,8 @@
 pub mod cli;
 pub mod diffusion;
 mod error;
-pub mod memory;
 pub mod nn;
+pub mod process;
 pub mod rng;
 pub mod safefile;
 pub mod train;

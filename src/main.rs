@@ -7,6 +7,6 @@ use std::process::ExitCode;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    cdbench::memory::keep_freed();
+    cdbench::process::prepare();
     cdbench::cli::main()
 }

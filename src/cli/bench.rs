@@ -16,7 +16,7 @@ use crate::train::{
     AdamW, AdamWConfig, Group, Trainable, clip_factor, gradient_norm, gradients, images_per_part,
     loss,
 };
-use crate::{Error, Result, memory};
+use crate::{Error, Result, process};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -157,7 +157,7 @@ fn step(args: &StepArgs) -> Result<()> {
     println!("speed                {speed:.1} GFLOP/s");
     println!("matrix product       {peak:.1} GFLOP/s, f32, measured here");
     println!("share of that        {:.0} %", 100.0 * speed / peak);
-    match memory::peak_bytes() {
+    match process::peak_memory() {
         Some(bytes) => {
             println!("peak memory          {:.2} GiB", bytes as f64 / (1u64 << 30) as f64)
         }

@@ -196,7 +196,7 @@ pub struct Gradients(HashMap<u64, Tensor>);
 impl Gradients {
     fn add(&mut self, node: &Node, grad: Tensor) -> Result<()> {
         let sum = match self.0.remove(&node.id) {
-            Some(sum) => (sum + grad)?,
+            Some(sum) => super::ops::basic::sum(&sum, &grad)?,
             None => grad,
         };
         self.0.insert(node.id, sum);
@@ -218,7 +218,7 @@ impl Gradients {
             .0
             .into_par_iter()
             .map(|(id, grad)| match self.0.get(&id) {
-                Some(sum) => Ok((id, (sum + grad)?)),
+                Some(sum) => Ok((id, super::ops::basic::sum(sum, &grad)?)),
                 None => Ok((id, grad)),
             })
             .collect::<Result<_>>()?;

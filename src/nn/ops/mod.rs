@@ -7,7 +7,7 @@ mod activation;
 #[cfg(test)]
 mod agreement;
 mod attention;
-mod basic;
+pub(super) mod basic;
 mod composed;
 mod conv;
 mod linear;
