@@ -3,6 +3,7 @@
 //!
 //! What runs inside [`vectorised`] must be inlined into it, or it is compiled for the oldest CPU: its
 //! functions and closures are `#[inline(always)]`, without branches on values.
+#![allow(clippy::needless_range_loop)] // several slices walked side by side
 
 /// Numbers in the widest register.
 const LANES: usize = 16;
@@ -15,14 +16,40 @@ pub fn vectorised<R>(f: impl FnOnce() -> R) -> R {
     pulp::Arch::new().dispatch(f)
 }
 
-/// Σ f(i) over `0..len`.
+/// `f` of each element of `out` and those beside it in `xs`, which are at least as long.
+///
+/// The lengths are settled before the loop: a check within would keep it from being vectorised.
 #[inline(always)]
-pub fn sum(len: usize, f: impl Fn(usize) -> f32) -> f32 {
+pub fn update<const N: usize>(out: &mut [f32], xs: [&[f32]; N], f: impl Fn(f32, [f32; N]) -> f32) {
+    let len = out.len();
+    let xs = xs.map(|x| &x[..len]);
+    for i in 0..len {
+        out[i] = f(out[i], xs.map(|x| x[i]));
+    }
+}
+
+/// As [`update`], without what `out` held.
+#[inline(always)]
+pub fn assign<const N: usize>(out: &mut [f32], xs: [&[f32]; N], f: impl Fn([f32; N]) -> f32) {
+    update(
+        out,
+        xs,
+        #[inline(always)]
+        |_, xs| f(xs),
+    );
+}
+
+/// Σ f over elements side by side, of slices as long as the first.
+#[inline(always)]
+pub fn sum<const N: usize>(xs: [&[f32]; N], f: impl Fn([f32; N]) -> f32) -> f32 {
+    let len = xs[0].len();
+    let xs = xs.map(|x| &x[..len]);
     let mut wide = [0.0; WIDE];
     let mut start = 0;
     while start + WIDE <= len {
-        for (i, lane) in wide.iter_mut().enumerate() {
-            *lane += f(start + i);
+        let xs = xs.map(|x| &x[start..start + WIDE]);
+        for i in 0..WIDE {
+            wide[i] += f(xs.map(|x| x[i]));
         }
         start += WIDE;
     }
@@ -31,20 +58,48 @@ pub fn sum(len: usize, f: impl Fn(usize) -> f32) -> f32 {
         lanes[i] = (wide[i] + wide[i + LANES]) + (wide[i + 2 * LANES] + wide[i + 3 * LANES]);
     }
     while start + LANES <= len {
-        for (i, lane) in lanes.iter_mut().enumerate() {
-            *lane += f(start + i);
+        let xs = xs.map(|x| &x[start..start + LANES]);
+        for i in 0..LANES {
+            lanes[i] += f(xs.map(|x| x[i]));
         }
         start += LANES;
     }
     let mut rest = 0.0;
     for i in start..len {
-        rest += f(i);
+        rest += f(xs.map(|x| x[i]));
     }
     fold(
         lanes,
         #[inline(always)]
         |a, b| a + b,
     ) + rest
+}
+
+/// Adds `f(x, columns)` of every row of `x` to `sums`, four rows at a time; `columns` are as wide as
+/// `sums`.
+#[inline(always)]
+pub fn add_rows<const N: usize>(
+    sums: &mut [f32],
+    x: &[f32],
+    columns: [&[f32]; N],
+    f: impl Fn(f32, [f32; N]) -> f32,
+) {
+    let width = sums.len();
+    let columns = columns.map(|c| &c[..width]);
+    let mut fours = x.chunks_exact(4 * width);
+    for four in &mut fours {
+        let [a, b, c, d] = [0, 1, 2, 3].map(|row| &four[row * width..][..width]);
+        for i in 0..width {
+            let columns = columns.map(|c| c[i]);
+            sums[i] +=
+                (f(a[i], columns) + f(b[i], columns)) + (f(c[i], columns) + f(d[i], columns));
+        }
+    }
+    for row in fours.remainder().chunks_exact(width) {
+        for i in 0..width {
+            sums[i] += f(row[i], columns.map(|c| c[i]));
+        }
+    }
 }
 
 /// The greatest of `x`; NaNs are passed over.
@@ -192,7 +247,7 @@ mod tests {
     fn sums_and_maxima_of_any_length() {
         for len in [0, 1, 15, 64, 65, 200] {
             let x: Vec<f32> = (0..len).map(|i| ((i * 37) % 101) as f32).collect();
-            assert_eq!(sum(len, |i| x[i]), x.iter().sum::<f32>());
+            assert_eq!(sum([&x], |[x]| x), x.iter().sum::<f32>());
             assert_eq!(max(&x), x.iter().copied().fold(f32::NEG_INFINITY, f32::max));
         }
     }
