@@ -130,10 +130,10 @@ impl GroupNorm {
         }
         // Then dx = scale dz − rstd (mean of w dz + x̂ · mean of w dz x̂), means over the group.
         let count = (self.pixels * self.width()) as f32;
-        let group_means = |sums: &[f32]| -> Vec<f32> {
+        let group_means = |sums: &[f32]| {
             let products: Vec<f32> = sums.iter().zip(weight).map(|(s, w)| s * w).collect();
-            let means = products.chunks_exact(self.width()).map(|g| g.iter().sum::<f32>() / count);
-            means.flat_map(|mean| std::iter::repeat_n(mean, self.width())).collect()
+            let groups = products.chunks_exact(self.width());
+            self.spread(groups.map(|group| group.iter().sum::<f32>() / count))
         };
         let (mut offset, mut slope) = (group_means(&sums[..c]), group_means(&sums[c..]));
         for i in 0..c {
@@ -267,12 +267,20 @@ impl GroupNorm {
     }
 
     fn per_channel(&self, moments: &[Moments], weight: &[f32], bias: &[f32]) -> PerChannel {
-        let of = |i: usize| moments[i / self.width()];
-        let mean: Vec<f32> = (0..self.channels).map(|i| of(i).mean).collect();
-        let rstd: Vec<f32> = (0..self.channels).map(|i| of(i).rstd).collect();
+        let mean = self.spread(moments.iter().map(|m| m.mean));
+        let rstd = self.spread(moments.iter().map(|m| m.rstd));
         let scale: Vec<f32> = weight.iter().zip(&rstd).map(|(w, rstd)| w * rstd).collect();
         let shift = bias.iter().zip(&mean).zip(&scale).map(|((b, m), s)| b - m * s).collect();
         PerChannel { mean, rstd, scale, shift }
+    }
+
+    /// A number per group as one per channel.
+    fn spread(&self, groups: impl Iterator<Item = f32>) -> Vec<f32> {
+        let mut channels = vec![0.0; self.channels];
+        for (channels, value) in channels.chunks_exact_mut(self.width()).zip(groups) {
+            channels.fill(value);
+        }
+        channels
     }
 
     /// Channels per group.
@@ -331,7 +339,7 @@ pub fn layer_norm_backward(
     weight: &[f32],
     grad: &[f32],
     parameters: bool,
-) -> (Vec<f32>, Option<(Vec<f32>, Vec<f32>)>) {
+) -> (Vec<f32>, Option<[Vec<f32>; 2]>) {
     let width = weight.len();
     let rows = BLOCK.div_ceil(width);
     let per_block = if parameters { 2 * width } else { 0 };
@@ -387,7 +395,7 @@ pub fn layer_norm_backward(
     });
     let parameters = parameters.then(|| {
         let (dbias, dweight) = add_up(&sums, width);
-        (dweight, dbias)
+        [dweight, dbias]
     });
     (dx, parameters)
 }
