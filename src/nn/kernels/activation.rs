@@ -1,5 +1,5 @@
 use super::buffer::uninit;
-use super::simd::{exp, normal, sigmoid, vectorised};
+use super::simd::{assign, exp, normal, sigmoid, vectorised};
 use crate::nn::parallel::pieces_mut;
 
 /// Numbers per piece of work: 64 KiB, so that operands stay in the second-level cache.
@@ -52,9 +52,12 @@ pub fn map(x: &[f32], f: impl Fn(f32) -> f32 + Copy + Send + Sync) -> Vec<f32> {
         vectorised(
             #[inline(always)]
             || {
-                for (out, x) in out.iter_mut().zip(x) {
-                    *out = f(*x);
-                }
+                assign(
+                    out,
+                    [x],
+                    #[inline(always)]
+                    |[x]| f(x),
+                )
             },
         );
     });
@@ -71,9 +74,12 @@ pub fn zip(x: &[f32], y: &[f32], f: impl Fn(f32, f32) -> f32 + Copy + Send + Syn
         vectorised(
             #[inline(always)]
             || {
-                for ((out, x), y) in out.iter_mut().zip(x).zip(y) {
-                    *out = f(*x, *y);
-                }
+                assign(
+                    out,
+                    [x, y],
+                    #[inline(always)]
+                    |[x, y]| f(x, y),
+                )
             },
         );
     });
@@ -91,9 +97,12 @@ pub fn geglu(x: &[f32], half: usize) -> Vec<f32> {
             || {
                 for (out, x) in out.chunks_exact_mut(half).zip(x.chunks_exact(2 * half)) {
                     let (a, b) = x.split_at(half);
-                    for ((out, a), b) in out.iter_mut().zip(a).zip(b) {
-                        *out = a * gelu(*b);
-                    }
+                    assign(
+                        out,
+                        [a, b],
+                        #[inline(always)]
+                        |[a, b]| a * gelu(b),
+                    );
                 }
             },
         );
@@ -115,6 +124,8 @@ pub fn geglu_backward(x: &[f32], grad: &[f32], half: usize) -> Vec<f32> {
                 for ((out, x), grad) in rows.zip(grad.chunks_exact(half)) {
                     let (a, b) = x.split_at(half);
                     let (da, db) = out.split_at_mut(half);
+                    let (a, b, grad) = (&a[..half], &b[..half], &grad[..half]);
+                    let (da, db) = (&mut da[..half], &mut db[..half]);
                     for i in 0..half {
                         let (y, slope) = gelu_and_slope(b[i]);
                         da[i] = grad[i] * y;

@@ -4,7 +4,7 @@
 
 use super::buffer::{uninit, with_scratch};
 use super::gemm::{Mat, Update, gemm};
-use super::simd::{exp, max, sum, vectorised};
+use super::simd::{exp, max, sum, update, vectorised};
 use crate::nn::parallel::pieces_mut;
 
 /// Rows of scores are padded to whole vectors.
@@ -176,9 +176,9 @@ impl Attention {
                     }
                     factors[i] = 1.0
                         / sum(
-                            stride,
+                            [row],
                             #[inline(always)]
-                            |i| row[i],
+                            |[x]| x,
                         );
                 }
             },
@@ -194,13 +194,16 @@ impl Attention {
                 for (p, grad) in p.chunks_exact(stride).zip(gradients.chunks_exact_mut(stride)) {
                     grad[seen..].fill(0.0);
                     let mean = sum(
-                        stride,
+                        [p, grad],
                         #[inline(always)]
-                        |i| p[i] * grad[i],
+                        |[p, grad]| p * grad,
                     );
-                    for (p, grad) in p.iter().zip(grad) {
-                        *grad = p * (*grad - mean) * scale;
-                    }
+                    update(
+                        grad,
+                        [p],
+                        #[inline(always)]
+                        |grad, [p]| p * (grad - mean) * scale,
+                    );
                 }
             },
         );

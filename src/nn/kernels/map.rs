@@ -1,8 +1,7 @@
 //! Rearranging channels-last maps, and sums over their pixels.
 
 use super::buffer::uninit;
-use super::norm::add_rows;
-use super::simd::vectorised;
+use super::simd::{add_rows, assign, vectorised};
 use crate::nn::parallel::pieces_mut;
 
 /// Numbers per piece of work.
@@ -36,9 +35,12 @@ pub fn upsample_2x_backward(grad: &[f32], width: usize, channels: usize) -> Vec<
                 let pairs = upper.chunks_exact(2 * channels).zip(lower.chunks_exact(2 * channels));
                 for (out, (upper, lower)) in out.chunks_exact_mut(channels).zip(pairs) {
                     let ((a, b), (c, d)) = (upper.split_at(channels), lower.split_at(channels));
-                    for i in 0..channels {
-                        out[i] = (a[i] + b[i]) + (c[i] + d[i]);
-                    }
+                    assign(
+                        out,
+                        [a, b, c, d],
+                        #[inline(always)]
+                        |[a, b, c, d]| (a + b) + (c + d),
+                    );
                 }
             },
         );
@@ -83,9 +85,12 @@ pub fn add_per_image(x: &[f32], v: &[f32], pixels: usize, channels: usize) -> Ve
             #[inline(always)]
             || {
                 for (out, x) in out.chunks_exact_mut(channels).zip(x.chunks_exact(channels)) {
-                    for i in 0..channels {
-                        out[i] = x[i] + v[i];
-                    }
+                    assign(
+                        out,
+                        [x, v],
+                        #[inline(always)]
+                        |[x, v]| x + v,
+                    );
                 }
             },
         );
@@ -104,8 +109,9 @@ pub fn sum_per_image(x: &[f32], pixels: usize, channels: usize) -> Vec<f32> {
                 add_rows(
                     out,
                     &x[i * image..][..image],
+                    [],
                     #[inline(always)]
-                    |_, x| x,
+                    |x, []| x,
                 )
             },
         );

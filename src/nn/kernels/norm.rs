@@ -5,7 +5,7 @@
 
 use super::activation::{silu, silu_slope};
 use super::buffer::uninit;
-use super::simd::{sum, vectorised};
+use super::simd::{add_rows, assign, sum, update, vectorised};
 use crate::nn::parallel::{pieces_mut, pieces_mut2};
 
 /// Numbers per block: 32 KiB.
@@ -77,19 +77,26 @@ impl GroupNorm {
         let c = self.channels;
         pieces_mut(out, self.block(), |i, out| {
             let x = &x[i * self.block()..][..out.len()];
-            let (scale, shift) = (&line.scale[..c], &line.shift[..c]);
+
             vectorised(
                 #[inline(always)]
                 || {
                     for (out, x) in out.chunks_exact_mut(c).zip(x.chunks_exact(c)) {
+                        let operands = [x, &line.scale, &line.shift];
                         if self.silu {
-                            for i in 0..c {
-                                out[i] = silu(x[i].mul_add(scale[i], shift[i]));
-                            }
+                            assign(
+                                out,
+                                operands,
+                                #[inline(always)]
+                                |[x, scale, shift]| silu(x.mul_add(scale, shift)),
+                            );
                         } else {
-                            for i in 0..c {
-                                out[i] = x[i].mul_add(scale[i], shift[i]);
-                            }
+                            assign(
+                                out,
+                                operands,
+                                #[inline(always)]
+                                |[x, scale, shift]| x.mul_add(scale, shift),
+                            );
                         }
                     }
                 },
@@ -123,10 +130,10 @@ impl GroupNorm {
         }
         // Then dx = scale dz − rstd (mean of w dz + x̂ · mean of w dz x̂), means over the group.
         let count = (self.pixels * self.width()) as f32;
-        let group_means = |sums: &[f32]| -> Vec<f32> {
+        let group_means = |sums: &[f32]| {
             let products: Vec<f32> = sums.iter().zip(weight).map(|(s, w)| s * w).collect();
-            let means = products.chunks_exact(self.width()).map(|g| g.iter().sum::<f32>() / count);
-            means.flat_map(|mean| std::iter::repeat_n(mean, self.width())).collect()
+            let groups = products.chunks_exact(self.width());
+            self.spread(groups.map(|group| group.iter().sum::<f32>() / count))
         };
         let (mut offset, mut slope) = (group_means(&sums[..c]), group_means(&sums[c..]));
         for i in 0..c {
@@ -135,16 +142,19 @@ impl GroupNorm {
         }
         pieces_mut(dx, block, |i, dx| {
             let x = &x[i * block..][..dx.len()];
-            let (mean, scale) = (&line.mean[..c], &line.scale[..c]);
-            let (offset, slope) = (&offset[..c], &slope[..c]);
+
             vectorised(
                 #[inline(always)]
                 || {
                     for (dx, x) in dx.chunks_exact_mut(c).zip(x.chunks_exact(c)) {
-                        for i in 0..c {
-                            let rest = (x[i] - mean[i]).mul_add(slope[i], offset[i]);
-                            dx[i] = dx[i].mul_add(scale[i], rest);
-                        }
+                        update(
+                            dx,
+                            [x, &line.mean, &line.scale, &slope, &offset],
+                            #[inline(always)]
+                            |dz, [x, mean, scale, slope, offset]| {
+                                dz.mul_add(scale, (x - mean).mul_add(slope, offset))
+                            },
+                        );
                     }
                 },
             );
@@ -160,25 +170,36 @@ impl GroupNorm {
         sums: &mut [f32],
     ) {
         let c = self.channels;
-        let (scale, shift, mean) = (&line.scale[..c], &line.shift[..c], &line.mean[..c]);
+
         let (plain, centred) = sums.split_at_mut(c);
-        let centred = &mut centred[..c];
+
         vectorised(
             #[inline(always)]
             || {
                 let rows = dz.chunks_exact_mut(c).zip(x.chunks_exact(c));
                 for ((dz, x), grad) in rows.zip(grad.chunks_exact(c)) {
                     if self.silu {
-                        for i in 0..c {
-                            dz[i] = grad[i] * silu_slope(x[i].mul_add(scale[i], shift[i]));
-                        }
+                        assign(
+                            dz,
+                            [x, grad, &line.scale, &line.shift],
+                            #[inline(always)]
+                            |[x, grad, scale, shift]| grad * silu_slope(x.mul_add(scale, shift)),
+                        );
                     } else {
                         dz.copy_from_slice(grad);
                     }
-                    for i in 0..c {
-                        plain[i] += dz[i];
-                        centred[i] = dz[i].mul_add(x[i] - mean[i], centred[i]);
-                    }
+                    update(
+                        plain,
+                        [dz],
+                        #[inline(always)]
+                        |sum, [dz]| sum + dz,
+                    );
+                    update(
+                        centred,
+                        [dz, x, &line.mean],
+                        #[inline(always)]
+                        |sum, [dz, x, mean]| dz.mul_add(x - mean, sum),
+                    );
                 }
             },
         );
@@ -221,8 +242,9 @@ impl GroupNorm {
                 add_rows(
                     &mut sums,
                     x,
+                    [],
                     #[inline(always)]
-                    |_, x| x,
+                    |x, []| x,
                 );
                 let groups = sums.chunks_exact_mut(width).zip(means.chunks_exact_mut(width));
                 for ((sums, means), [mean, _]) in groups.zip(out.iter_mut()) {
@@ -233,8 +255,9 @@ impl GroupNorm {
                 add_rows(
                     &mut sums,
                     x,
+                    [&means],
                     #[inline(always)]
-                    |i, x| (x - means[i]) * (x - means[i]),
+                    |x, [mean]| (x - mean) * (x - mean),
                 );
                 for (sums, [_, squares]) in sums.chunks_exact(width).zip(out) {
                     *squares = sums.iter().sum();
@@ -244,12 +267,20 @@ impl GroupNorm {
     }
 
     fn per_channel(&self, moments: &[Moments], weight: &[f32], bias: &[f32]) -> PerChannel {
-        let of = |i: usize| moments[i / self.width()];
-        let mean: Vec<f32> = (0..self.channels).map(|i| of(i).mean).collect();
-        let rstd: Vec<f32> = (0..self.channels).map(|i| of(i).rstd).collect();
+        let mean = self.spread(moments.iter().map(|m| m.mean));
+        let rstd = self.spread(moments.iter().map(|m| m.rstd));
         let scale: Vec<f32> = weight.iter().zip(&rstd).map(|(w, rstd)| w * rstd).collect();
         let shift = bias.iter().zip(&mean).zip(&scale).map(|((b, m), s)| b - m * s).collect();
         PerChannel { mean, rstd, scale, shift }
+    }
+
+    /// A number per group as one per channel.
+    fn spread(&self, groups: impl Iterator<Item = f32>) -> Vec<f32> {
+        let mut channels = vec![0.0; self.channels];
+        for (channels, value) in channels.chunks_exact_mut(self.width()).zip(groups) {
+            channels.fill(value);
+        }
+        channels
     }
 
     /// Channels per group.
@@ -277,20 +308,23 @@ pub fn layer_norm(x: &[f32], weight: &[f32], bias: &[f32], eps: f32) -> (Vec<f32
                 let pairs = out.chunks_exact_mut(width).zip(x.chunks_exact(width));
                 for ((out, x), moments) in pairs.zip(moments) {
                     let mean = sum(
-                        width,
+                        [x],
                         #[inline(always)]
-                        |i| x[i],
+                        |[x]| x,
                     ) / width as f32;
                     let squares = sum(
-                        width,
+                        [x],
                         #[inline(always)]
-                        |i| (x[i] - mean) * (x[i] - mean),
+                        |[x]| (x - mean) * (x - mean),
                     );
                     let rstd = 1.0 / (squares / width as f32 + eps).sqrt();
                     *moments = Moments { mean, rstd };
-                    for i in 0..width {
-                        out[i] = ((x[i] - mean) * rstd).mul_add(weight[i], bias[i]);
-                    }
+                    assign(
+                        out,
+                        [x, weight, bias],
+                        #[inline(always)]
+                        |[x, weight, bias]| ((x - mean) * rstd).mul_add(weight, bias),
+                    );
                 }
             },
         );
@@ -305,7 +339,7 @@ pub fn layer_norm_backward(
     weight: &[f32],
     grad: &[f32],
     parameters: bool,
-) -> (Vec<f32>, Option<(Vec<f32>, Vec<f32>)>) {
+) -> (Vec<f32>, Option<[Vec<f32>; 2]>) {
     let width = weight.len();
     let rows = BLOCK.div_ceil(width);
     let per_block = if parameters { 2 * width } else { 0 };
@@ -322,26 +356,38 @@ pub fn layer_norm_backward(
                 let rows = rows.zip(grad.chunks_exact(width)).zip(moments);
                 for (((dx, x), grad), Moments { mean, rstd }) in rows {
                     let plain = sum(
-                        width,
+                        [grad, weight],
                         #[inline(always)]
-                        |i| grad[i] * weight[i],
+                        |[grad, weight]| grad * weight,
                     ) / width as f32;
                     let centred = sum(
-                        width,
+                        [grad, weight, x],
                         #[inline(always)]
-                        |i| grad[i] * weight[i] * (x[i] - mean),
+                        |[grad, weight, x]| grad * weight * (x - mean),
                     ) / width as f32;
                     let slope = centred * rstd * rstd;
-                    for i in 0..width {
-                        let rest = (x[i] - mean).mul_add(slope, plain);
-                        dx[i] = rstd * grad[i].mul_add(weight[i], -rest);
-                    }
+                    assign(
+                        dx,
+                        [grad, weight, x],
+                        #[inline(always)]
+                        |[grad, weight, x]| {
+                            rstd * grad.mul_add(weight, -(x - mean).mul_add(slope, plain))
+                        },
+                    );
                     if parameters {
                         let (dbias, dweight) = sums.split_at_mut(width);
-                        for i in 0..width {
-                            dbias[i] += grad[i];
-                            dweight[i] += grad[i] * ((x[i] - mean) * rstd);
-                        }
+                        update(
+                            dbias,
+                            [grad],
+                            #[inline(always)]
+                            |sum, [grad]| sum + grad,
+                        );
+                        update(
+                            dweight,
+                            [grad, x],
+                            #[inline(always)]
+                            |sum, [grad, x]| grad.mul_add((x - mean) * rstd, sum),
+                        );
                     }
                 }
             },
@@ -349,29 +395,9 @@ pub fn layer_norm_backward(
     });
     let parameters = parameters.then(|| {
         let (dbias, dweight) = add_up(&sums, width);
-        (dweight, dbias)
+        [dweight, dbias]
     });
     (dx, parameters)
-}
-
-/// Adds `f(i, x[i])` of every row of `x` to `sums`, four rows at a time.
-#[inline(always)]
-pub fn add_rows(sums: &mut [f32], x: &[f32], f: impl Fn(usize, f32) -> f32) {
-    let width = sums.len();
-    let mut fours = x.chunks_exact(4 * width);
-    for four in &mut fours {
-        let (ab, cd) = four.split_at(2 * width);
-        let (a, b) = ab.split_at(width);
-        let (c, d) = cd.split_at(width);
-        for i in 0..width {
-            sums[i] += (f(i, a[i]) + f(i, b[i])) + (f(i, c[i]) + f(i, d[i]));
-        }
-    }
-    for row in fours.remainder().chunks_exact(width) {
-        for i in 0..width {
-            sums[i] += f(i, row[i]);
-        }
-    }
 }
 
 /// The sum of rows of two halves, each of `width`.
@@ -383,8 +409,9 @@ fn add_up(rows: &[f32], width: usize) -> (Vec<f32>, Vec<f32>) {
             add_rows(
                 &mut first,
                 rows,
+                [],
                 #[inline(always)]
-                |_, x| x,
+                |x, []| x,
             )
         },
     );

@@ -3,6 +3,7 @@
 //!
 //! What runs inside [`vectorised`] must be inlined into it, or it is compiled for the oldest CPU: its
 //! functions and closures are `#[inline(always)]`, without branches on values.
+#![allow(clippy::needless_range_loop)] // several slices walked side by side
 
 /// Numbers in the widest register.
 const LANES: usize = 16;
@@ -15,36 +16,92 @@ pub fn vectorised<R>(f: impl FnOnce() -> R) -> R {
     pulp::Arch::new().dispatch(f)
 }
 
-/// Σ f(i) over `0..len`.
+/// `f` of each element of `out` and those beside it in `xs`, which are at least as long.
+///
+/// The lengths are settled before the loop: a check within would keep it from being vectorised.
 #[inline(always)]
-pub fn sum(len: usize, f: impl Fn(usize) -> f32) -> f32 {
+pub fn update<const N: usize>(out: &mut [f32], xs: [&[f32]; N], f: impl Fn(f32, [f32; N]) -> f32) {
+    let len = out.len();
+    let xs = xs.map(|x| &x[..len]);
+    for i in 0..len {
+        out[i] = f(out[i], xs.map(|x| x[i]));
+    }
+}
+
+/// As [`update`], without what `out` held.
+#[inline(always)]
+pub fn assign<const N: usize>(out: &mut [f32], xs: [&[f32]; N], f: impl Fn([f32; N]) -> f32) {
+    update(
+        out,
+        xs,
+        #[inline(always)]
+        |_, xs| f(xs),
+    );
+}
+
+/// Σ f over elements side by side, of slices as long as the first.
+#[inline(always)]
+pub fn sum<const N: usize>(xs: [&[f32]; N], f: impl Fn([f32; N]) -> f32) -> f32 {
+    let len = xs[0].len();
+    let xs = xs.map(|x| &x[..len]);
     let mut wide = [0.0; WIDE];
-    let mut start = 0;
-    while start + WIDE <= len {
-        for (i, lane) in wide.iter_mut().enumerate() {
-            *lane += f(start + i);
+    let blocks = xs.map(|x| x.as_chunks::<WIDE>().0);
+    for block in 0..len / WIDE {
+        let xs = blocks.map(|b| &b[block]);
+        for i in 0..WIDE {
+            wide[i] += f(xs.map(|x| x[i]));
         }
-        start += WIDE;
     }
     let mut lanes = [0.0; LANES];
-    for i in 0..LANES {
-        lanes[i] = (wide[i] + wide[i + LANES]) + (wide[i + 2 * LANES] + wide[i + 3 * LANES]);
-    }
-    while start + LANES <= len {
-        for (i, lane) in lanes.iter_mut().enumerate() {
-            *lane += f(start + i);
+    let start = len - len % WIDE;
+    let blocks = xs.map(|x| x[start..].as_chunks::<LANES>().0);
+    for block in 0..len % WIDE / LANES {
+        let xs = blocks.map(|b| &b[block]);
+        for i in 0..LANES {
+            lanes[i] += f(xs.map(|x| x[i]));
         }
-        start += LANES;
     }
     let mut rest = 0.0;
-    for i in start..len {
-        rest += f(i);
+    for i in len - len % LANES..len {
+        rest += f(xs.map(|x| x[i]));
+    }
+    if len >= WIDE {
+        for i in 0..LANES {
+            lanes[i] += (wide[i] + wide[i + LANES]) + (wide[i + 2 * LANES] + wide[i + 3 * LANES]);
+        }
     }
     fold(
         lanes,
         #[inline(always)]
         |a, b| a + b,
     ) + rest
+}
+
+/// Adds `f(x, columns)` of every row of `x` to `sums`, four rows at a time; `columns` are as wide as
+/// `sums`.
+#[inline(always)]
+pub fn add_rows<const N: usize>(
+    sums: &mut [f32],
+    x: &[f32],
+    columns: [&[f32]; N],
+    f: impl Fn(f32, [f32; N]) -> f32,
+) {
+    let width = sums.len();
+    let columns = columns.map(|c| &c[..width]);
+    let mut fours = x.chunks_exact(4 * width);
+    for four in &mut fours {
+        let [a, b, c, d] = [0, 1, 2, 3].map(|row| &four[row * width..][..width]);
+        for i in 0..width {
+            let columns = columns.map(|c| c[i]);
+            sums[i] +=
+                (f(a[i], columns) + f(b[i], columns)) + (f(c[i], columns) + f(d[i], columns));
+        }
+    }
+    for row in fours.remainder().chunks_exact(width) {
+        for i in 0..width {
+            sums[i] += f(row[i], columns.map(|c| c[i]));
+        }
+    }
 }
 
 /// The greatest of `x`; NaNs are passed over.
@@ -82,17 +139,19 @@ fn fold(mut lanes: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> f32 {
     lanes[0]
 }
 
-/// `eˣ` to 2 units in the last place; 0 below −86.9 (2 · 10⁻³⁸), NaN for NaN.
+/// `eˣ` to 2 units in the last place; 0 below −86.2 (4 · 10⁻³⁸), NaN for NaN.
 ///
 /// eˣ = 2ⁿ eʳ with |r| ≤ ln 2 / 2, and eʳ by its Taylor polynomial refitted (Cephes' `expf`).
 #[inline(always)]
 pub fn exp(x: f32) -> f32 {
     // Adding 1.5 · 2²³ rounds to an integer, which the low bits of the sum then hold.
     const ROUND: f32 = 12_582_912.0;
+    // Nothing on the way is subnormal, which would take a hundred times as long.
+    const LEAST: f32 = -86.2;
     const LN2_HIGH: f32 = 0.693_359_4;
     const LN2_LOW: f32 = -2.121_944_4e-4;
     let limited = if x > 89.0 { 89.0 } else { x };
-    let limited = if limited < -86.9 { -86.9 } else { limited };
+    let limited = if limited < LEAST { LEAST } else { limited };
     let rounded = limited.mul_add(std::f32::consts::LOG2_E, ROUND);
     let n = rounded - ROUND;
     let r = n.mul_add(-LN2_LOW, n.mul_add(-LN2_HIGH, limited));
@@ -106,7 +165,7 @@ pub fn exp(x: f32) -> f32 {
     // 2ⁿ as 2 · 2ⁿ⁻¹: n reaches 128, which alone has no float.
     let exponent = rounded.to_bits().wrapping_sub(ROUND.to_bits()).wrapping_add(126) << 23;
     let y = p * f32::from_bits(exponent) * 2.0;
-    if x < -86.9 { 0.0 } else { y }
+    if x < LEAST { 0.0 } else { y }
 }
 
 /// `1 / (1 + e⁻ˣ)`.
@@ -145,7 +204,7 @@ mod tests {
 
     #[test]
     fn exp_is_accurate_over_its_range() {
-        for i in -8690..=8870 {
+        for i in -8619..=8870 {
             let x = i as f32 * 0.01;
             close(exp(x), f64::from(x).exp(), 2.4e-7);
         }
@@ -192,7 +251,7 @@ mod tests {
     fn sums_and_maxima_of_any_length() {
         for len in [0, 1, 15, 64, 65, 200] {
             let x: Vec<f32> = (0..len).map(|i| ((i * 37) % 101) as f32).collect();
-            assert_eq!(sum(len, |i| x[i]), x.iter().sum::<f32>());
+            assert_eq!(sum([&x], |[x]| x), x.iter().sum::<f32>());
             assert_eq!(max(&x), x.iter().copied().fold(f32::NEG_INFINITY, f32::max));
         }
     }

@@ -1,3 +1,6 @@
+// Only closures can be marked for inlining where they are passed.
+#![allow(clippy::redundant_closure)]
+
 use candle_core::{D, Result, Tensor, bail};
 
 use super::composed;

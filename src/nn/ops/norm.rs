@@ -73,7 +73,7 @@ pub fn layer_norm(x: &Var, weight: &Var, bias: &Var, eps: f64) -> Result<Var> {
             parameters,
         );
         flow.add_with(0, || Tensor::from_vec(dx, value.shape(), value.device()))?;
-        if let Some((dw, db)) = parameters {
+        if let Some([dw, db]) = parameters {
             flow.add_with(1, || Tensor::from_vec(dw, w.shape(), w.device()))?;
             flow.add_with(2, || Tensor::from_vec(db, w.shape(), w.device()))?;
         }
