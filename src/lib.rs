@@ -6,6 +6,7 @@ pub mod diffusion;
 mod error;
 pub mod memory;
 pub mod nn;
+pub mod pretrain;
 pub mod rng;
 pub mod safefile;
 pub mod train;

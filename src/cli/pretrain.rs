@@ -1,0 +1,47 @@
+//! `cdbench pretrain`: the mini backbone and its judge, from nothing.
+
+use std::path::PathBuf;
+
+use super::device::DeviceName;
+use crate::Result;
+use crate::pretrain::{self, PretrainConfig};
+
+const EXAMPLES: &str = "\
+Examples:
+  cdbench pretrain vae
+  cdbench pretrain all --config assets/mini/pretrain.toml --out runs/pretrain --device cuda";
+
+#[derive(clap::Subcommand)]
+#[command(after_help = EXAMPLES)]
+pub enum Command {
+    /// Train the autoencoder
+    Vae(Args),
+}
+
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// What to train, on which scenes, for how long
+    #[arg(long, default_value = "assets/mini/pretrain.toml")]
+    config: PathBuf,
+
+    /// Folder of states, curves, pictures and, in `mini/`, the trained models; a run that is there
+    /// goes on
+    #[arg(long, default_value = "runs/pretrain")]
+    out: PathBuf,
+
+    /// auto, cpu, cuda, cuda:N or metal
+    #[arg(long, default_value = "auto")]
+    device: DeviceName,
+}
+
+/// Runs `cdbench pretrain …`.
+pub fn run(command: Command) -> Result<()> {
+    let open = |args: &Args| Ok::<_, crate::Error>((PretrainConfig::read(&args.config)?, args.device.open()?));
+    match command {
+        Command::Vae(args) => {
+            let (config, device) = open(&args)?;
+            pretrain::pretrain_vae(&config, &args.out, &device)
+        }
+    }
+}

@@ -1,0 +1,22 @@
+//! Pretraining of the mini backbone and of its judge, from nothing, on the embedded world.
+//!
+//! Three runs, one after another, described by one file (`assets/mini/pretrain.toml`): the autoencoder,
+//! the UNet together with the text encoder that conditions it, and a CLIP that only judges. Each keeps
+//! its states, curves and pictures in a folder of its own below the run folder, goes on from its
+//! latest state, and exports its weights into `mini/`, which is a diffusers folder once all are there.
+
+mod config;
+mod curves;
+mod drive;
+mod scenes;
+mod vae;
+
+pub use config::{PretrainConfig, Recipe, UNetRecipe, VaeRecipe, WorldStage};
+pub use vae::pretrain_vae;
+
+use std::path::{Path, PathBuf};
+
+/// Below the run folder: the backbone, and `clip/`.
+pub fn model_folder(out: &Path) -> PathBuf {
+    out.join("mini")
+}
