@@ -16,6 +16,8 @@ Examples:
 pub enum Command {
     /// Train the autoencoder
     Vae(Args),
+    /// Train the UNet and the text encoder, on the latents of the trained autoencoder
+    Unet(Args),
 }
 
 #[derive(clap::Args)]
@@ -42,6 +44,10 @@ pub fn run(command: Command) -> Result<()> {
         Command::Vae(args) => {
             let (config, device) = open(&args)?;
             pretrain::pretrain_vae(&config, &args.out, &device)
+        }
+        Command::Unet(args) => {
+            let (config, device) = open(&args)?;
+            pretrain::pretrain_unet(&config, &args.out, &device)
         }
     }
 }

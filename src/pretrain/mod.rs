@@ -9,9 +9,11 @@ mod config;
 mod curves;
 mod drive;
 mod scenes;
+mod unet;
 mod vae;
 
 pub use config::{PretrainConfig, Recipe, UNetRecipe, VaeRecipe, WorldStage};
+pub use unet::pretrain_unet;
 pub use vae::pretrain_vae;
 
 use std::path::{Path, PathBuf};

@@ -65,7 +65,7 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::Input`] for a repeated word or an impossible length.
     pub fn word_level(words: &[&str], max_len: usize) -> Result<Self> {
-        const SPECIAL: [&str; 4] = ["<pad>", "<start>", "<end>", "<unk>"];
+        const SPECIAL: [&str; 4] = ["<pad>", "<unk>", "<start>", "<end>"];
         let bad = |e: &dyn std::fmt::Display| Error::input(format!("tokenizer: {e}"));
         let entries = SPECIAL.iter().chain(words).zip(0..).map(|(w, id)| (w.to_string(), id));
         let model = WordLevel::builder()
@@ -76,11 +76,11 @@ impl Tokenizer {
         let mut inner = tokenizers::Tokenizer::new(model);
         inner.with_normalizer(Some(Lowercase)).map_err(|e| bad(&e))?;
         inner.with_pre_tokenizer(Some(Whitespace));
-        inner.with_post_processor(Some(files::bos_eos(("<start>", 1), ("<end>", 2))));
+        inner.with_post_processor(Some(files::bos_eos(("<start>", 2), ("<end>", 3))));
         if inner.get_vocab(false).len() != SPECIAL.len() + words.len() {
             return Err(bad(&"a word is repeated"));
         }
-        let roles = ["pad_token", "bos_token", "eos_token", "unk_token"];
+        let roles = ["pad_token", "unk_token", "bos_token", "eos_token"];
         let settings = Settings {
             special: roles.into_iter().zip(SPECIAL.map(|s| AddedToken::from(s, true))).collect(),
             added: Vec::new(),
