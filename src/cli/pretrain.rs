@@ -16,6 +16,8 @@ Examples:
 pub enum Command {
     /// Train the autoencoder
     Vae(Args),
+    /// Train the autoencoder's decoder further, with the latents as they are
+    Decoder(Args),
     /// Train the UNet and the text encoder, on the latents of the trained autoencoder
     Unet(Args),
 }
@@ -44,6 +46,10 @@ pub fn run(command: Command) -> Result<()> {
         Command::Vae(args) => {
             let (config, device) = open(&args)?;
             pretrain::pretrain_vae(&config, &args.out, &device)
+        }
+        Command::Decoder(args) => {
+            let (config, device) = open(&args)?;
+            pretrain::pretrain_decoder(&config, &args.out, &device)
         }
         Command::Unet(args) => {
             let (config, device) = open(&args)?;

@@ -17,6 +17,8 @@ pub struct PretrainConfig {
     pub seed: u64,
     /// The autoencoder.
     pub vae: VaeRecipe,
+    /// More of the autoencoder's decoder, with the latents as they are.
+    pub decoder: Recipe,
     /// The UNet and the text encoder.
     pub unet: UNetRecipe,
 }
@@ -118,7 +120,11 @@ impl PretrainConfig {
     }
 
     fn check(&self) -> Result<()> {
-        for (name, recipe) in [("vae", &self.vae.recipe), ("unet", &self.unet.recipe)] {
+        for (name, recipe) in [
+            ("vae", &self.vae.recipe),
+            ("decoder", &self.decoder),
+            ("unet", &self.unet.recipe),
+        ] {
             if !(1..=65536).contains(&recipe.batch) {
                 return Err(Error::input(format!("`{name}.batch` is {}", recipe.batch)));
             }

@@ -14,7 +14,7 @@ mod vae;
 
 pub use config::{PretrainConfig, Recipe, UNetRecipe, VaeRecipe, WorldStage};
 pub use unet::pretrain_unet;
-pub use vae::pretrain_vae;
+pub use vae::{pretrain_decoder, pretrain_vae};
 
 use std::path::{Path, PathBuf};
 

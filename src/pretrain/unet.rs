@@ -124,7 +124,8 @@ impl Task for UNetTask<'_> {
         let weights = match self.recipe.snr_gamma {
             0.0 => weights,
             gamma => {
-                let factor = |&t: &usize| loss::min_snr_factor(self.schedule.snr(t), gamma, false);
+                let predicts = self.schedule.prediction_type();
+                let factor = |&t: &usize| loss::min_snr_factor(self.schedule.snr(t), gamma, predicts);
                 loss::scale_images(&weights, &timesteps.iter().map(factor).collect::<Vec<_>>())?
             }
         };

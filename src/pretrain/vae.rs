@@ -1,18 +1,19 @@
 //! The autoencoder: pictures to latents and back, sharp at edges and true in hue.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 
-use super::config::{PretrainConfig, VaeLoss, VaeRecipe};
+use super::config::{PretrainConfig, Recipe, VaeLoss, VaeRecipe};
 use super::drive::{Drive, Findings};
 use super::model_folder;
 use super::scenes::{SceneStream, bytes, pictures};
 use crate::Result;
 use crate::diffusion::config::{Config as _, VaeConfig};
 use crate::diffusion::model::Vae;
-use crate::diffusion::weights::save_weights;
-use crate::nn::{Builder, RandomSource, Var, no_grad, ops, parallel};
+use crate::diffusion::weights::{Weights, save_weights};
+use crate::nn::{Builder, Param, RandomSource, Var, no_grad, ops, parallel};
 use crate::train::{BatchSize, Part, Streams, Task};
 use crate::world::{self, Corpus, SIZE, Scene};
 
@@ -21,15 +22,43 @@ use crate::world::{self, Corpus, SIZE, Scene};
 /// # Errors
 /// What reading and writing the run folder gives; divergence.
 pub fn pretrain_vae(config: &PretrainConfig, out: &Path, device: &Device) -> Result<()> {
-    let recipe = &config.vae;
     let builder = Builder::new(RandomSource { seed: config.seed }, device, DType::F32);
-    let vae = Vae::new(&builder, &recipe.model)?;
-    let identity = serde_json::to_string(&recipe.model).unwrap_or_default();
+    let vae = Vae::new(&builder, &config.vae.model)?;
     let params = vae.params().to_vec();
-    let drive = Drive::new("vae", out, &recipe.recipe, params, &identity, config.seed)?;
-    let world = recipe.world.clone();
-    let stream = SceneStream::new(config.seed, recipe.recipe.batch, move |_| world.clone());
-    let task = VaeTask { recipe, device, vae, stream };
+    run("vae", &config.vae.recipe, vae, params, config, out, device)
+}
+
+/// Goes on with the decoder alone, on the exported autoencoder's latents, which do not change: a UNet
+/// may be trained on them meanwhile.
+///
+/// # Errors
+/// [`crate::Error::Input`] if there is no autoencoder yet; as [`pretrain_vae`].
+pub fn pretrain_decoder(config: &PretrainConfig, out: &Path, device: &Device) -> Result<()> {
+    let folder = model_folder(out);
+    let weights = Weights::open(&folder.join("vae"), "diffusion_pytorch_model")?;
+    let builder = Builder::new(Arc::new(weights), device, DType::F32);
+    let vae = Vae::new(&builder, &VaeConfig::read(&folder)?)?;
+    let decodes = |name: &str| name.starts_with("decoder.") || name.starts_with("post_quant_conv");
+    let params = vae.params().iter().filter(|p| decodes(p.name())).cloned().collect();
+    run("decoder", &config.decoder, vae, params, config, out, device)
+}
+
+fn run(
+    name: &'static str,
+    recipe: &Recipe,
+    vae: Vae,
+    params: Vec<Param>,
+    config: &PretrainConfig,
+    out: &Path,
+    device: &Device,
+) -> Result<()> {
+    let identity = serde_json::to_string(&config.vae.model).unwrap_or_default();
+    let drive = Drive::new(name, out, recipe, params, &identity, config.seed)?;
+    let world = config.vae.world.clone();
+    // another sequence for each run
+    let seed = config.seed + name.len() as u64;
+    let stream = SceneStream::new(seed, recipe.batch, move |_| world.clone());
+    let task = VaeTask { recipe: &config.vae, device, vae, stream };
     let held_out = held_out(HELD_OUT);
     let targets: Vec<Scene> =
         world::concepts().iter().flat_map(|concept| concept.targets()).collect();
@@ -134,7 +163,11 @@ impl VaeTask<'_> {
         world::sheet(&cells, 8, &dir.join(format!("restored-{step:06}.png")))?;
         let latents = statistics(&self.vae, sets[0], self.device)?;
         found.push(("latent_std", latents.overall));
-        export(&self.vae, &latents, &model_folder(out))?;
+        if self.vae.params().iter().any(|p| p.name().starts_with("encoder.") && p.trainable()) {
+            export(&self.vae, &latents, &model_folder(out))?;
+        } else {
+            export(&self.vae, &Statistics::unit(latents.mean.len()), &model_folder(out))?;
+        }
         Ok(found)
     }
 }
@@ -166,6 +199,13 @@ struct Statistics {
     mean: Vec<f64>,
     std: Vec<f64>,
     overall: f64,
+}
+
+impl Statistics {
+    /// Of latents that are to stay as they are.
+    fn unit(channels: usize) -> Self {
+        Statistics { mean: vec![0.0; channels], std: vec![1.0; channels], overall: 1.0 }
+    }
 }
 
 fn statistics(vae: &Vae, scenes: &[Scene], device: &Device) -> Result<Statistics> {

@@ -59,8 +59,9 @@ impl Tokenizer {
     }
 
     /// A tokenizer of whole words and punctuation marks, in lower case; `<unk>` stands for what is
-    /// not among `words`. The special tokens `<pad>`, `<start>`, `<end>` and `<unk>` have the ids
-    /// 0 to 3, the words the ids from 4.
+    /// not among `words`. The special tokens `<pad>`, `<unk>`, `<start>` and `<end>` have the ids
+    /// 0 to 3, the words the ids from 4. (transformers' CLIP takes an end token of id 2 for a mistake of
+    /// old configurations, and the token of the highest id for the end.)
     ///
     /// # Errors
     /// [`Error::Input`] for a repeated word or an impossible length.
