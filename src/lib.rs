@@ -2,6 +2,7 @@
 //! Diffusion* (Kumari et al., CVPR 2023). `ARCHITECTURE.md` is the map.
 
 pub mod cli;
+pub mod clip;
 pub mod diffusion;
 mod error;
 pub mod memory;

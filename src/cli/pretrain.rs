@@ -20,6 +20,8 @@ pub enum Command {
     Decoder(Args),
     /// Train the UNet and the text encoder, on the latents of the trained autoencoder
     Unet(Args),
+    /// Train the judge, a CLIP that no other run sees
+    Clip(Args),
 }
 
 #[derive(clap::Args)]
@@ -50,6 +52,10 @@ pub fn run(command: Command) -> Result<()> {
         Command::Decoder(args) => {
             let (config, device) = open(&args)?;
             pretrain::pretrain_decoder(&config, &args.out, &device)
+        }
+        Command::Clip(args) => {
+            let (config, device) = open(&args)?;
+            pretrain::pretrain_clip(&config, &args.out, &device)
         }
         Command::Unet(args) => {
             let (config, device) = open(&args)?;

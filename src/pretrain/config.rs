@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::clip::ClipConfig;
 use crate::diffusion::config::{SchedulerConfig, TextEncoderConfig, UNetConfig, VaeConfig};
 use crate::train::TrainConfig;
 use crate::world::WorldConfig;
@@ -21,6 +22,8 @@ pub struct PretrainConfig {
     pub decoder: Recipe,
     /// The UNet and the text encoder.
     pub unet: UNetRecipe,
+    /// The judge.
+    pub clip: ClipRecipe,
 }
 
 /// What the runs have in common.
@@ -91,6 +94,20 @@ pub struct UNetRecipe {
     pub scheduler: SchedulerConfig,
 }
 
+/// The judge's run.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ClipRecipe {
+    /// Batch, rates, steps.
+    #[serde(flatten)]
+    pub recipe: Recipe,
+    /// What the scenes are.
+    pub world: WorldConfig,
+    /// Most tokens of a caption, start and end included.
+    pub tokens: usize,
+    /// transformers' configuration; the vocabulary's size is the world's.
+    pub model: ClipConfig,
+}
+
 /// The scenes of a part of a run.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -124,6 +141,7 @@ impl PretrainConfig {
             ("vae", &self.vae.recipe),
             ("decoder", &self.decoder),
             ("unet", &self.unet.recipe),
+            ("clip", &self.clip.recipe),
         ] {
             if !(1..=65536).contains(&recipe.batch) {
                 return Err(Error::input(format!("`{name}.batch` is {}", recipe.batch)));
@@ -134,6 +152,7 @@ impl PretrainConfig {
             }
         }
         self.vae.world.check()?;
+        self.clip.world.check()?;
         if self.unet.stages.is_empty() {
             return Err(Error::input("`unet.stages` needs at least one entry"));
         }

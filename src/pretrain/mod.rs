@@ -5,14 +5,17 @@
 //! its states, curves and pictures in a folder of its own below the run folder, goes on from its
 //! latest state, and exports its weights into `mini/`, which is a diffusers folder once all are there.
 
+mod clip;
 mod config;
 mod curves;
 mod drive;
+mod judge;
 mod scenes;
 mod unet;
 mod vae;
 
-pub use config::{PretrainConfig, Recipe, UNetRecipe, VaeRecipe, WorldStage};
+pub use clip::pretrain_clip;
+pub use config::{ClipRecipe, PretrainConfig, Recipe, UNetRecipe, VaeRecipe, WorldStage};
 pub use unet::pretrain_unet;
 pub use vae::{pretrain_decoder, pretrain_vae};
 

@@ -8,7 +8,7 @@ use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 
 use crate::Result;
-use crate::world::{SIZE, Scene, WorldConfig};
+use crate::world::{Corpus, SIZE, Scene, WorldConfig};
 
 /// Batches rendered ahead.
 const AHEAD: usize = 3;
@@ -69,16 +69,28 @@ impl SceneStream {
 
 /// Pictures [scenes, 3, 64, 64] in [−1, 1].
 pub fn pictures(scenes: &[Scene], device: &Device) -> Result<Tensor> {
+    let bytes: Vec<&[u8]> = scenes.iter().map(|s| s.image.as_slice()).collect();
+    pictures_of_bytes(&bytes, device)
+}
+
+/// As [`pictures`], from bytes: row by row, red first.
+pub fn pictures_of_bytes<B: AsRef<[u8]> + Sync>(bytes: &[B], device: &Device) -> Result<Tensor> {
     const PIXELS: usize = SIZE * SIZE;
-    let mut values = vec![0f32; scenes.len() * 3 * PIXELS];
-    values.par_chunks_mut(3 * PIXELS).zip(scenes).for_each(|(planes, scene)| {
-        for (i, rgb) in scene.image.chunks_exact(3).enumerate() {
+    let mut values = vec![0f32; bytes.len() * 3 * PIXELS];
+    values.par_chunks_mut(3 * PIXELS).zip(bytes).for_each(|(planes, bytes)| {
+        for (i, rgb) in bytes.as_ref().chunks_exact(3).enumerate() {
             for (c, &byte) in rgb.iter().enumerate() {
                 planes[c * PIXELS + i] = f32::from(byte) / 127.5 - 1.0;
             }
         }
     });
-    Ok(Tensor::from_vec(values, (scenes.len(), 3, SIZE, SIZE), &Device::Cpu)?.to_device(device)?)
+    Ok(Tensor::from_vec(values, (bytes.len(), 3, SIZE, SIZE), &Device::Cpu)?.to_device(device)?)
+}
+
+/// The first scenes of the validation set.
+pub fn held_out(count: usize) -> Vec<Scene> {
+    let corpus = Corpus::validation();
+    (0..count).into_par_iter().filter_map(|i| corpus.get(i)).collect()
 }
 
 /// Bytes of the pictures [n, 3, 64, 64], as [`crate::world::sheet`] takes them.

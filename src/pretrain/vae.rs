@@ -8,14 +8,14 @@ use candle_core::{DType, Device, Tensor};
 use super::config::{PretrainConfig, Recipe, VaeLoss, VaeRecipe};
 use super::drive::{Drive, Findings};
 use super::model_folder;
-use super::scenes::{SceneStream, bytes, pictures};
+use super::scenes::{SceneStream, bytes, held_out, pictures};
 use crate::Result;
 use crate::diffusion::config::{Config as _, VaeConfig};
 use crate::diffusion::model::Vae;
 use crate::diffusion::weights::{Weights, save_weights};
 use crate::nn::{Builder, Param, RandomSource, Var, no_grad, ops, parallel};
 use crate::train::{BatchSize, Part, Streams, Task};
-use crate::world::{self, Corpus, SIZE, Scene};
+use crate::world::{self, SIZE, Scene};
 
 /// Trains the autoencoder, from its latest state if there is one, and exports it.
 ///
@@ -69,11 +69,6 @@ fn run(
 const HELD_OUT: usize = 256;
 /// Scenes on the contact sheet, half of them concepts.
 const SHOWN: usize = 16;
-
-fn held_out(count: usize) -> Vec<Scene> {
-    let corpus = Corpus::validation();
-    (0..count).filter_map(|i| corpus.get(i)).collect()
-}
 
 struct VaeTask<'a> {
     recipe: &'a VaeRecipe,
