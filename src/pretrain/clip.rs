@@ -6,7 +6,7 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor};
 use serde_json::json;
 
-use super::config::{ClipRecipe, PretrainConfig};
+use super::config::PretrainConfig;
 use super::drive::{Drive, Findings};
 use super::judge::Judge;
 use super::model_folder;

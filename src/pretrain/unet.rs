@@ -5,7 +5,7 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor};
 
 use super::config::{PretrainConfig, UNetRecipe};
-use super::drive::{Drive, Findings};
+use super::drive::Drive;
 use super::model_folder;
 use super::scenes::{SceneStream, pictures};
 use crate::diffusion::config::{Config as _, ModelIndex, VaeConfig};
