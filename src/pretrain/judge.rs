@@ -5,6 +5,7 @@ use std::path::Path;
 
 use candle_core::{D, DType, Device, Tensor};
 
+use super::report::place;
 use super::scenes::{pictures, pictures_of_bytes};
 use crate::Result;
 use crate::clip::Clip;
@@ -88,16 +89,7 @@ impl Judge {
 
     pub fn backgrounds(&self, images: &Tensor) -> Result<Vec<Background>> {
         self.ask(images, Background::ALL, |b| {
-            let place = match b {
-                Background::Beach => "on the beach",
-                Background::Night => "at night",
-                Background::Underwater => "underwater",
-                Background::Snow => "in the snow",
-                Background::Forest => "in the forest",
-                Background::City => "in the city",
-                Background::Desert => "in the desert",
-                Background::Room => "in the room",
-            };
+            let place = place(b);
             Category::ALL.iter().map(|c| format!("a {} {place}", c.word())).collect()
         })
     }
@@ -117,6 +109,23 @@ impl Judge {
         self.ask(images, ColorWord::ALL, |c| {
             ["photo of a", "a"].map(|p| format!("{p} {} {}", c.word(), category.word())).into()
         })
+    }
+
+    /// How often the two categories that are nearest, of all pairs, are those wanted, in any order.
+    pub fn pairs(&self, images: &Tensor, wanted: &[[Category; 2]]) -> Result<Count> {
+        let mut pairs = vec![];
+        for (i, &a) in Category::ALL.iter().enumerate() {
+            pairs.extend(Category::ALL[i + 1..].iter().map(|&b| [a, b]));
+        }
+        let found = self.ask(images, &pairs, |[a, b]| {
+            let orders = [(a, b), (b, a)];
+            let phrases = orders.iter().flat_map(|(a, b)| {
+                ["next to", "on top of"].map(|r| format!("a {} {r} a {}", a.word(), b.word()))
+            });
+            phrases.collect()
+        })?;
+        let same = |a: &[Category; 2], b: &[Category; 2]| a == b || *a == [b[1], b[0]];
+        Ok((found.iter().zip(wanted).filter(|(a, b)| same(a, b)).count(), wanted.len()))
     }
 
     fn ask<T: Copy>(

@@ -10,12 +10,14 @@ mod config;
 mod curves;
 mod drive;
 mod judge;
+mod report;
 mod scenes;
 mod unet;
 mod vae;
 
 pub use clip::pretrain_clip;
 pub use config::{ClipRecipe, PretrainConfig, Recipe, UNetRecipe, VaeRecipe, WorldStage};
+pub use report::{ReportArgs, report};
 pub use unet::pretrain_unet;
 pub use vae::{pretrain_decoder, pretrain_vae};
 
