@@ -2,9 +2,11 @@
 //! Diffusion* (Kumari et al., CVPR 2023). `ARCHITECTURE.md` is the map.
 
 pub mod cli;
+pub mod clip;
 pub mod diffusion;
 mod error;
 pub mod nn;
+pub mod pretrain;
 pub mod process;
 pub mod rng;
 pub mod safefile;

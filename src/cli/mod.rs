@@ -2,8 +2,10 @@
 
 mod bench;
 mod device;
+mod pretrain;
 mod progress;
 mod sample;
+mod world;
 
 use std::process::ExitCode;
 
@@ -42,6 +44,12 @@ struct Cli {
 enum Command {
     /// Sample images from a backbone
     Sample(sample::Args),
+    /// Train the mini backbone and its judge from nothing, on scenes of the embedded world
+    #[command(subcommand)]
+    Pretrain(pretrain::Command),
+    /// Look at the embedded world
+    #[command(subcommand)]
+    World(world::Command),
     /// Measure this machine on the project's own work
     #[command(subcommand)]
     Bench(bench::Command),
@@ -53,6 +61,8 @@ pub fn main() -> ExitCode {
     start_log(cli.verbose);
     let outcome = start_threads(cli.threads).and_then(|()| match cli.command {
         Command::Sample(args) => sample::run(args),
+        Command::Pretrain(command) => pretrain::run(command),
+        Command::World(command) => world::run(command),
         Command::Bench(command) => bench::run(command),
     });
     match outcome {

@@ -51,7 +51,7 @@ impl Param {
             Kind::Plain
         };
         let shape = value.dims().to_vec();
-        let value = kind.from_file(&value.to_dtype(compute)?)?;
+        let value = kind.kept_from_file(&value.to_dtype(compute)?)?;
         Ok(Param(Arc::new(Inner {
             name: name.into(),
             shape,
@@ -134,13 +134,13 @@ impl Param {
 
     /// The inverse of [`Param::file_order`].
     pub fn kept_order(&self, file: &Tensor) -> Result<Tensor> {
-        self.0.kind.from_file(file)
+        self.0.kind.kept_from_file(file)
     }
 
     /// Replaces the value by one as files have it, of the same shape.
     pub fn set_from_file(&self, value: &Tensor) -> Result<()> {
         let dtype = self.read().value.dtype();
-        self.set_value(self.0.kind.from_file(&value.to_dtype(dtype)?)?);
+        self.set_value(self.0.kind.kept_from_file(&value.to_dtype(dtype)?)?);
         Ok(())
     }
 
@@ -203,7 +203,7 @@ impl Param {
 }
 
 impl Kind {
-    fn from_file(self, value: &Tensor) -> Result<Tensor> {
+    fn kept_from_file(self, value: &Tensor) -> Result<Tensor> {
         match self {
             Kind::Plain => value.contiguous(),
             Kind::ChannelsLastKernel => value.permute((2, 3, 1, 0))?.contiguous(),

@@ -3,9 +3,11 @@
 mod resnet;
 mod text_encoder;
 mod transformer;
+mod transformer_layer;
 mod unet;
 mod vae;
 
 pub use text_encoder::TextEncoder;
+pub use transformer_layer::{TransformerLayer, TransformerSize};
 pub use unet::UNet;
 pub use vae::{Posterior, Vae};

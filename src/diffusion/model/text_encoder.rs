@@ -2,8 +2,9 @@
 
 use candle_core::{DType, Result as TensorResult, Tensor};
 
-use crate::diffusion::config::{HiddenAct, TextEncoderConfig};
-use crate::nn::{Builder, Init, LayerNorm, Linear, Param, Var, ops};
+use super::transformer_layer::{TransformerLayer, TransformerSize};
+use crate::diffusion::config::TextEncoderConfig;
+use crate::nn::{Builder, Init, LayerNorm, Param, Var, ops};
 use crate::{Error, Result};
 
 /// The text encoder. SD 2.x's use of the layer before the last needs nothing special: its files
@@ -14,54 +15,8 @@ pub struct TextEncoder {
     token_embedding: Param,
     added: Option<Param>,
     position_embedding: Param,
-    layers: Vec<Layer>,
+    layers: Vec<TransformerLayer>,
     final_layer_norm: LayerNorm,
-}
-
-/// A pre-norm transformer layer, as both towers of CLIP have it.
-struct Layer {
-    norm1: LayerNorm,
-    q: Linear,
-    k: Linear,
-    v: Linear,
-    out: Linear,
-    norm2: LayerNorm,
-    fc1: Linear,
-    fc2: Linear,
-    heads: usize,
-    act: HiddenAct,
-}
-
-impl Layer {
-    fn new(b: &Builder, config: &TextEncoderConfig) -> Result<Self> {
-        let (width, inner) = (config.hidden_size, config.intermediate_size);
-        let eps = config.layer_norm_eps;
-        let linear = |name| Linear::new(&b.at(name), width, width);
-        Ok(Layer {
-            norm1: LayerNorm::new(&b.at("layer_norm1"), width, eps)?,
-            q: linear("self_attn.q_proj")?,
-            k: linear("self_attn.k_proj")?,
-            v: linear("self_attn.v_proj")?,
-            out: linear("self_attn.out_proj")?,
-            norm2: LayerNorm::new(&b.at("layer_norm2"), width, eps)?,
-            fc1: Linear::new(&b.at("mlp.fc1"), width, inner)?,
-            fc2: Linear::new(&b.at("mlp.fc2"), inner, width)?,
-            heads: config.num_attention_heads,
-            act: config.hidden_act,
-        })
-    }
-
-    fn forward(&self, x: &Var) -> TensorResult<Var> {
-        let h = self.norm1.forward(x)?;
-        let (q, k, v) = (self.q.forward(&h)?, self.k.forward(&h)?, self.v.forward(&h)?);
-        let x = ops::add(x, &self.out.forward(&ops::attention(&q, &k, &v, self.heads, true)?)?)?;
-        let h = self.fc1.forward(&self.norm2.forward(&x)?)?;
-        let h = match self.act {
-            HiddenAct::QuickGelu => ops::quick_gelu(&h)?,
-            HiddenAct::Gelu => ops::gelu(&h)?,
-        };
-        ops::add(&x, &self.fc2.forward(&h)?)
-    }
 }
 
 /// The file's name of the token embeddings.
@@ -77,11 +32,18 @@ impl TextEncoder {
         let (width, embeddings) = (config.hidden_size, text.at("embeddings"));
         let table =
             |name, rows| embeddings.at(name).param("weight", &[rows, width], Init::Normal(0.02));
+        let size = TransformerSize {
+            width,
+            inner: config.intermediate_size,
+            heads: config.num_attention_heads,
+            act: config.hidden_act,
+            eps: config.layer_norm_eps,
+        };
         Ok(TextEncoder {
             token_embedding: table("token_embedding", config.vocab_size)?,
             position_embedding: table("position_embedding", config.max_position_embeddings)?,
             layers: (0..config.num_hidden_layers)
-                .map(|i| Layer::new(&text.at(format_args!("encoder.layers.{i}")), config))
+                .map(|i| TransformerLayer::new(&text.at(format_args!("encoder.layers.{i}")), size))
                 .collect::<Result<_>>()?,
             final_layer_norm: LayerNorm::new(
                 &text.at("final_layer_norm"),
@@ -184,7 +146,7 @@ impl TextEncoder {
         let positions = ops::index_select(&self.position_embedding.var()?, &positions)?;
         let mut x = ops::reshape(&ops::add(&tokens, &positions)?, (batch, length, width))?;
         for layer in &self.layers {
-            x = layer.forward(&x)?;
+            x = layer.forward(&x, true)?;
         }
         self.final_layer_norm.forward(&x)
     }

@@ -59,13 +59,14 @@ impl Tokenizer {
     }
 
     /// A tokenizer of whole words and punctuation marks, in lower case; `<unk>` stands for what is
-    /// not among `words`. The special tokens `<pad>`, `<start>`, `<end>` and `<unk>` have the ids
-    /// 0 to 3, the words the ids from 4.
+    /// not among `words`. The special tokens `<pad>`, `<unk>`, `<start>` and `<end>` have the ids
+    /// 0 to 3, the words the ids from 4. (transformers' CLIP takes an end token of id 2 for a mistake of
+    /// old configurations, and the token of the highest id for the end.)
     ///
     /// # Errors
     /// [`Error::Input`] for a repeated word or an impossible length.
     pub fn word_level(words: &[&str], max_len: usize) -> Result<Self> {
-        const SPECIAL: [&str; 4] = ["<pad>", "<start>", "<end>", "<unk>"];
+        const SPECIAL: [&str; 4] = ["<pad>", "<unk>", "<start>", "<end>"];
         let bad = |e: &dyn std::fmt::Display| Error::input(format!("tokenizer: {e}"));
         let entries = SPECIAL.iter().chain(words).zip(0..).map(|(w, id)| (w.to_string(), id));
         let model = WordLevel::builder()
@@ -76,11 +77,11 @@ impl Tokenizer {
         let mut inner = tokenizers::Tokenizer::new(model);
         inner.with_normalizer(Some(Lowercase)).map_err(|e| bad(&e))?;
         inner.with_pre_tokenizer(Some(Whitespace));
-        inner.with_post_processor(Some(files::bos_eos(("<start>", 1), ("<end>", 2))));
+        inner.with_post_processor(Some(files::bos_eos(("<start>", 2), ("<end>", 3))));
         if inner.get_vocab(false).len() != SPECIAL.len() + words.len() {
             return Err(bad(&"a word is repeated"));
         }
-        let roles = ["pad_token", "bos_token", "eos_token", "unk_token"];
+        let roles = ["pad_token", "unk_token", "bos_token", "eos_token"];
         let settings = Settings {
             special: roles.into_iter().zip(SPECIAL.map(|s| AddedToken::from(s, true))).collect(),
             added: Vec::new(),

@@ -39,7 +39,8 @@ pub fn scale(x: &Var, factor: f64) -> Result<Var> {
     Ok(Var::record(out, [x], move |grad, flow| flow.add_with(0, || grad * factor)))
 }
 
-fn sum(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+/// `a + b` without history.
+pub(in crate::nn) fn sum(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     if !fast(a) || a.shape() != b.shape() {
         return a.add(b);
     }

@@ -1,0 +1,121 @@
+//! `cdbench pretrain`: the mini backbone and its judge, from nothing.
+
+use std::path::PathBuf;
+
+use super::device::DeviceName;
+use crate::Result;
+use crate::pretrain::{self, PretrainConfig};
+
+const EXAMPLES: &str = "\
+Examples:
+  cdbench pretrain vae
+  cdbench pretrain all --config assets/mini/pretrain.toml --out runs/pretrain --device cuda";
+
+#[derive(clap::Subcommand)]
+#[command(after_help = EXAMPLES)]
+pub enum Command {
+    /// Train the autoencoder
+    Vae(Args),
+    /// Train the autoencoder's decoder further, with the latents as they are
+    Decoder(Args),
+    /// Train the UNet and the text encoder, on the latents of the trained autoencoder
+    Unet(Args),
+    /// Train the judge, a CLIP that no other run sees
+    Clip(Args),
+    /// All of them, one after another
+    All(Args),
+    /// Measure the trained models and write report.md with a contact sheet
+    Report(ReportArgs),
+}
+
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// What to train, on which scenes, for how long
+    #[arg(long, default_value = "assets/mini/pretrain.toml")]
+    config: PathBuf,
+
+    /// Folder of states, curves, pictures and, in `mini/`, the trained models; a run that is there
+    /// goes on
+    #[arg(long, default_value = "runs/pretrain")]
+    out: PathBuf,
+
+    /// auto, cpu, cuda, cuda:N or metal
+    #[arg(long, default_value = "auto")]
+    device: DeviceName,
+}
+
+#[derive(clap::Args)]
+pub struct ReportArgs {
+    /// The backbone's folder, with the judge in `clip/`
+    #[arg(long, default_value = "runs/pretrain/mini")]
+    model: PathBuf,
+
+    /// Where report.md and samples.png are written [default: the model's folder]
+    #[arg(long)]
+    out: Option<PathBuf>,
+
+    /// Images of each prompt
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
+    seeds: u16,
+
+    /// Generated images that KID compares with as many held-out scenes
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u16).range(2..=1000))]
+    kid: u16,
+
+    /// Denoising steps
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    steps: u16,
+
+    /// Guidance scale
+    #[arg(long, default_value_t = 4.0)]
+    guidance: f64,
+
+    /// auto, cpu, cuda, cuda:N or metal
+    #[arg(long, default_value = "auto")]
+    device: DeviceName,
+}
+
+/// Runs `cdbench pretrain …`.
+pub fn run(command: Command) -> Result<()> {
+    let open = |args: &Args| {
+        Ok::<_, crate::Error>((PretrainConfig::read(&args.config)?, args.device.open()?))
+    };
+    match command {
+        Command::Vae(args) => {
+            let (config, device) = open(&args)?;
+            pretrain::pretrain_vae(&config, &args.out, &device)
+        }
+        Command::Decoder(args) => {
+            let (config, device) = open(&args)?;
+            pretrain::pretrain_decoder(&config, &args.out, &device)
+        }
+        Command::Clip(args) => {
+            let (config, device) = open(&args)?;
+            pretrain::pretrain_clip(&config, &args.out, &device)
+        }
+        Command::All(args) => {
+            let (config, device) = open(&args)?;
+            pretrain::pretrain_vae(&config, &args.out, &device)?;
+            pretrain::pretrain_decoder(&config, &args.out, &device)?;
+            pretrain::pretrain_clip(&config, &args.out, &device)?;
+            pretrain::pretrain_unet(&config, &args.out, &device)
+        }
+        Command::Report(args) => {
+            let out = args.out.unwrap_or_else(|| args.model.clone());
+            let measured = pretrain::ReportArgs {
+                model: args.model,
+                out,
+                seeds: args.seeds.into(),
+                kid: args.kid.into(),
+                steps: args.steps.into(),
+                guidance: args.guidance,
+            };
+            pretrain::report(&measured, &args.device.open()?)
+        }
+        Command::Unet(args) => {
+            let (config, device) = open(&args)?;
+            pretrain::pretrain_unet(&config, &args.out, &device)
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! `pretrain.toml`: what is trained, on which scenes, for how long.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::clip::ClipConfig;
+use crate::diffusion::config::{SchedulerConfig, TextEncoderConfig, UNetConfig, VaeConfig};
+use crate::train::TrainConfig;
+use crate::world::WorldConfig;
+use crate::{Error, Result};
+
+/// All runs. Models are written with the keys of their own configuration files.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PretrainConfig {
+    /// Decides initial weights, scenes and noise of every run.
+    pub seed: u64,
+    /// The autoencoder.
+    pub vae: VaeRecipe,
+    /// More of the autoencoder's decoder, with the latents as they are.
+    pub decoder: Recipe,
+    /// The UNet and the text encoder.
+    pub unet: UNetRecipe,
+    /// The judge.
+    pub clip: ClipRecipe,
+}
+
+/// What the runs have in common.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Recipe {
+    /// Scenes a step.
+    pub batch: usize,
+    /// The learning rate, before the schedule.
+    pub lr: f64,
+    /// AdamW's weight decay.
+    pub weight_decay: f64,
+    /// Minutes between two looks at the model: measurements, pictures, exported weights.
+    pub look_minutes: f64,
+    /// Steps, schedule, averages.
+    pub train: TrainConfig,
+}
+
+/// The autoencoder's run.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct VaeRecipe {
+    /// Batch, rates, steps.
+    #[serde(flatten)]
+    pub recipe: Recipe,
+    /// What the scenes are.
+    pub world: WorldConfig,
+    /// The weights of the loss's terms.
+    pub loss: VaeLoss,
+    /// diffusers' configuration.
+    pub model: VaeConfig,
+}
+
+/// Weights of the autoencoder's loss, all on means over what they compare.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VaeLoss {
+    /// Absolute difference of pixels.
+    pub absolute: f64,
+    /// Squared difference of pixels.
+    pub squared: f64,
+    /// Absolute difference of horizontal and vertical steps between neighbours: edges and patterns.
+    pub edges: f64,
+    /// Absolute difference of the means of 4×4 squares: hue.
+    pub colour: f64,
+    /// Kullback-Leibler divergence from the standard normal, per number of the latents.
+    pub kl: f64,
+}
+
+/// The run of UNet and text encoder.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct UNetRecipe {
+    /// Batch, rates, steps.
+    #[serde(flatten)]
+    pub recipe: Recipe,
+    /// Scenes change as training goes on: the first stage whose end is not reached counts, after the
+    /// last end the last.
+    pub stages: Vec<WorldStage>,
+    /// Share of captions that are left out, for guidance.
+    pub caption_dropout: f32,
+    /// γ of the min-SNR weights; 0 for none.
+    pub snr_gamma: f64,
+    /// Most tokens of a caption, start and end included.
+    pub tokens: usize,
+    /// transformers' configuration; the vocabulary's size is the world's.
+    pub text_encoder: TextEncoderConfig,
+    /// diffusers' configuration.
+    pub model: UNetConfig,
+    /// The noise schedule.
+    pub scheduler: SchedulerConfig,
+}
+
+/// The judge's run.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ClipRecipe {
+    /// Batch, rates, steps.
+    #[serde(flatten)]
+    pub recipe: Recipe,
+    /// What the scenes are.
+    pub world: WorldConfig,
+    /// Most tokens of a caption, start and end included.
+    pub tokens: usize,
+    /// transformers' configuration; the vocabulary's size is the world's.
+    pub model: ClipConfig,
+}
+
+/// The scenes of a part of a run.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WorldStage {
+    /// The step at which it ends.
+    pub until: u64,
+    /// What the scenes are.
+    pub world: WorldConfig,
+}
+
+impl PretrainConfig {
+    /// Reads and checks a file.
+    ///
+    /// # Errors
+    /// [`Error::Input`] naming the file, the key and what was wanted.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+        let config: PretrainConfig =
+            toml::from_str(&text).map_err(|e| Error::input(format!("{}: {e}", path.display())))?;
+        config.check().map_err(|e| match e {
+            Error::Input { message, hint } => {
+                Error::Input { message: format!("{}: {message}", path.display()), hint }
+            }
+            other => other,
+        })?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<()> {
+        for (name, recipe) in [
+            ("vae", &self.vae.recipe),
+            ("decoder", &self.decoder),
+            ("unet", &self.unet.recipe),
+            ("clip", &self.clip.recipe),
+        ] {
+            if !(1..=65536).contains(&recipe.batch) {
+                return Err(Error::input(format!("`{name}.batch` is {}", recipe.batch)));
+            }
+            if !(recipe.lr > 0.0 && recipe.look_minutes > 0.0 && recipe.weight_decay >= 0.0) {
+                let what = "`lr` and `look_minutes` must be positive, `weight_decay` not negative";
+                return Err(Error::input(format!("{name}: {what}")));
+            }
+        }
+        self.vae.world.check()?;
+        self.clip.world.check()?;
+        if self.unet.stages.is_empty() {
+            return Err(Error::input("`unet.stages` needs at least one entry"));
+        }
+        self.unet.stages.iter().try_for_each(|stage| stage.world.check())
+    }
+}
+
+impl UNetRecipe {
+    /// What the scenes of `step` are.
+    pub fn world(&self, step: u64) -> &WorldConfig {
+        let stage = self.stages.iter().find(|s| step < s.until).or(self.stages.last());
+        &stage.expect("checked when it was read").world
+    }
+}

@@ -1,0 +1,250 @@
+//! The UNet and the text encoder that conditions it, trained together on the autoencoder's latents.
+
+use std::path::Path;
+
+use candle_core::{DType, Device, Tensor};
+
+use super::config::{PretrainConfig, UNetRecipe};
+use super::drive::Drive;
+use super::model_folder;
+use super::scenes::{SceneStream, pictures};
+use crate::diffusion::config::{Config as _, ModelIndex, VaeConfig};
+use crate::diffusion::folder::Folder;
+use crate::diffusion::model::Vae;
+use crate::diffusion::scheduler::{NoiseSchedule, SchedulerKind};
+use crate::diffusion::tokenizer::Tokenizer;
+use crate::diffusion::weights::{Weights, save_weights};
+use crate::diffusion::{Backbone, Request, Sampling};
+use crate::nn::{Param, Var, no_grad, parallel};
+use crate::train::{BatchSize, Part, Streams, Task, loss};
+use crate::world::{self, SIZE};
+use crate::{Error, Result};
+
+/// Trains UNet and text encoder on the exported autoencoder, from their latest state if there is one,
+/// and exports them, which completes the backbone's folder.
+///
+/// # Errors
+/// [`Error::Input`] if there is no autoencoder yet; what reading and writing gives; divergence.
+pub fn pretrain_unet(config: &PretrainConfig, out: &Path, device: &Device) -> Result<()> {
+    let recipe = &config.unet;
+    let folder = model_folder(out);
+    let backbone = backbone(recipe, &folder, device, config.seed)?;
+    let mut params = backbone.unet.params().to_vec();
+    params.extend(backbone.text_encoder.params().to_vec());
+    let identity = serde_json::to_string(&(&recipe.model, &recipe.text_encoder));
+    let identity = identity.unwrap_or_default();
+    let drive = Drive::new("unet", out, &recipe.recipe, params, &identity, config.seed)?;
+    let stages = recipe.clone();
+    let stream =
+        SceneStream::new(config.seed, recipe.recipe.batch, move |step| stages.world(step).clone());
+    let schedule = NoiseSchedule::new(&recipe.scheduler);
+    let task = UNetTask { recipe, device, backbone, schedule, stream };
+    drive.run(task, |task, step, dir| {
+        task.draw(&dir.join(format!("samples-{step:06}.png")))?;
+        export(&task.backbone, &folder)?;
+        Ok(vec![])
+    })
+}
+
+/// The backbone with random UNet and text encoder, and the autoencoder of `folder`.
+fn backbone(recipe: &UNetRecipe, folder: &Path, device: &Device, seed: u64) -> Result<Backbone> {
+    if !folder.join(VaeConfig::FILE).is_file() {
+        return Err(Error::input_hint(
+            format!("{}: there is no autoencoder", folder.display()),
+            "train it first: cdbench pretrain vae",
+        ));
+    }
+    let tokenizer = Tokenizer::word_level(&world::vocabulary(), recipe.tokens)?;
+    let mut text_encoder = recipe.text_encoder.clone();
+    text_encoder.vocab_size = tokenizer.vocab_size();
+    for (role, token) in [("bos", "<start>"), ("eos", "<end>"), ("pad", "<pad>")] {
+        text_encoder.extra.insert(format!("{role}_token_id"), tokenizer.token_id(token).into());
+    }
+    let folder = Folder {
+        root: folder.to_owned(),
+        index: ModelIndex::default(),
+        unet: recipe.model.clone(),
+        vae: VaeConfig::read(folder)?,
+        text_encoder,
+        scheduler: recipe.scheduler.clone(),
+        tokenizer,
+    };
+    let weights = folder.vae_weights()?;
+    let backbone = Backbone::random(folder, device, DType::F32, seed)?;
+    read_params(backbone.vae.params(), &weights)?;
+    Ok(backbone)
+}
+
+/// Gives parameters the values of a file.
+pub(super) fn read_params(params: &[Param], weights: &Weights) -> Result<()> {
+    for param in params {
+        let value = weights.tensor(param.name(), param.shape())?;
+        let device = param.value().device().clone();
+        param.set_from_file(&value.to_device(&device)?)?;
+    }
+    weights.finish()
+}
+
+struct UNetTask<'a> {
+    recipe: &'a UNetRecipe,
+    device: &'a Device,
+    backbone: Backbone,
+    schedule: NoiseSchedule,
+    stream: SceneStream,
+}
+
+struct Batch {
+    noised: Tensor,
+    target: Tensor,
+    weights: Tensor,
+    timesteps: Vec<f64>,
+    ids: Vec<Vec<u32>>,
+    captions: Vec<String>,
+}
+
+impl Task for UNetTask<'_> {
+    type Batch = Batch;
+
+    fn next_batch(&mut self, step: u64, streams: &mut Streams) -> Result<Batch> {
+        let scenes = self.stream.batch(step);
+        let latents = encode(&self.backbone.vae, &pictures(&scenes, self.device)?)?;
+        let batch = scenes.len();
+        let rng = streams.stream("timesteps");
+        let timesteps: Vec<usize> = (0..batch).map(|_| rng.below(self.schedule.len())).collect();
+        let noise = streams.stream("noise").normal(latents.shape(), self.device)?;
+        let rng = streams.stream("caption dropout");
+        let captions: Vec<String> = scenes
+            .into_iter()
+            .map(
+                |s| if rng.chance(self.recipe.caption_dropout) { String::new() } else { s.caption },
+            )
+            .collect();
+        let ids = captions.iter().map(|c| Ok(self.backbone.tokenizer.encode(c)?.ids));
+        let (_, c, h, w) = latents.dims4()?;
+        let weights = loss::mean_weights(batch, c * h * w, self.device)?;
+        let weights = match self.recipe.snr_gamma {
+            0.0 => weights,
+            gamma => {
+                let predicts = self.schedule.prediction_type();
+                let factor =
+                    |&t: &usize| loss::min_snr_factor(self.schedule.snr(t), gamma, predicts);
+                loss::scale_images(&weights, &timesteps.iter().map(factor).collect::<Vec<_>>())?
+            }
+        };
+        Ok(Batch {
+            noised: self.schedule.add_noise(&latents, &noise, &timesteps)?,
+            target: self.schedule.target(&latents, &noise, &timesteps)?,
+            weights,
+            timesteps: timesteps.into_iter().map(|t| t as f64).collect(),
+            ids: ids.collect::<Result<_>>()?,
+            captions,
+        })
+    }
+
+    fn size(&self, batch: &Batch) -> BatchSize {
+        let side = SIZE / self.backbone.vae.config().downscale();
+        BatchSize { images: batch.ids.len(), pixels: side * side }
+    }
+
+    fn loss(&self, batch: &Batch, part: &Part) -> Result<Var> {
+        let (first, count) = (part.images.start, part.images.len());
+        let narrow = |x: &Tensor| x.narrow(0, first, count)?.contiguous();
+        let text = self.backbone.text_encoder.forward(&batch.ids[part.images.clone()])?;
+        let noised = Var::constant(narrow(&batch.noised)?);
+        let timesteps = &batch.timesteps[part.images.clone()];
+        let prediction = self.backbone.unet.forward(&noised, timesteps, &text)?;
+        Ok(loss::squared_error(&prediction, &narrow(&batch.target)?, &narrow(&batch.weights)?)?)
+    }
+
+    fn describe(&self, batch: &Batch) -> Vec<String> {
+        batch.captions.clone()
+    }
+}
+
+/// Pictures encoded together on a thread.
+const TOGETHER: usize = 4;
+
+/// The latents that the UNet sees: means of the posteriors, scaled.
+fn encode(vae: &Vae, pictures: &Tensor) -> Result<Tensor> {
+    let count = pictures.dim(0)?;
+    let part = if pictures.device().is_cpu() { TOGETHER } else { count };
+    let parts = parallel::parts(count.div_ceil(part), |i| {
+        no_grad(|| {
+            let some = pictures.narrow(0, i * part, part.min(count - i * part))?.contiguous()?;
+            let mean = vae.encode(&Var::constant(some))?.mean;
+            Ok::<_, Error>(vae.scale(&mean)?.value().clone())
+        })
+    })?;
+    Ok(Tensor::cat(&parts, 0)?)
+}
+
+/// What the sample sheets show.
+const PROMPTS: [&str; 24] = [
+    "photo of a cat on the beach",
+    "photo of a dog in the snow",
+    "photo of a red car in the city",
+    "a blue teddybear in the room",
+    "photo of a green chair in the desert",
+    "photo of a flower in the forest",
+    "photo of a cup in the room",
+    "photo of a robot at night",
+    "photo of a purple fish underwater",
+    "photo of a mushroom in the forest",
+    "a pink umbrella on the beach",
+    "photo of a boat underwater",
+    "photo of a dotted yellow dog in the city",
+    "photo of a striped blue cup in the snow",
+    "watercolor painting of a cat in the forest",
+    "pencil sketch of a chair in the room",
+    "pixel art of a robot in the desert",
+    "close up photo of a teddybear on the beach",
+    "very small car in the snow",
+    "photo of a cat next to a chair in the room",
+    "a dog on top of a car in the desert",
+    "a red robot next to a blue umbrella on the beach",
+    "a flower next to a cup in the snow",
+    "a boat next to a fish underwater",
+];
+
+/// How sample sheets are drawn.
+const SHEET: Sampling = Sampling {
+    steps: 20,
+    guidance: 4.0,
+    scheduler: SchedulerKind::DpmSolver,
+    eta: 0.0,
+    height: SIZE,
+    width: SIZE,
+    negative_prompt: String::new(),
+};
+
+impl UNetTask<'_> {
+    fn draw(&self, path: &Path) -> Result<()> {
+        let request = |(seed, prompt): (u64, &&str)| Request {
+            prompt: (*prompt).to_owned(),
+            seed,
+            latents: None,
+        };
+        let requests: Vec<Request> = (0..).zip(&PROMPTS).map(request).collect();
+        let samples = self.backbone.sample(&requests, &SHEET, &|_| Ok(()))?;
+        let cells: Vec<(&[u8], &str)> =
+            samples.iter().zip(PROMPTS).map(|(s, p)| (s.image.as_raw().as_slice(), p)).collect();
+        world::sheet(&cells, 8, path)
+    }
+}
+
+/// Writes everything of the folder but the autoencoder, weights in f16.
+fn export(backbone: &Backbone, folder: &Path) -> Result<()> {
+    backbone.unet.config().write(folder)?;
+    backbone.text_encoder.config().write(folder)?;
+    backbone.scheduler.write(folder)?;
+    backbone.tokenizer.save(&folder.join("tokenizer"))?;
+    let f16 = |tensors: Vec<(String, Tensor)>| tensors.into_iter().map(|(n, t)| (n, t, DType::F16));
+    let named = |params: &[Param]| -> Result<Vec<(String, Tensor)>> {
+        params.iter().map(|p| Ok((p.name().to_owned(), p.to_file()?))).collect()
+    };
+    let unet = named(backbone.unet.params())?;
+    save_weights(&folder.join("unet/diffusion_pytorch_model.safetensors"), f16(unet))?;
+    let text = backbone.text_encoder.to_file()?;
+    save_weights(&folder.join("text_encoder/model.safetensors"), f16(text))?;
+    ModelIndex::default().write(folder)
+}
