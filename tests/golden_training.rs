@@ -74,6 +74,12 @@ impl Case {
     }
 }
 
+#[track_caller]
+fn gradient(param: &Param, gradients: &Gradients) -> Tensor {
+    let gradient = param.grad_to_file(gradients).unwrap();
+    gradient.unwrap_or_else(|| panic!("no gradient of {}", param.name()))
+}
+
 fn on_both(check: impl Fn(&str)) {
     for name in ["sd1", "sd2"] {
         check(name);
@@ -90,7 +96,7 @@ fn gradients_of_keys_values_and_rows() {
             case.backbone.unet.set_detach_start_of_text(true);
             let (_, gradients) = case.gradients();
             for param in &case.trained {
-                let found = param.grad_to_file(&gradients).unwrap().expect(param.name());
+                let found = gradient(param, &gradients);
                 let key = case.key("grad", param);
                 assert_close(&key, &found, case.golden.get(&key), TOLERANCE);
             }
@@ -153,7 +159,7 @@ fn gradients_of_the_whole_unet() {
         let case = Case::new(name, "unet,tokens");
         let (_, gradients) = case.gradients();
         for param in &case.trained {
-            let found = param.grad_to_file(&gradients).unwrap().expect(param.name());
+            let found = gradient(param, &gradients);
             let key = case.key("full", param);
             let found = if key == "full.rows" { found } else { summary(&found) };
             assert_close(&key, &found, case.golden.get(&key), TOLERANCE);
@@ -175,7 +181,7 @@ fn gradients_of_the_vae() {
         let kl = ops::scale(&posterior.kl().unwrap(), 1e-4 / 2.0).unwrap();
         let gradients = ops::add(&l1, &kl).unwrap().backward(1.0).unwrap();
         for param in &case.trained {
-            let found = param.grad_to_file(&gradients).unwrap().expect(param.name());
+            let found = gradient(param, &gradients);
             let key = format!("vae.grad.{}", param.name());
             let (found, wanted) = (summary(&found), case.golden.get(&key));
             if param.name().ends_with("to_k.bias") {
