@@ -22,9 +22,12 @@ pub fn vectorised<R>(f: impl FnOnce() -> R) -> R {
 #[inline(always)]
 pub fn update<const N: usize>(out: &mut [f32], xs: [&[f32]; N], f: impl Fn(f32, [f32; N]) -> f32) {
     let len = out.len();
-    let xs = xs.map(|x| &x[..len]);
+    for x in xs {
+        assert!(x.len() >= len);
+    }
     for i in 0..len {
-        out[i] = f(out[i], xs.map(|x| x[i]));
+        // SAFETY: just checked
+        out[i] = f(out[i], xs.map(|x| unsafe { *x.get_unchecked(i) }));
     }
 }
 
@@ -87,19 +90,24 @@ pub fn add_rows<const N: usize>(
     f: impl Fn(f32, [f32; N]) -> f32,
 ) {
     let width = sums.len();
-    let columns = columns.map(|c| &c[..width]);
+    for column in columns {
+        assert!(column.len() >= width);
+    }
+    // SAFETY: only called below `width`, just checked
+    let at = |i: usize| columns.map(|c| unsafe { *c.get_unchecked(i) });
     let mut fours = x.chunks_exact(4 * width);
     for four in &mut fours {
-        let [a, b, c, d] = [0, 1, 2, 3].map(|row| &four[row * width..][..width]);
+        let (a, rest) = four.split_at(width);
+        let (b, rest) = rest.split_at(width);
+        let (c, rest) = rest.split_at(width);
+        let d = &rest[..width];
         for i in 0..width {
-            let columns = columns.map(|c| c[i]);
-            sums[i] +=
-                (f(a[i], columns) + f(b[i], columns)) + (f(c[i], columns) + f(d[i], columns));
+            sums[i] += (f(a[i], at(i)) + f(b[i], at(i))) + (f(c[i], at(i)) + f(d[i], at(i)));
         }
     }
     for row in fours.remainder().chunks_exact(width) {
         for i in 0..width {
-            sums[i] += f(row[i], columns.map(|c| c[i]));
+            sums[i] += f(row[i], at(i));
         }
     }
 }
