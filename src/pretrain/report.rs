@@ -363,8 +363,8 @@ mod tests {
     fn wilson_intervals_at_known_values() {
         let (low, high) = wilson(90, 100);
         assert!((low - 0.8256).abs() < 1e-4 && (high - 0.9448).abs() < 1e-4, "{low} {high}");
-        assert_eq!(wilson(0, 10).0, 0.0);
-        assert_eq!(wilson(10, 10).1, 1.0);
+        assert!(wilson(0, 10).0 < 1e-9);
+        assert!(wilson(10, 10).1 > 1.0 - 1e-9);
     }
 
     #[test]
