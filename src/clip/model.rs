@@ -209,3 +209,81 @@ fn log_sum_exp(x: &Tensor) -> TensorResult<Tensor> {
     let max = x.max_keepdim(D::Minus1)?.detach();
     (x.broadcast_sub(&max)?.exp()?.sum_keepdim(D::Minus1)?.log()? + max)?.squeeze(D::Minus1)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn golden() -> std::path::PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/clip")
+    }
+
+    fn numbers(x: &Tensor) -> Vec<f32> {
+        x.flatten_all().unwrap().to_vec1().unwrap()
+    }
+
+    fn unit(x: &Var) -> Vec<f32> {
+        numbers(&x.value().broadcast_div(&norm(x.value()).unwrap()).unwrap())
+    }
+
+    fn close(what: &str, found: &[f32], want: &[f32], within: f32) {
+        assert_eq!(found.len(), want.len(), "{what}");
+        for (i, (a, b)) in found.iter().zip(want).enumerate() {
+            assert!((a - b).abs() < within, "{what} {i}: {a} is not {b}");
+        }
+    }
+
+    /// tests/golden/clip.py has the program that made the values.
+    #[test]
+    fn agrees_with_transformers_also_after_saving() {
+        let values =
+            candle_core::safetensors::load(golden().join("golden.safetensors"), &Device::Cpu);
+        let values = values.unwrap();
+        let ids: Vec<Vec<f32>> = values["ids"].to_vec2().unwrap();
+        let ids: Vec<Vec<u32>> =
+            ids.iter().map(|i| i.iter().map(|&x| x as u32).collect()).collect();
+        let pictures = Var::constant(values["pictures"].clone());
+        let saved = tempfile::tempdir().unwrap();
+        let first = Clip::load(&golden(), &Device::Cpu).unwrap();
+        first.save(saved.path(), DType::F32).unwrap();
+        let again = Clip::load(saved.path(), &Device::Cpu).unwrap();
+        for clip in [first, again] {
+            let images = clip.encode_images(&pictures).unwrap();
+            let texts = clip.encode_texts(&ids).unwrap();
+            close("images", &unit(&images), &numbers(&values["images"]), 1e-5);
+            close("texts", &unit(&texts), &numbers(&values["texts"]), 1e-5);
+            let none = Tensor::zeros((2, 2), DType::F32, &Device::Cpu).unwrap();
+            let loss = clip.contrastive_loss(&images, &texts, &none).unwrap();
+            close("loss", &[loss.value().to_scalar().unwrap()], &numbers(&values["loss"]), 1e-4);
+        }
+    }
+
+    #[test]
+    fn pairs_of_the_same_caption_are_no_negatives() {
+        let clip = Clip::load(&golden(), &Device::Cpu).unwrap();
+        let features = Tensor::new(&[[1f32; 12], [1f32; 12]], &Device::Cpu).unwrap();
+        let x = Var::constant(features);
+        let same = |value: f32| {
+            let same = Tensor::new(&[[0.0, value], [value, 0.0]], &Device::Cpu).unwrap();
+            clip.contrastive_loss(&x, &x, &same).unwrap().value().to_scalar::<f32>().unwrap()
+        };
+        close("loss", &[same(0.0), same(1.0)], &[2f32.ln(), 0.0], 1e-4);
+    }
+
+    #[test]
+    fn gradients_reach_every_parameter() {
+        let clip = Clip::load(&golden(), &Device::Cpu).unwrap();
+        for param in clip.params() {
+            param.set_trainable(true).unwrap();
+        }
+        let pictures = crate::rng::Rng::new(0, "pictures").normal((2, 3, 16, 16), &Device::Cpu);
+        let images = clip.encode_images(&Var::constant(pictures.unwrap())).unwrap();
+        let texts = clip.encode_texts(&[vec![2, 5, 3, 0], vec![2, 6, 7, 3]]).unwrap();
+        let none = Tensor::zeros((2, 2), DType::F32, &Device::Cpu).unwrap();
+        let loss = clip.contrastive_loss(&images, &texts, &none).unwrap();
+        let gradients = loss.backward(1.0).unwrap();
+        for param in clip.params() {
+            assert!(param.grad(&gradients).is_some(), "{}", param.name());
+        }
+    }
+}

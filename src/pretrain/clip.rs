@@ -43,7 +43,7 @@ pub fn pretrain_clip(config: &PretrainConfig, out: &Path, device: &Device) -> Re
     let world = recipe.world.clone();
     let stream = SceneStream::new(seed, recipe.recipe.batch, move |_| world.clone());
     let task = ClipTask { device, judge: Judge::new(clip, tokenizer, device)?, stream };
-    let scenes = held_out(HELD_OUT);
+    let scenes = held_out(recipe.recipe.look_scenes);
     let folder = model_folder(out).join("clip");
     drive.run(task, |task, _, _| {
         let right = task.judge.zero_shot(&scenes)?;
@@ -57,9 +57,6 @@ pub fn pretrain_clip(config: &PretrainConfig, out: &Path, device: &Device) -> Re
         ]))
     })
 }
-
-/// Scenes that are measured on while it trains.
-const HELD_OUT: usize = 300;
 
 struct ClipTask<'a> {
     device: &'a Device,

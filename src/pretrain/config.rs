@@ -37,8 +37,15 @@ pub struct Recipe {
     pub weight_decay: f64,
     /// Minutes between two looks at the model: measurements, pictures, exported weights.
     pub look_minutes: f64,
+    /// Held-out scenes that are measured on at a look.
+    #[serde(default = "default_look_scenes")]
+    pub look_scenes: usize,
     /// Steps, schedule, averages.
     pub train: TrainConfig,
+}
+
+fn default_look_scenes() -> usize {
+    300
 }
 
 /// The autoencoder's run.
@@ -145,6 +152,12 @@ impl PretrainConfig {
         ] {
             if !(1..=65536).contains(&recipe.batch) {
                 return Err(Error::input(format!("`{name}.batch` is {}", recipe.batch)));
+            }
+            if !(1..=5000).contains(&recipe.look_scenes) {
+                let found = recipe.look_scenes;
+                return Err(Error::input(format!(
+                    "`{name}.look_scenes` is {found}, not 1 to 5000"
+                )));
             }
             if !(recipe.lr > 0.0 && recipe.look_minutes > 0.0 && recipe.weight_decay >= 0.0) {
                 let what = "`lr` and `look_minutes` must be positive, `weight_decay` not negative";

@@ -24,6 +24,11 @@ pub(super) struct Drive {
     log: Log,
 }
 
+/// Whether `out` has states of the run `name`.
+pub(super) fn started(name: &str, out: &Path) -> Result<bool> {
+    Ok(!Checkpoints::new(out.join(name), "").list()?.is_empty())
+}
+
 /// What a look at the model found: names and values.
 pub(super) type Findings = Vec<(&'static str, f64)>;
 
@@ -51,6 +56,11 @@ impl Drive {
             Trainer::new(recipe.train, vec![group], seed)?.with_checkpoints(checkpoints)?;
         let log = Log::open(&dir, trainer.step())?;
         Ok(Drive { name, dir, recipe: recipe.clone(), trainer, log })
+    }
+
+    /// Whether there are steps left.
+    pub fn unfinished(&self) -> bool {
+        self.trainer.step() < self.recipe.train.steps
     }
 
     /// Trains to the last step. `look` is called now and then and at the end, with the averaged

@@ -104,3 +104,26 @@ pub fn bytes(pictures: &Tensor) -> Result<Vec<Vec<u8>>> {
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_resumed_stream_gives_the_scenes_it_would_have_given() {
+        let stream = || SceneStream::new(3, 4, |_| WorldConfig::default());
+        let (mut whole, mut resumed) = (stream(), stream());
+        let all: Vec<Vec<Scene>> = (0..4).map(|step| whole.batch(step)).collect();
+        assert_eq!(resumed.batch(2), all[2]);
+        assert_eq!(resumed.batch(3), all[3]);
+        assert_ne!(all[0], all[1]);
+    }
+
+    #[test]
+    fn pictures_come_back_as_the_bytes_they_were() {
+        let scenes = SceneStream::new(1, 2, |_| WorldConfig::default()).batch(0);
+        let pictures = pictures(&scenes, &Device::Cpu).unwrap();
+        let back = bytes(&pictures).unwrap();
+        assert!(back.iter().zip(&scenes).all(|(bytes, scene)| *bytes == scene.image));
+    }
+}

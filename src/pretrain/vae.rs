@@ -6,16 +6,16 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 
 use super::config::{PretrainConfig, Recipe, VaeLoss, VaeRecipe};
-use super::drive::{Drive, Findings};
+use super::drive::{Drive, Findings, started};
 use super::model_folder;
 use super::scenes::{SceneStream, bytes, held_out, pictures};
-use crate::Result;
 use crate::diffusion::config::{Config as _, VaeConfig};
 use crate::diffusion::model::Vae;
 use crate::diffusion::weights::{Weights, save_weights};
 use crate::nn::{Builder, Param, RandomSource, Var, no_grad, ops, parallel};
 use crate::train::{BatchSize, Part, Streams, Task};
 use crate::world::{self, SIZE, Scene};
+use crate::{Error, Result};
 
 /// Trains the autoencoder, from its latest state if there is one, and exports it.
 ///
@@ -32,7 +32,7 @@ pub fn pretrain_vae(config: &PretrainConfig, out: &Path, device: &Device) -> Res
 /// may be trained on them meanwhile.
 ///
 /// # Errors
-/// [`crate::Error::Input`] if there is no autoencoder yet; as [`pretrain_vae`].
+/// [`Error::Input`] if there is no autoencoder yet; as [`pretrain_vae`].
 pub fn pretrain_decoder(config: &PretrainConfig, out: &Path, device: &Device) -> Result<()> {
     let folder = model_folder(out);
     let weights = Weights::open(&folder.join("vae"), "diffusion_pytorch_model")?;
@@ -54,19 +54,24 @@ fn run(
 ) -> Result<()> {
     let identity = serde_json::to_string(&config.vae.model).unwrap_or_default();
     let drive = Drive::new(name, out, recipe, params, &identity, config.seed)?;
+    if name == "vae" && drive.unfinished() && started("unet", out)? {
+        return Err(Error::input_hint(
+            format!("{}: a UNet is being trained on the latents as they are", out.display()),
+            "`cdbench pretrain decoder` leaves the latents alone; to start from better latents use \
+             another --out, or delete unet/ in this one",
+        ));
+    }
     let world = config.vae.world.clone();
     // another sequence for each run
     let seed = config.seed + name.len() as u64;
     let stream = SceneStream::new(seed, recipe.batch, move |_| world.clone());
     let task = VaeTask { recipe: &config.vae, device, vae, stream };
-    let held_out = held_out(HELD_OUT);
+    let held_out = held_out(recipe.look_scenes);
     let targets: Vec<Scene> =
-        world::concepts().iter().flat_map(|concept| concept.targets()).collect();
+        world::concepts().iter().flat_map(|c| c.targets()).take(recipe.look_scenes).collect();
     drive.run(task, |task, step, dir| task.look(step, dir, out, [&held_out, &targets]))
 }
 
-/// Scenes that are measured on.
-const HELD_OUT: usize = 256;
 /// Scenes on the contact sheet, half of them concepts.
 const SHOWN: usize = 16;
 
@@ -259,4 +264,68 @@ fn export(vae: &Vae, latents: &Statistics, folder: &Path) -> Result<()> {
     }
     config.write(folder)?;
     save_weights(&folder.join("vae/diffusion_pytorch_model.safetensors"), tensors)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config() -> PretrainConfig {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/mini/pretrain.toml");
+        PretrainConfig::read(&path).unwrap()
+    }
+
+    #[test]
+    fn exported_latents_are_centred_and_scaled_and_decode_to_the_same() {
+        let config = config();
+        let builder = Builder::new(RandomSource { seed: 5 }, &Device::Cpu, DType::F32);
+        let vae = Vae::new(&builder, &config.vae.model).unwrap();
+        let scenes = held_out(8);
+        let before = statistics(&vae, &scenes, &Device::Cpu).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        export(&vae, &before, dir.path()).unwrap();
+
+        let weights = Weights::open(&dir.path().join("vae"), "diffusion_pytorch_model").unwrap();
+        let read = VaeConfig::read(dir.path()).unwrap();
+        assert_eq!((read.scaling_factor, read.shift_factor), (1.0, None));
+        let builder = Builder::new(Arc::new(weights), &Device::Cpu, DType::F32);
+        let exported = Vae::new(&builder, &read).unwrap();
+        let after = statistics(&exported, &scenes, &Device::Cpu).unwrap();
+        for (mean, std) in after.mean.iter().zip(&after.std) {
+            // f16 weights
+            assert!(mean.abs() < 0.02 && (std - 1.0).abs() < 0.02, "{mean} {std}");
+        }
+        let picture = Var::constant(pictures(&scenes[..1], &Device::Cpu).unwrap());
+        let restored = |vae: &Vae| {
+            let posterior = vae.encode(&picture).unwrap();
+            let decoded = vae.decode(&posterior.mean).unwrap();
+            decoded.value().flatten_all().unwrap().to_vec1::<f32>().unwrap()
+        };
+        for (a, b) in restored(&vae).iter().zip(restored(&exported)) {
+            assert!((a - b).abs() < 5e-3, "{a} {b}");
+        }
+    }
+
+    #[test]
+    fn peak_signal_to_noise_at_known_values() {
+        assert!((psnr(&[0, 0], &[255, 255])).abs() < 1e-9);
+        assert!((psnr(&[10, 10], &[11, 9]) - 48.1308).abs() < 1e-3);
+    }
+
+    #[test]
+    fn a_killed_run_goes_on() {
+        let mut config = config();
+        config.vae.recipe.batch = 2;
+        config.vae.recipe.look_scenes = 4;
+        config.vae.recipe.train.steps = 2;
+        config.vae.recipe.train.schedule.warmup = 0;
+        let dir = tempfile::tempdir().unwrap();
+        pretrain_vae(&config, dir.path(), &Device::Cpu).unwrap();
+        config.vae.recipe.train.steps = 4;
+        pretrain_vae(&config, dir.path(), &Device::Cpu).unwrap();
+        let log = std::fs::read_to_string(dir.path().join("vae/log.csv")).unwrap();
+        let steps: Vec<&str> = log.lines().skip(1).filter_map(|l| l.split(',').next()).collect();
+        assert_eq!(steps, ["2", "4"]);
+        assert!(dir.path().join("mini/vae/diffusion_pytorch_model.safetensors").is_file());
+    }
 }
