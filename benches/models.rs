@@ -1,7 +1,7 @@
 //! The project's side of the side-by-side benchmark of whole steps: see `benches/torch_peer.py` for the
 //! names, and `benches/compare.py`, which runs both.
 //!
-//!     cargo bench --bench models -- DIR [REPEATS]
+//!     cargo bench --bench models -- DIR [REPEATS [STEP]]
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -44,10 +44,20 @@ fn main() {
         candle_core::safetensors::load(path, &Device::Cpu).expect("DIR of torch_peer --make");
     let empty = serde_json::Map::new;
     let mut bench = Bench { dir, inputs, repeats, ms: empty(), gflop: empty(), check: empty() };
-    bench.unet_step("kv").unwrap();
-    bench.unet_step("unet").unwrap();
-    bench.denoise_step().unwrap();
-    bench.custom_step().unwrap();
+    let only = args.next();
+    let wanted = |name: &str| only.as_ref().is_none_or(|only| only == name);
+    if wanted("kv_step") {
+        bench.unet_step("kv").unwrap();
+    }
+    if wanted("full_step") {
+        bench.unet_step("unet").unwrap();
+    }
+    if wanted("denoise_step") {
+        bench.denoise_step().unwrap();
+    }
+    if wanted("custom_step") {
+        bench.custom_step().unwrap();
+    }
     let report = serde_json::json!({
         "threads": rayon::current_num_threads(),
         "repeats": repeats,

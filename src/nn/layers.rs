@@ -27,8 +27,7 @@ impl Linear {
 
     /// `x`: [..., inputs] → [..., outputs].
     pub fn forward(&self, x: &Var) -> Result<Var> {
-        let bias = self.bias.as_ref().map(Param::var).transpose()?;
-        ops::linear(x, &self.weight.var()?, bias.as_ref())
+        ops::linear_param(x, &self.weight, self.bias.as_ref())
     }
 }
 

@@ -7,6 +7,9 @@ use candle_core::{DType, Device, Result, Tensor};
 
 use super::autograd::{Gradients, Node, Var};
 use super::backend;
+use super::kernels::buffer::slice;
+use super::kernels::conv::Prepared;
+use super::kernels::gemm::Mat;
 use crate::rng::Rng;
 
 /// A named tensor of a model. Clones share the value.
@@ -27,8 +30,35 @@ struct Inner {
 struct State {
     value: Tensor,
     trainable: bool,
-    // Something a kernel computed from the value, valid until the value changes.
-    derived: Option<Arc<Vec<f32>>>,
+    // What kernels have asked to be made of the value.
+    derived: Vec<(Derived, Arc<Vec<f32>>)>,
+}
+
+/// Another form of a value, which a kernel can work with better.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Derived {
+    /// Of a matrix.
+    Transposed,
+    /// Of a convolution's kernel.
+    Kernel(Prepared),
+}
+
+impl Derived {
+    /// Computes it on this thread alone: whoever holds the parameter's lock must not be lent other work
+    /// meanwhile.
+    fn of(self, value: &Tensor) -> Result<Arc<Vec<f32>>> {
+        let values = slice(value)?;
+        Ok(Arc::new(match self {
+            Derived::Transposed => {
+                let (rows, cols) = value.dims2()?;
+                Mat::new(&values, rows, cols).t().to_rows_here()
+            }
+            Derived::Kernel(form) => {
+                let (_, _, inputs, outputs) = value.dims4()?;
+                form.of(inputs, outputs, &values)
+            }
+        }))
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -59,7 +89,7 @@ impl Param {
             compute,
             leaf: Node::leaf(),
             shared: AtomicBool::new(true),
-            state: RwLock::new(State { value, trainable: false, derived: None }),
+            state: RwLock::new(State { value, trainable: false, derived: vec![] }),
         })))
     }
 
@@ -105,7 +135,7 @@ impl Param {
         assert_eq!(state.value.shape(), value.shape(), "{}", self.0.name);
         self.0.shared.store(true, Ordering::Relaxed);
         state.value = value;
-        state.derived = None;
+        state.derived.clear();
     }
 
     /// Changes the value where it lies: `f` gets it as it is kept, to write to. Tensors that
@@ -117,8 +147,14 @@ impl Param {
             state.value = state.value.copy()?;
             self.0.shared.store(false, Ordering::Relaxed);
         }
-        state.derived = None;
-        f(&state.value)
+        f(&state.value)?;
+        // At once, while the value is in the cache and other threads update other parameters: the next
+        // forward pass would have all of them wait for it.
+        let State { value, derived, .. } = &mut *state;
+        for (form, derived) in derived {
+            *derived = form.of(value)?;
+        }
+        Ok(())
     }
 
     /// The value as files have it.
@@ -178,19 +214,21 @@ impl Param {
         super::ops::to_dtype(&leaf, self.0.compute)
     }
 
-    /// What `f` makes of the value, computed once until the value changes.
-    pub(super) fn derived(
-        &self,
-        f: impl FnOnce(&Tensor) -> Result<Vec<f32>>,
-    ) -> Result<Arc<Vec<f32>>> {
-        if let Some(derived) = &self.read().derived {
-            return Ok(derived.clone());
+    /// Another form of the value, computed when the value has changed.
+    pub(super) fn derived(&self, form: Derived) -> Result<Arc<Vec<f32>>> {
+        let find = |state: &State| {
+            state.derived.iter().find(|(f, _)| *f == form).map(|(_, values)| values.clone())
+        };
+        if let Some(derived) = find(&self.read()) {
+            return Ok(derived);
         }
         let mut state = self.write();
-        if state.derived.is_none() {
-            state.derived = Some(Arc::new(f(&state.value)?));
+        if let Some(derived) = find(&state) {
+            return Ok(derived);
         }
-        Ok(state.derived.clone().expect("just made"))
+        let derived = form.of(&state.value)?;
+        state.derived.push((form, derived.clone()));
+        Ok(derived)
     }
 
     fn read(&self) -> std::sync::RwLockReadGuard<'_, State> {

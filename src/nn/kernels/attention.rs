@@ -230,9 +230,9 @@ impl Attention {
         1.0 / (self.d as f32).sqrt()
     }
 
-    /// Queries per block: scores of some 64 KiB, but enough rows for the products to run well.
+    /// Queries per block: scores of some 256 KiB, but enough rows to pay for packing the keys.
     fn block(&self) -> usize {
-        ((1 << 14) / self.m.max(1)).clamp(32, 256)
+        ((1 << 16) / self.m.max(1)).clamp(32, 256)
     }
 }
 

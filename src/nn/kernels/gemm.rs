@@ -4,7 +4,6 @@
 //! here, by shape alone.
 
 use std::ops::Range;
-use std::sync::Once;
 
 use super::buffer::uninit;
 use crate::nn::parallel;
@@ -56,24 +55,35 @@ impl<'a> Mat<'a> {
 
     /// The elements, row after row.
     pub fn to_rows(self) -> Vec<f32> {
-        // As many source lines as a set of the first-level cache surely has room for.
-        const LINES: usize = 8;
+        const ROWS: usize = 64;
         let mut rows = uninit(self.rows * self.cols);
-        let simd = pulp::Arch::new();
-        parallel::pieces_mut(&mut rows, 64 * self.cols.max(1), |piece, rows| {
-            simd.dispatch(|| {
-                for first in (0..self.cols).step_by(LINES) {
-                    let cols = first..self.cols.min(first + LINES);
-                    for (i, row) in rows.chunks_exact_mut(self.cols).enumerate() {
-                        let start = (64 * piece + i) * self.row_stride;
-                        for (j, value) in cols.clone().zip(&mut row[cols.clone()]) {
-                            *value = self.data[start + j * self.col_stride];
-                        }
-                    }
-                }
-            });
+        parallel::pieces_mut(&mut rows, ROWS * self.cols.max(1), |i, rows| {
+            self.rows(ROWS * i..self.rows.min(ROWS * (i + 1))).copy_to(rows);
         });
         rows
+    }
+
+    /// As `to_rows`, on this thread.
+    pub fn to_rows_here(self) -> Vec<f32> {
+        let mut rows = uninit(self.rows * self.cols);
+        self.copy_to(&mut rows);
+        rows
+    }
+
+    /// Copies the elements, row after row.
+    pub fn copy_to(self, rows: &mut [f32]) {
+        // As many source lines as a set of the first-level cache surely has room for.
+        const LINES: usize = 8;
+        pulp::Arch::new().dispatch(|| {
+            for first in (0..self.cols).step_by(LINES) {
+                let cols = first..self.cols.min(first + LINES);
+                for (i, row) in rows.chunks_exact_mut(self.cols).enumerate() {
+                    for (j, value) in cols.clone().zip(&mut row[cols.clone()]) {
+                        *value = self.data[i * self.row_stride + j * self.col_stride];
+                    }
+                }
+            }
+        });
     }
 }
 
@@ -160,9 +170,7 @@ impl Shared {
 /// `out` points to `a.rows` rows of `b.cols` numbers, `out_stride` apart, that nothing else uses.
 unsafe fn raw(out: *mut f32, out_stride: usize, update: Update, a: Mat, b: Mat) {
     assert_eq!(a.cols, b.rows, "inner dimensions");
-    // Packed, the right operand of a product of few rows would be copied as often as it is used.
-    static SET_PACKING: Once = Once::new();
-    SET_PACKING.call_once(|| gemm::set_lhs_packing_threshold_single_thread(256));
+    choose_packing(a.rows, b);
     if let Update::Bias(bias) = update {
         let bias = &bias[..b.cols];
         for i in 0..a.rows {
@@ -195,6 +203,19 @@ unsafe fn raw(out: *mut f32, out_stride: usize, update: Update, a: Mat, b: Mat) 
             false,
             gemm::Parallelism::None,
         );
+    }
+}
+
+/// Tells `gemm` whether to pack the right operand, which it calls the left one, where it could use it as
+/// it lies. A setting of the whole process: where two threads disagree, a product takes longer.
+fn choose_packing(rows: usize, b: Mat) {
+    // In steps of six rows; beyond this, a wide matrix's rows compete for the same lines of the cache.
+    const PACK: usize = 8;
+    // As good as never: for few rows it would be copied as often as it is used.
+    const LEAVE: usize = 256;
+    let wanted = if rows >= 128 && b.row_stride >= 512 { PACK } else { LEAVE };
+    if gemm::get_lhs_packing_threshold_single_thread() != wanted {
+        gemm::set_lhs_packing_threshold_single_thread(wanted);
     }
 }
 

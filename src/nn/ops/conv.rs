@@ -4,7 +4,8 @@ use candle_core::{Device, Result, Tensor, bail};
 
 use crate::nn::backend::fast;
 use crate::nn::kernels::buffer::slice;
-use crate::nn::kernels::conv::{self, Geometry};
+use crate::nn::kernels::conv::{self, Geometry, Prepared};
+use crate::nn::param::Derived;
 use crate::nn::{Param, Var, flops};
 
 /// Zero pixels around a map: `before` at the top and left, `after` at the bottom and right.
@@ -34,9 +35,15 @@ pub fn conv2d(
     let (w, b) = (kernel.var()?, bias.var()?);
     if fast(x.value()) {
         let g = geometry(x.value(), w.value(), b.value(), stride, padding)?;
-        let prepare = |w: &Tensor| Ok(conv::prepare(g.inputs, g.outputs, &slice(w)?));
-        let prepared = conv::wants_preparation(&g).then(|| kernel.derived(prepare)).transpose()?;
-        return channels_last(x, &w, prepared, &b, g);
+        let derived = |form: Option<Prepared>| -> Result<_> {
+            let Some(form) = form else { return Ok(None) };
+            Ok(Some((form, kernel.derived(Derived::Kernel(form))?)))
+        };
+        let trained = w.needs_grad();
+        let forward = derived(Prepared::forward(&g, trained))?;
+        let backward = Prepared::input_gradient(&g, trained).filter(|_| x.needs_grad());
+        let backward = derived(backward)?;
+        return channels_last(x, &w, [forward, backward], &b, g);
     }
     candle(x, &w, &b, stride, padding)
 }
@@ -45,7 +52,7 @@ pub fn conv2d(
 fn channels_last(
     x: &Var,
     w: &Var,
-    prepared: Option<Arc<Vec<f32>>>,
+    [forward, backward]: [Option<(Prepared, Arc<Vec<f32>>)>; 2],
     b: &Var,
     g: Geometry,
 ) -> Result<Var> {
@@ -55,7 +62,7 @@ fn channels_last(
     let products = g.batch * g.out_height * g.out_width * kernel.elem_count();
     flops::add(products);
     let out = {
-        let prepared = prepared.as_ref().map(|u| u.as_slice());
+        let prepared = forward.as_ref().map(|(form, u)| (*form, u.as_slice()));
         conv::forward(&g, &slice(&input)?, &slice(&kernel)?, prepared, &slice(b.value())?)
     };
     let out = Tensor::from_vec(out, (g.batch, g.out_height, g.out_width, g.outputs), &Device::Cpu)?;
@@ -66,7 +73,7 @@ fn channels_last(
         let dy = slice(&dy)?;
         flow.add_with(0, || {
             flops::add(products);
-            let prepared = prepared.as_ref().map(|u| u.as_slice());
+            let prepared = backward.as_ref().map(|(form, u)| (*form, u.as_slice()));
             let dx = conv::input_gradient(&g, &dy, &slice(&kernel)?, prepared);
             Tensor::from_vec(dx, x_dims, &Device::Cpu)
         })?;
@@ -193,8 +200,8 @@ mod tests {
         }
 
         /// The output and the gradients of input, kernel and bias under a random weighting of the
-        /// output, in the order of files.
-        fn run(&self, dtype: DType) -> [Tensor; 4] {
+        /// output, in the order of files; only the first two of a kernel that is not `trained`.
+        fn run(&self, dtype: DType, trained: bool) -> Vec<Tensor> {
             let [batch, height, width] = self.map;
             let x = self.random("x", [batch, self.inputs, height, width]).to_dtype(dtype).unwrap();
             let w = self.random("w", [self.outputs, self.inputs, self.size, self.size]);
@@ -202,7 +209,7 @@ mod tests {
             let x = Var::leaf(x);
             let [w, b] = [w, b].map(|value| {
                 let param = Param::new("p", &value, dtype).unwrap();
-                param.set_trainable(true).unwrap();
+                param.set_trainable(trained).unwrap();
                 param
             });
             let y = conv2d(&ops::from_image(&x).unwrap(), &w, &b, self.stride, self.padding);
@@ -214,17 +221,23 @@ mod tests {
             let out = y.value().clone();
             drop((y, product));
             let grads = loss.backward(1.0).unwrap();
-            let of = |param: &Param| param.grad_to_file(&grads).unwrap().unwrap();
-            [out, grads.get(&x).unwrap().clone(), of(&w), of(&b)]
+            let of = |param: &Param| param.grad_to_file(&grads).unwrap();
+            let dx = grads.get(&x).unwrap().clone();
+            [out, dx].into_iter().chain(of(&w)).chain(of(&b)).collect()
         }
 
         fn check(&self) {
-            let exact = self.run(DType::F64);
-            for (i, (fast, exact)) in self.run(DType::F32).iter().zip(&exact).enumerate() {
+            let exact = self.run(DType::F64, true);
+            // A frozen kernel may go another way.
+            let frozen = self.run(DType::F32, false);
+            assert_eq!(frozen.len(), 2);
+            let fast = self.run(DType::F32, true).into_iter().enumerate();
+            for (i, fast) in fast.chain(frozen.into_iter().enumerate()) {
+                let exact = &exact[i];
                 let name = ["output", "∂x", "∂w", "∂b"][i];
                 let limit = if i == 0 { 1e-5 } else { 1e-4 };
                 assert_eq!(fast.dims(), exact.dims(), "{name} of {self:?}");
-                let error = relative_error(fast, exact);
+                let error = relative_error(&fast, exact);
                 assert!(error <= limit, "{name} of {self:?}: {error:e}");
             }
         }
@@ -280,7 +293,8 @@ mod tests {
         let last = Case::same3x3([2, 16, 16], 128, 4);
         let point = Case { size: 1, padding: Padding::same(0), ..wide.clone() };
         let vae = down(Padding { before: 0, after: 1 });
-        for case in [down(Padding::same(1)), vae, wide, first, last, point] {
+        let large_tiles = Case::same3x3([4, 17, 16], 64, 128);
+        for case in [down(Padding::same(1)), vae, wide, first, last, point, large_tiles] {
             case.check();
         }
     }
@@ -292,12 +306,12 @@ mod tests {
         for case in [stride(1), stride(2), point, Case::same3x3([8, 16, 16], 128, 128)] {
             let run = |threads: usize| {
                 let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-                bits(&pool.install(|| case.run(DType::F32)))
+                bits(&pool.install(|| case.run(DType::F32, true)))
             };
             let one = run(1);
             assert!(one == run(2), "{case:?}");
             let inside =
-                parallel::parts(2, |_| candle_core::Result::Ok(bits(&case.run(DType::F32))))
+                parallel::parts(2, |_| candle_core::Result::Ok(bits(&case.run(DType::F32, true))))
                     .unwrap();
             assert!(inside.iter().all(|part| *part == one), "{case:?} within a part of a batch");
         }

@@ -1,12 +1,30 @@
+use std::sync::Arc;
+
 use candle_core::{Device, Result, Shape, Tensor, bail};
 
 use crate::nn::backend::fast;
 use crate::nn::kernels::buffer::{slice, uninit};
 use crate::nn::kernels::gemm::{Mat, Update, gemm_threads, sum_rows};
-use crate::nn::{Var, flops};
+use crate::nn::param::Derived;
+use crate::nn::{Param, Var, flops};
 
 /// `y = x Wᵀ + b` on the last dimension: `x` [..., in], `w` [out, in], `b` [out].
 pub fn linear(x: &Var, w: &Var, b: Option<&Var>) -> Result<Var> {
+    apply(x, w, None, b)
+}
+
+/// As [`linear`], with a weight that is a parameter.
+pub(in crate::nn) fn linear_param(x: &Var, w: &Param, b: Option<&Param>) -> Result<Var> {
+    // Larger ones are used for many rows at a time, beside which transposing is cheap, memory is not;
+    // those that are trained change in each step.
+    const SMALL: usize = 1 << 19;
+    let keep = fast(x.value()) && !w.trainable() && w.elem_count() <= SMALL;
+    let transposed = keep.then(|| w.derived(Derived::Transposed)).transpose()?;
+    apply(x, &w.var()?, transposed, b.map(Param::var).transpose()?.as_ref())
+}
+
+/// `transposed` is that of `w`, where it is at hand.
+fn apply(x: &Var, w: &Var, transposed: Option<Transposed>, b: Option<&Var>) -> Result<Var> {
     let mut shape = x.dims().to_vec();
     let inputs = shape.pop().unwrap_or(1);
     let outputs = w.value().dim(0)?;
@@ -17,11 +35,13 @@ pub fn linear(x: &Var, w: &Var, b: Option<&Var>) -> Result<Var> {
     let sizes = Sizes { rows: x.value().elem_count() / inputs.max(1), inputs, outputs };
     flops::add(sizes.products());
     if fast(x.value()) {
-        kernels(x, w, b, sizes, shape.into())
+        kernels(x, w, transposed, b, sizes, shape.into())
     } else {
         candle(x, w, b, sizes, shape.into())
     }
 }
+
+type Transposed = Arc<Vec<f32>>;
 
 #[derive(Clone, Copy)]
 struct Sizes {
@@ -38,7 +58,14 @@ impl Sizes {
 }
 
 /// On the project's kernels.
-fn kernels(x: &Var, w: &Var, b: Option<&Var>, sizes: Sizes, shape: Shape) -> Result<Var> {
+fn kernels(
+    x: &Var,
+    w: &Var,
+    transposed: Option<Transposed>,
+    b: Option<&Var>,
+    sizes: Sizes,
+    shape: Shape,
+) -> Result<Var> {
     let Sizes { rows, inputs, outputs } = sizes;
     let input = x.value().contiguous()?;
     let weight = w.value().contiguous()?;
@@ -48,12 +75,11 @@ fn kernels(x: &Var, w: &Var, b: Option<&Var>, sizes: Sizes, shape: Shape) -> Res
         let bias = b.map(|b| b.value().contiguous()).transpose()?;
         let bias = bias.as_ref().map(slice).transpose()?;
         let update = bias.as_deref().map_or(Update::Store, Update::Bias);
-        gemm_threads(
-            &mut out,
-            update,
-            Mat::new(&x, rows, inputs),
-            Mat::new(&w, outputs, inputs).t(),
-        );
+        let w = match &transposed {
+            Some(transposed) => Mat::new(transposed, inputs, outputs),
+            None => Mat::new(&w, outputs, inputs).t(),
+        };
+        gemm_threads(&mut out, update, Mat::new(&x, rows, inputs), w);
         Tensor::from_vec(out, shape, &Device::Cpu)?
     };
     let x_shape = x.value().shape().clone();

@@ -22,6 +22,7 @@ pub use basic::{
 pub use composed::composed;
 pub use conv::{Padding, conv2d};
 pub use linear::linear;
+pub(super) use linear::linear_param;
 pub use map::{
     add_per_channel, concat_channels, crop, from_image, map_size, map_to_tokens, to_image,
     tokens_to_map, upsample_nearest_2x,

@@ -4,7 +4,9 @@ mod im2col;
 mod transform;
 mod winograd;
 
+use super::buffer::uninit;
 use super::gemm;
+use winograd::Tile;
 
 /// The sizes of a convolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,15 +65,34 @@ impl Geometry {
 /// Below this many channels, a matrix with one column for each is too narrow for vectors.
 const FEW_CHANNELS: usize = 16;
 
-/// What [`forward`] and [`input_gradient`] want to have made of the kernel by [`prepare`], if anything.
-pub fn wants_preparation(g: &Geometry) -> bool {
-    winograd::suits(g)
+/// A form of a kernel that suits a faster algorithm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Prepared {
+    tile: Tile,
+    for_input_gradient: bool,
 }
 
-/// The kernel `w` as the faster algorithm wants it. Uses this thread alone: a caller that holds a
-/// lock must not be lent other work meanwhile.
-pub fn prepare(inputs: usize, outputs: usize, w: &[f32]) -> Vec<f32> {
-    winograd::transform_kernel(inputs, outputs, w)
+impl Prepared {
+    /// What [`forward`] wants to have made of the kernel, if anything. One that is `trained` changes in
+    /// each step.
+    pub fn forward(g: &Geometry, trained: bool) -> Option<Self> {
+        winograd::tile(g, trained).map(|tile| Prepared { tile, for_input_gradient: false })
+    }
+
+    /// What [`input_gradient`] wants to have made of the kernel, if anything.
+    pub fn input_gradient(g: &Geometry, trained: bool) -> Option<Self> {
+        winograd::tile(g, trained).map(|tile| Prepared { tile, for_input_gradient: true })
+    }
+
+    /// Makes it of the kernel `w`, on this thread alone.
+    pub fn of(self, inputs: usize, outputs: usize, w: &[f32]) -> Vec<f32> {
+        if self.for_input_gradient {
+            let mirrored = mirror(inputs, outputs, w);
+            winograd::transform_kernel(self.tile, outputs, inputs, &mirrored)
+        } else {
+            winograd::transform_kernel(self.tile, inputs, outputs, w)
+        }
+    }
 }
 
 /// `x` convolved by `w`, plus `bias`: [batch, out_height, out_width, outputs].
@@ -79,13 +100,13 @@ pub fn forward(
     g: &Geometry,
     x: &[f32],
     w: &[f32],
-    prepared: Option<&[f32]>,
+    prepared: Option<(Prepared, &[f32])>,
     bias: &[f32],
 ) -> Vec<f32> {
     match (prepared, g.mirrored()) {
-        (Some(u), _) => winograd::forward(g, x, u, bias),
+        (Some((form, u)), _) => winograd::convolve(form.tile, g, x, u, Some(bias)),
         (None, Some(mirrored)) => {
-            let mut out = im2col::input_gradient(&mirrored, x, &mirror(g, w));
+            let mut out = im2col::input_gradient(&mirrored, x, &mirror(g.inputs, g.outputs, w));
             gemm::add_to_rows(&mut out, bias);
             out
         }
@@ -94,11 +115,21 @@ pub fn forward(
 }
 
 /// The gradient of `x`, from `dy` of the output.
-pub fn input_gradient(g: &Geometry, dy: &[f32], w: &[f32], prepared: Option<&[f32]>) -> Vec<f32> {
+pub fn input_gradient(
+    g: &Geometry,
+    dy: &[f32],
+    w: &[f32],
+    prepared: Option<(Prepared, &[f32])>,
+) -> Vec<f32> {
     match (prepared, g.mirrored()) {
-        (Some(u), _) => winograd::input_gradient(g, dy, u),
+        (Some((form, u)), _) => {
+            // The convolution by the kernel turned round.
+            let swapped = Geometry { inputs: g.outputs, outputs: g.inputs, ..*g };
+            winograd::convolve(form.tile, &swapped, dy, u, None)
+        }
         (None, Some(mirrored)) => {
-            im2col::forward(&mirrored, dy, &mirror(g, w), &vec![0.0; g.inputs])
+            let w = mirror(g.inputs, g.outputs, w);
+            im2col::forward(&mirrored, dy, &w, &vec![0.0; g.inputs])
         }
         (None, None) => im2col::input_gradient(g, dy, w),
     }
@@ -106,11 +137,14 @@ pub fn input_gradient(g: &Geometry, dy: &[f32], w: &[f32], prepared: Option<&[f3
 
 /// The gradient of `w`, from `dy` of the output.
 pub fn kernel_gradient(g: &Geometry, x: &[f32], dy: &[f32]) -> Vec<f32> {
-    if winograd::suits_kernel_gradient(g) {
-        return winograd::kernel_gradient(g, x, dy);
+    if let Some(tile) = winograd::kernel_gradient_tile(g) {
+        return winograd::kernel_gradient(tile, g, x, dy);
     }
     match g.mirrored() {
-        Some(mirrored) => mirror(&mirrored, &im2col::kernel_gradient(&mirrored, dy, x)),
+        Some(mirrored) => {
+            let dw = im2col::kernel_gradient(&mirrored, dy, x);
+            mirror(mirrored.inputs, mirrored.outputs, &dw)
+        }
         None => im2col::kernel_gradient(g, x, dy),
     }
 }
@@ -120,8 +154,12 @@ pub fn bias_gradient(g: &Geometry, dy: &[f32]) -> Vec<f32> {
     gemm::sum_rows(dy, g.outputs)
 }
 
-/// The kernel `w` of `g` turned by 180°, inputs and outputs swapped.
-fn mirror(g: &Geometry, w: &[f32]) -> Vec<f32> {
-    let taps = w.chunks_exact((g.inputs * g.outputs).max(1)).rev();
-    taps.flat_map(|tap| gemm::Mat::new(tap, g.inputs, g.outputs).t().to_rows()).collect()
+/// The kernel `w` turned by 180°, inputs and outputs swapped; on this thread alone.
+fn mirror(inputs: usize, outputs: usize, w: &[f32]) -> Vec<f32> {
+    let tap = (inputs * outputs).max(1);
+    let mut mirrored = uninit(w.len());
+    for (from, to) in w.chunks_exact(tap).rev().zip(mirrored.chunks_exact_mut(tap)) {
+        gemm::Mat::new(from, inputs, outputs).t().copy_to(to);
+    }
+    mirrored
 }

@@ -1,6 +1,7 @@
-//! The small linear maps of Winograd's algorithm F(2×2, 3×3) (Lavin & Gray 2016, arXiv:1509.09308,
-//! section 4.1), applied to both dimensions of a tile, all channels at once.
+//! The small linear maps of Winograd's algorithms F(2×2, 3×3) and F(4×4, 3×3) (Lavin & Gray 2016,
+//! arXiv:1509.09308, section 4), applied to both dimensions of a tile, all channels at once.
 
+use std::f32::consts::{FRAC_1_SQRT_2, SQRT_2};
 use std::marker::PhantomData;
 use std::ops::Range;
 
@@ -12,7 +13,43 @@ pub trait Map<const P: usize, const Q: usize> {
     fn apply<S: Simd>(simd: S, x: [S::f32s; P]) -> [S::f32s; Q];
 }
 
-/// Bᵀ: pixels of the input at the four points.
+/// The maps between Q pixels of the output, P = Q + 2 of the input, 3 taps, and P points.
+pub trait Algorithm<const P: usize, const Q: usize> {
+    /// Bᵀ: pixels of the input at the points.
+    type Input: Map<P, P>;
+    /// Aᵀ: products at the points as pixels of the output.
+    type Output: Map<P, Q>;
+    /// A: what the gradient of the output's pixels is at the points.
+    type OutputGradient: Map<Q, P>;
+    /// G: taps of the kernel at the points.
+    type Kernel: Map<3, P>;
+    /// Gᵀ: gradients at the points as those of the kernel's taps.
+    type KernelGradient: Map<P, 3>;
+}
+
+/// The points 0, ±1, ∞.
+pub struct Two;
+
+impl Algorithm<4, 2> for Two {
+    type Input = Input;
+    type Output = Output;
+    type OutputGradient = OutputGradient;
+    type Kernel = Kernel;
+    type KernelGradient = KernelGradient;
+}
+
+/// The points 0, ±1/√2, ±√2, ∞: the maps to and from these enlarge rounding errors least.
+pub struct Four;
+
+impl Algorithm<6, 4> for Four {
+    type Input = Input;
+    type Output = Output;
+    type OutputGradient = OutputGradient;
+    type Kernel = Kernel;
+    type KernelGradient = KernelGradient;
+}
+
+/// [`Algorithm::Input`].
 pub struct Input;
 
 impl Map<4, 4> for Input {
@@ -22,7 +59,7 @@ impl Map<4, 4> for Input {
     }
 }
 
-/// Aᵀ: products at the four points as pixels of the output.
+/// [`Algorithm::Output`].
 pub struct Output;
 
 impl Map<4, 2> for Output {
@@ -33,7 +70,7 @@ impl Map<4, 2> for Output {
     }
 }
 
-/// A: what the gradient of the output's pixels is at the four points.
+/// [`Algorithm::OutputGradient`].
 pub struct OutputGradient;
 
 impl Map<2, 4> for OutputGradient {
@@ -43,7 +80,7 @@ impl Map<2, 4> for OutputGradient {
     }
 }
 
-/// G: taps of the kernel at the four points.
+/// [`Algorithm::Kernel`].
 pub struct Kernel;
 
 impl Map<3, 4> for Kernel {
@@ -55,7 +92,7 @@ impl Map<3, 4> for Kernel {
     }
 }
 
-/// Gᵀ: gradients at the four points as those of the kernel's taps.
+/// [`Algorithm::KernelGradient`].
 pub struct KernelGradient;
 
 impl Map<4, 3> for KernelGradient {
@@ -65,6 +102,97 @@ impl Map<4, 3> for KernelGradient {
         let sum = simd.mul_f32s(simd.add_f32s(b, c), half);
         let difference = simd.mul_f32s(simd.sub_f32s(b, c), half);
         [simd.add_f32s(a, sum), difference, simd.add_f32s(sum, d)]
+    }
+}
+
+/// The values of ±x and ±y, by even and odd parts.
+#[inline(always)]
+fn around<S: Simd>(
+    simd: S,
+    [even_x, odd_x]: [S::f32s; 2],
+    [even_y, odd_y]: [S::f32s; 2],
+) -> [S::f32s; 4] {
+    [
+        simd.add_f32s(even_x, odd_x),
+        simd.sub_f32s(even_x, odd_x),
+        simd.add_f32s(even_y, odd_y),
+        simd.sub_f32s(even_y, odd_y),
+    ]
+}
+
+/// `factor a + b`.
+#[inline(always)]
+fn scaled<S: Simd>(simd: S, factor: f32, a: S::f32s, b: S::f32s) -> S::f32s {
+    simd.mul_add_f32s(simd.splat_f32s(factor), a, b)
+}
+
+/// `factor a`.
+#[inline(always)]
+fn times<S: Simd>(simd: S, factor: f32, a: S::f32s) -> S::f32s {
+    simd.mul_f32s(simd.splat_f32s(factor), a)
+}
+
+impl Map<6, 6> for Input {
+    #[inline(always)]
+    fn apply<S: Simd>(simd: S, [a, b, c, d, e, f]: [S::f32s; 6]) -> [S::f32s; 6] {
+        let near = [scaled(simd, -2.0, c, e), times(simd, FRAC_1_SQRT_2, scaled(simd, -2.0, b, d))];
+        let far = [scaled(simd, -0.5, c, e), times(simd, SQRT_2, scaled(simd, -0.5, b, d))];
+        let [p, q, r, s] = around(simd, near, far);
+        let first = simd.add_f32s(scaled(simd, -2.5, c, a), e);
+        let last = simd.add_f32s(scaled(simd, -2.5, d, b), f);
+        [first, p, q, r, s, last]
+    }
+}
+
+impl Map<6, 4> for Output {
+    #[inline(always)]
+    fn apply<S: Simd>(simd: S, [a, p, q, r, s, f]: [S::f32s; 6]) -> [S::f32s; 4] {
+        let (even_near, odd_near) = (simd.add_f32s(p, q), simd.sub_f32s(p, q));
+        let (even_far, odd_far) = (simd.add_f32s(r, s), simd.sub_f32s(r, s));
+        [
+            simd.add_f32s(a, simd.add_f32s(even_near, even_far)),
+            scaled(simd, FRAC_1_SQRT_2, odd_near, times(simd, SQRT_2, odd_far)),
+            scaled(simd, 0.5, even_near, times(simd, 2.0, even_far)),
+            scaled(simd, 0.5 * FRAC_1_SQRT_2, odd_near, scaled(simd, 2.0 * SQRT_2, odd_far, f)),
+        ]
+    }
+}
+
+impl Map<4, 6> for OutputGradient {
+    #[inline(always)]
+    fn apply<S: Simd>(simd: S, [a, b, c, d]: [S::f32s; 4]) -> [S::f32s; 6] {
+        let near = [scaled(simd, 0.5, c, a), times(simd, FRAC_1_SQRT_2, scaled(simd, 0.5, d, b))];
+        let far = [scaled(simd, 2.0, c, a), times(simd, SQRT_2, scaled(simd, 2.0, d, b))];
+        let [p, q, r, s] = around(simd, near, far);
+        [a, p, q, r, s, d]
+    }
+}
+
+impl Map<3, 6> for Kernel {
+    #[inline(always)]
+    fn apply<S: Simd>(simd: S, [a, b, c]: [S::f32s; 3]) -> [S::f32s; 6] {
+        const NEAR: f32 = -2.0 / 3.0;
+        const FAR: f32 = 1.0 / 6.0;
+        let near =
+            [times(simd, NEAR, scaled(simd, 0.5, c, a)), times(simd, NEAR * FRAC_1_SQRT_2, b)];
+        let far = [times(simd, FAR, scaled(simd, 2.0, c, a)), times(simd, FAR * SQRT_2, b)];
+        let [p, q, r, s] = around(simd, near, far);
+        [a, p, q, r, s, c]
+    }
+}
+
+impl Map<6, 3> for KernelGradient {
+    #[inline(always)]
+    fn apply<S: Simd>(simd: S, [a, p, q, r, s, f]: [S::f32s; 6]) -> [S::f32s; 3] {
+        const NEAR: f32 = -2.0 / 3.0;
+        const FAR: f32 = 1.0 / 6.0;
+        let (even_near, odd_near) = (simd.add_f32s(p, q), simd.sub_f32s(p, q));
+        let (even_far, odd_far) = (simd.add_f32s(r, s), simd.sub_f32s(r, s));
+        [
+            scaled(simd, NEAR, even_near, scaled(simd, FAR, even_far, a)),
+            scaled(simd, NEAR * FRAC_1_SQRT_2, odd_near, times(simd, FAR * SQRT_2, odd_far)),
+            scaled(simd, 0.5 * NEAR, even_near, scaled(simd, 2.0 * FAR, even_far, f)),
+        ]
     }
 }
 
