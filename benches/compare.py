@@ -38,7 +38,7 @@ def main():
     options = parser.parse_args()
     model = str(options.dir.resolve())
     benches = ["ops", "pointwise", "models"]
-    subprocess.run(["cargo", "build", "--release", "--benches", "-q"], cwd=ROOT, check=True)
+    subprocess.run(["cargo", "build", "-q", "--release", "--benches"], cwd=ROOT, check=True)
 
     ours, torch, check, gflop, rates = {}, {}, {}, {}, []
     for _ in range(options.rounds):

@@ -1,5 +1,6 @@
-use candle_core::{D, DType, Device, Result, Tensor, bail};
+use candle_core::{D, Device, Result, Tensor, bail};
 
+use super::basic::at_least_f32;
 use crate::nn::backend::fast;
 use crate::nn::kernels::attention::{Attention, Needs};
 use crate::nn::kernels::buffer::slice;
@@ -118,11 +119,14 @@ fn candle(q: &Var, k: &Var, v: &Var, heads: usize, causal: bool, products: usize
 /// `softmax(q kᵀ scale)` in f32; `causal` is the position of the first query.
 fn probabilities(q: &Tensor, k: &Tensor, scale: f64, causal: Option<usize>) -> Result<Tensor> {
     let dtype = q.dtype();
-    let scores = (q.matmul(&k.transpose(2, 3)?.contiguous()?)? * scale)?.to_dtype(DType::F32)?;
+    let scores =
+        (q.matmul(&k.transpose(2, 3)?.contiguous()?)? * scale)?.to_dtype(at_least_f32(dtype))?;
     let scores = match causal {
         Some(first) => {
             let (_, _, n, m) = scores.dims4()?;
-            scores.broadcast_add(&causal_mask(first, n, m, scores.device())?)?
+            scores.broadcast_add(
+                &causal_mask(first, n, m, scores.device())?.to_dtype(scores.dtype())?,
+            )?
         }
         None => scores,
     };

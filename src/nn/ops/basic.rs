@@ -126,3 +126,11 @@ pub fn detach_first_token(x: &Var) -> Result<Var> {
         })
     }))
 }
+
+/// The type for statistics of numbers of `dtype`: half precision has too few digits.
+pub(super) fn at_least_f32(dtype: DType) -> DType {
+    match dtype {
+        DType::F16 | DType::BF16 => DType::F32,
+        wide => wide,
+    }
+}

@@ -1,5 +1,6 @@
 use candle_core::{D, Result, Tensor, bail};
 
+use super::basic::at_least_f32;
 use super::composed;
 use crate::nn::Var;
 use crate::nn::backend::fast;
@@ -84,7 +85,7 @@ pub fn layer_norm(x: &Var, weight: &Var, bias: &Var, eps: f64) -> Result<Var> {
 /// Zero mean and unit variance along the last dimension.
 fn normalise(x: &Tensor, eps: f64) -> Result<Tensor> {
     let dtype = x.dtype();
-    let x = x.to_dtype(candle_core::DType::F32)?;
+    let x = x.to_dtype(at_least_f32(dtype))?;
     let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
     let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;
     centred.broadcast_div(&(variance + eps)?.sqrt()?)?.to_dtype(dtype)
