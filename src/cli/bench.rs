@@ -7,6 +7,7 @@ use candle_core::{DType, Device, Tensor};
 
 use super::device::DeviceName;
 use crate::diffusion::config::{Config as _, TextEncoderConfig, UNetConfig, VaeConfig};
+use crate::diffusion::folder::{DIFFUSERS_STEM, TRANSFORMERS_STEM};
 use crate::diffusion::model::{TextEncoder, UNet};
 use crate::diffusion::presets::{self, Architecture};
 use crate::diffusion::weights::Weights;
@@ -212,8 +213,8 @@ fn networks(
         })
     };
     Ok((
-        UNet::new(&builder("unet", "diffusion_pytorch_model")?, &architecture.unet)?,
-        TextEncoder::new(&builder("text_encoder", "model")?, &architecture.text_encoder)?,
+        UNet::new(&builder("unet", DIFFUSERS_STEM)?, &architecture.unet)?,
+        TextEncoder::new(&builder("text_encoder", TRANSFORMERS_STEM)?, &architecture.text_encoder)?,
     ))
 }
 

@@ -10,9 +10,10 @@ use super::tokenizer::Tokenizer;
 use super::weights::Weights;
 use crate::{Error, Result};
 
-/// Names of weight files, without extension.
-pub(super) const DIFFUSERS_STEM: &str = "diffusion_pytorch_model";
-pub(super) const TRANSFORMERS_STEM: &str = "model";
+/// Name of diffusers' weight files, without extension.
+pub(crate) const DIFFUSERS_STEM: &str = "diffusion_pytorch_model";
+/// Name of transformers' weight files, without extension.
+pub(crate) const TRANSFORMERS_STEM: &str = "model";
 
 /// The folders with weights, and the names of the weights in them.
 const WEIGHTS: [(&str, &str); 3] =

@@ -21,16 +21,19 @@ pub fn parts<T: Send, E: Send>(
     if parts <= 1 || IN_PART.get() {
         return (0..parts).map(f).collect();
     }
+    (0..parts).into_par_iter().map(as_part(&f)).collect()
+}
+
+/// `f` as it runs for a part of a batch, on whichever thread: its operations use no threads, and the
+/// backend is the one in force here.
+fn as_part<T>(f: &(impl Fn(usize) -> T + Sync)) -> impl Fn(usize) -> T + Sync {
     let reference = super::backend::reference_mode();
-    (0..parts)
-        .into_par_iter()
-        .map(|i| {
-            let outer = IN_PART.replace(true);
-            let result = super::backend::with_reference_mode(reference, || f(i));
-            IN_PART.set(outer);
-            result
-        })
-        .collect()
+    move |i| {
+        let outer = IN_PART.replace(true);
+        let result = super::backend::with_reference_mode(reference, || f(i));
+        IN_PART.set(outer);
+        result
+    }
 }
 
 /// Runs `f` for each part in `parts` and combines the results two by two: the halves of a range, each
@@ -68,14 +71,7 @@ pub fn reduce_parts<T: Send, E: Send>(
     if !parallel || parts.len() == 1 || IN_PART.get() {
         return tree(parts, false, f, combine);
     }
-    let reference = super::backend::reference_mode();
-    let f = |i| {
-        let outer = IN_PART.replace(true);
-        let result = super::backend::with_reference_mode(reference, || f(i));
-        IN_PART.set(outer);
-        result
-    };
-    tree(parts, true, &f, combine)
+    tree(parts, true, &as_part(f), combine)
 }
 
 /// Runs `f` on pieces of `0..len` of `grain` each (the last may be shorter), in parallel unless this
