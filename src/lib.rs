@@ -3,11 +3,15 @@
 
 pub mod cli;
 pub mod clip;
+pub mod data;
 pub mod diffusion;
 mod error;
+pub mod methods;
+pub mod metrics;
 pub mod nn;
 pub mod pretrain;
 pub mod process;
+pub mod report;
 pub mod rng;
 pub mod safefile;
 pub mod train;

@@ -1,0 +1,1 @@
+//! What is learnt and what it is measured on: concepts, prompts, regularisation images.

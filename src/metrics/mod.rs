@@ -1,0 +1,1 @@
+//! Alignments, KID, and the statistics around them.

@@ -1,0 +1,1 @@
+//! Views of results: tables, plots, grids, and the comparison with a baseline.
