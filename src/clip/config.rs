@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::diffusion::config::{Config as _, Extra, HiddenAct, TextEncoderConfig, read_object};
 use crate::{Error, Result, safefile};
@@ -79,6 +79,15 @@ impl Default for VisionConfig {
     }
 }
 
+fn drop_nulls(object: &mut Map<String, Value>) {
+    object.retain(|_, value| !value.is_null());
+    for value in object.values_mut() {
+        if let Value::Object(inner) = value {
+            drop_nulls(inner);
+        }
+    }
+}
+
 impl VisionConfig {
     /// Patches of a picture.
     pub fn patches(&self) -> usize {
@@ -93,7 +102,9 @@ impl ClipConfig {
     /// [`Error::Input`] naming the file, the key and the value, [`Error::Io`] if it cannot be read.
     pub fn read(dir: &Path) -> Result<Self> {
         let path = dir.join("config.json");
-        let object = read_object(&path)?;
+        let mut object = read_object(&path)?;
+        // OpenAI's files give every default, and null where there is none
+        drop_nulls(&mut object);
         if let Some(Value::Object(text)) = object.get("text_config") {
             TextEncoderConfig::from_object(text.clone(), &path)?;
         }

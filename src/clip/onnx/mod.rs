@@ -1,0 +1,85 @@
+//! From a transformers CLIP folder to ONNX files, one for each tower, written once into a cache.
+
+mod graph;
+mod proto;
+mod towers;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use rayon::prelude::*;
+use serde_json::json;
+use sha2::{Digest, Sha256};
+
+use super::ClipConfig;
+use crate::Result;
+use crate::diffusion::weights::Weights;
+pub(super) use towers::{IDS, IMAGE_EMBEDS, MASK, PIXELS, POOL, POSITIONS, TEXT_EMBEDS};
+
+/// Goes up when the graphs change, so that no cached file of an older program is taken.
+const EXPORTER: u32 = 1;
+
+/// A CLIP whose towers lie as ONNX files in a cache.
+pub struct Exported {
+    /// `pixel_values` → `image_embeds`.
+    pub image: PathBuf,
+    /// `input_ids` and what goes with them → `text_embeds`.
+    pub text: PathBuf,
+    /// Of the weights' values and of what else of the configuration the features depend on: the same
+    /// for f16 and f32 files of the same values, single or sharded.
+    pub hash: String,
+}
+
+/// Writes the two towers of the CLIP in `folder` into `cache`, unless they are there already.
+///
+/// # Errors
+/// [`crate::Error::Input`] naming the file and the tensor that is missing, misshapen or unknown;
+/// [`crate::Error::Io`].
+pub fn export(folder: &Path, config: &ClipConfig, cache: &Path) -> Result<Exported> {
+    let weights = Weights::open(folder, "model")?;
+    let graphs = [("image", towers::image(config)), ("text", towers::text(config))];
+    let hash = hash(config, &graphs, &weights)?;
+    // the temperature of training, no part of the features
+    if weights.contains("logit_scale") {
+        weights.tensor("logit_scale", &[])?;
+    }
+    weights.finish()?;
+    let folder = cache.join(format!("clip-{hash}"));
+    let [image, text] = graphs.map(|(name, graph)| {
+        let path = folder.join(format!("{name}.v{EXPORTER}.onnx"));
+        if !path.is_file() {
+            tracing::info!("writing {}", path.display());
+            graph.write(&weights, &path)?;
+        }
+        Ok::<_, crate::Error>(path)
+    });
+    Ok(Exported { image: image?, text: text?, hash })
+}
+
+fn hash(config: &ClipConfig, graphs: &[(&str, graph::Graph)], weights: &Weights) -> Result<String> {
+    let used: BTreeMap<_, _> = graphs
+        .iter()
+        .flat_map(|(_, graph)| graph.weights())
+        .map(|weight| (&weight.key, &weight.shape))
+        .collect();
+    let used: Vec<_> = used.into_iter().collect();
+    let each: Vec<String> = used
+        .par_iter()
+        .map(|(key, shape)| {
+            let bytes = graph::bytes(&weights.tensor(key, shape)?)?;
+            Ok(format!("{key} {shape:?} {:x}\n", Sha256::digest(bytes)))
+        })
+        .collect::<Result<_>>()?;
+    let (text, vision) = (&config.text_config, &config.vision_config);
+    let facts = json!({
+        "heads": [text.num_attention_heads, vision.num_attention_heads],
+        "act": [text.hidden_act, vision.hidden_act],
+        "eps": [text.layer_norm_eps, vision.layer_norm_eps],
+        "eos": text.extra.get("eos_token_id"),
+        "patch": vision.patch_size,
+    });
+    let mut hash = Sha256::new();
+    hash.update(facts.to_string());
+    each.iter().for_each(|line| hash.update(line));
+    Ok(format!("{:x}", hash.finalize()))
+}

@@ -1,0 +1,327 @@
+//! Pictures to what the image tower takes, as transformers' `CLIPImageProcessor` with Pillow.
+
+use std::path::{Path, PathBuf};
+
+use image::RgbImage;
+use ndarray::Array4;
+use rayon::prelude::*;
+use serde_json::{Map, Value};
+
+use super::resample::{Filter, Window, resize};
+use crate::diffusion::config::read_object;
+use crate::{Error, Result};
+
+/// CLIP's own (Radford et al. 2021, the published code).
+const MEAN: [f32; 3] = [0.48145466, 0.4578275, 0.40821073];
+const STD: [f32; 3] = [0.26862954, 0.26130258, 0.27577711];
+
+/// The longest side asked for that is believed.
+const MAX_SIDE: u32 = 4096;
+
+/// What happens to a picture's size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Resize {
+    No,
+    Shorter(u32),
+    /// Width and height.
+    To([u32; 2]),
+}
+
+/// Resizes, crops and normalises pictures.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Preprocessor {
+    resize: Resize,
+    filter: Filter,
+    /// Width and height.
+    crop: Option<[u32; 2]>,
+    rescale: f64,
+    mean: [f32; 3],
+    std: [f32; 3],
+    side: u32,
+}
+
+impl Preprocessor {
+    /// Reads `preprocessor_config.json`, or what transformers 5 writes instead, of a model that takes
+    /// pictures of `side` × `side` pixels. Where there is neither, it is CLIP's with that size.
+    ///
+    /// # Errors
+    /// [`Error::Input`] naming the file, the key and the value.
+    pub fn read(folder: &Path, side: usize) -> Result<Self> {
+        let (file, newer) =
+            (folder.join("preprocessor_config.json"), folder.join("processor_config.json"));
+        let side = u32::try_from(side).unwrap_or(u32::MAX);
+        if file.is_file() {
+            return Self::from_object(read_object(&file)?, side, file);
+        }
+        if newer.is_file() {
+            if let Some(Value::Object(object)) = read_object(&newer)?.remove("image_processor") {
+                return Self::from_object(object, side, newer);
+            }
+        }
+        let object = serde_json::json!({ "size": side, "crop_size": side });
+        let Value::Object(object) = object else { unreachable!("it is an object") };
+        Self::from_object(object, side, file)
+    }
+
+    fn from_object(object: Map<String, Value>, side: u32, path: PathBuf) -> Result<Self> {
+        let file = File { object, path };
+        let kind = file.get("image_processor_type").or(file.get("feature_extractor_type"));
+        if let Some(kind) = kind {
+            if !kind.as_str().is_some_and(|kind| kind.starts_with("CLIP")) {
+                return file.wrong("image_processor_type", "only CLIP's is supported");
+            }
+        }
+        let resize = match file.get("size") {
+            _ if !file.flag("do_resize")? => Resize::No,
+            Some(Value::Object(size)) if size.contains_key("shortest_edge") && size.len() == 1 => {
+                Resize::Shorter(file.side("size", size.get("shortest_edge"))?)
+            }
+            Some(Value::Object(_)) => Resize::To(file.sides("size")?),
+            size => Resize::Shorter(file.side("size", size)?),
+        };
+        let filter = match file.get("resample").map(|r| r.as_u64()) {
+            None | Some(Some(3)) => Filter::Bicubic,
+            Some(Some(2)) => Filter::Bilinear,
+            _ => return file.wrong("resample", "only 2 (bilinear) and 3 (bicubic) are supported"),
+        };
+        let crop = match file.flag("do_center_crop")? {
+            true => Some(file.sides("crop_size")?),
+            false => None,
+        };
+        let rescale = match (file.flag("do_rescale")?, file.get("rescale_factor")) {
+            (false, _) => 1.0,
+            (true, None) => 1.0 / 255.0,
+            (true, Some(factor)) => match factor.as_f64() {
+                Some(factor) if factor > 0.0 && factor <= 1.0 => factor,
+                _ => return file.wrong("rescale_factor", "it must be above 0 and at most 1"),
+            },
+        };
+        let (mean, std) = match file.flag("do_normalize")? {
+            true => (file.colors("image_mean", MEAN)?, file.colors("image_std", STD)?),
+            false => ([0.0; 3], [1.0; 3]),
+        };
+        if std.iter().any(|s| *s <= 0.0) {
+            return file.wrong("image_std", "it must be above 0");
+        }
+        let all = match (crop, resize) {
+            (Some(size), _) => Some(("crop_size", size)),
+            (None, Resize::To(size)) => Some(("size", size)),
+            // known when a picture comes
+            (None, _) => None,
+        };
+        match all {
+            Some((key, size)) if size != [side; 2] => {
+                file.wrong(key, &format!("the model takes {side}x{side} pixels"))
+            }
+            _ => Ok(Preprocessor { resize, filter, crop, rescale, mean, std, side }),
+        }
+    }
+
+    /// The pictures, ready for the tower [n, 3, side, side]; in parallel.
+    ///
+    /// # Errors
+    /// [`Error::Input`] for an empty picture, or where the configuration crops nothing and a picture has
+    /// another size.
+    pub fn pixels(&self, images: &[&RgbImage]) -> Result<Array4<f32>> {
+        let side = self.side as usize;
+        let plane = side * side;
+        let mut out = vec![0f32; images.len() * 3 * plane];
+        let levels = self.levels();
+        out.par_chunks_mut(3 * plane).zip(images).try_for_each(|(out, image)| {
+            let image = self.sized(image)?;
+            for (place, pixel) in image.pixels().enumerate() {
+                for (channel, level) in pixel.0.into_iter().enumerate() {
+                    out[channel * plane + place] = levels[channel][usize::from(level)];
+                }
+            }
+            Ok::<_, Error>(())
+        })?;
+        Array4::from_shape_vec((images.len(), 3, side, side), out)
+            .map_err(|e| Error::Tensor(candle_core::Error::Msg(e.to_string())))
+    }
+
+    /// What each of a channel's 256 levels becomes.
+    fn levels(&self) -> [Vec<f32>; 3] {
+        std::array::from_fn(|channel| {
+            let level = |level: u16| {
+                let value = (f64::from(level) * self.rescale) as f32;
+                (value - self.mean[channel]) / self.std[channel]
+            };
+            (0..256).map(level).collect()
+        })
+    }
+
+    fn sized(&self, image: &RgbImage) -> Result<RgbImage> {
+        let (width, height) = image.dimensions();
+        if width == 0 || height == 0 {
+            return Err(Error::input(format!("a picture of {width}x{height} pixels is empty")));
+        }
+        let to = match self.resize {
+            Resize::No => [width, height],
+            Resize::To(size) => size,
+            Resize::Shorter(size) => {
+                let short = f64::from(width.min(height));
+                let longer = |long: u32| (f64::from(size) * f64::from(long) / short) as u32;
+                if width <= height { [size, longer(height)] } else { [longer(width), size] }
+            }
+        };
+        let size = self.crop.unwrap_or(to);
+        if size != [self.side; 2] {
+            return Err(Error::input_hint(
+                format!(
+                    "a picture of {width}x{height} pixels stays {}x{}, but the CLIP takes {}x{}",
+                    size[0], size[1], self.side, self.side
+                ),
+                "set do_center_crop and crop_size in its preprocessor_config.json",
+            ));
+        }
+        let start = [0, 1].map(|axis| (i64::from(to[axis]) - i64::from(size[axis])).div_euclid(2));
+        Ok(resize(image, to, Window { start, size }, self.filter))
+    }
+}
+
+/// A configuration file, for messages.
+struct File {
+    object: Map<String, Value>,
+    path: PathBuf,
+}
+
+impl File {
+    fn get(&self, key: &str) -> Option<&Value> {
+        self.object.get(key).filter(|value| !value.is_null())
+    }
+
+    fn wrong<T>(&self, key: &str, want: &str) -> Result<T> {
+        let found = self.get(key).map(Value::to_string).unwrap_or("missing".into());
+        let found: String = found.chars().take(80).collect();
+        Err(Error::input(format!("{}: `{key}` is {found}, but {want}", self.path.display())))
+    }
+
+    /// A switch that is on unless it is switched off.
+    fn flag(&self, key: &str) -> Result<bool> {
+        match self.get(key) {
+            None => Ok(true),
+            Some(Value::Bool(on)) => Ok(*on),
+            Some(_) => self.wrong(key, "it must be true or false"),
+        }
+    }
+
+    fn side(&self, key: &str, value: Option<&Value>) -> Result<u32> {
+        let Some(value) = value else { return Ok(224) };
+        match value.as_u64().and_then(|n| u32::try_from(n).ok()) {
+            Some(side) if (1..=MAX_SIDE).contains(&side) => Ok(side),
+            _ => self.wrong(key, &format!("a number of pixels from 1 to {MAX_SIDE} is wanted")),
+        }
+    }
+
+    /// Width and height.
+    fn sides(&self, key: &str) -> Result<[u32; 2]> {
+        match self.get(key) {
+            Some(Value::Object(size)) => match (size.get("width"), size.get("height")) {
+                (width @ Some(_), height @ Some(_)) if size.len() == 2 => {
+                    Ok([self.side(key, width)?, self.side(key, height)?])
+                }
+                _ => self.wrong(key, "`height` and `width` are wanted"),
+            },
+            size => Ok([self.side(key, size)?; 2]),
+        }
+    }
+
+    fn colors(&self, key: &str, default: [f32; 3]) -> Result<[f32; 3]> {
+        let Some(value) = self.get(key) else { return Ok(default) };
+        let numbers = value.as_array().filter(|list| list.len() == 3).map(|list| {
+            [0, 1, 2].map(|i| list[i].as_f64().filter(|x| x.abs() <= 1000.0).map(|x| x as f32))
+        });
+        match numbers {
+            Some([Some(r), Some(g), Some(b)]) => Ok([r, g, b]),
+            _ => self.wrong(key, "three numbers are wanted"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use image::Rgb;
+    use ndarray::Axis;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn read(json: &str, side: usize) -> Result<Preprocessor> {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("preprocessor_config.json"), json).unwrap();
+        Preprocessor::read(dir.path(), side)
+    }
+
+    #[test]
+    fn old_and_new_sizes_mean_the_same() {
+        let old = read(r#"{"size": 40, "crop_size": 32, "resample": 3}"#, 32).unwrap();
+        let new = r#"{"size": {"shortest_edge": 40}, "crop_size": {"height": 32, "width": 32},
+            "image_std": null}"#;
+        assert_eq!(old, read(new, 32).unwrap());
+    }
+
+    #[test]
+    fn without_a_file_it_is_clips() {
+        let dir = tempfile::tempdir().unwrap();
+        let usual = Preprocessor::read(dir.path(), 224).unwrap();
+        assert_eq!(usual, read("{}", 224).unwrap());
+        let newer = r#"{"image_processor": {"size": 48, "crop_size": 48}}"#;
+        std::fs::write(dir.path().join("processor_config.json"), newer).unwrap();
+        assert_eq!(Preprocessor::read(dir.path(), 48).unwrap().resize, Resize::Shorter(48));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (json, words) in [
+            (r#"{"size": 0}"#, "`size` is 0"),
+            (r#"{"size": {"longest_edge": 9}}"#, "`height` and `width`"),
+            (r#"{"crop_size": 225}"#, "takes 224x224"),
+            (r#"{"crop_size": 1e9}"#, "`crop_size` is 1000000000.0"),
+            (r#"{"resample": 1}"#, "`resample` is 1"),
+            (r#"{"image_std": [1, 0, 1]}"#, "`image_std`"),
+            (r#"{"image_mean": [1, 2]}"#, "`image_mean`"),
+            (r#"{"do_resize": 1}"#, "`do_resize` is 1"),
+            (r#"{"rescale_factor": -1}"#, "`rescale_factor`"),
+            (r#"{"image_processor_type": "ViTImageProcessor"}"#, "only CLIP's"),
+        ] {
+            let message = read(json, 224).unwrap_err().to_string();
+            assert!(message.contains(words), "{json}: {message}");
+            assert!(message.contains("preprocessor_config.json"), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_picture_that_stays_too_large_is_refused() {
+        let keep = read(r#"{"do_resize": false, "do_center_crop": false}"#, 8).unwrap();
+        let fits = RgbImage::new(8, 8);
+        assert_eq!(keep.pixels(&[&fits]).unwrap().dim(), (1, 3, 8, 8));
+        for size in [(9, 8), (0, 8)] {
+            assert!(keep.pixels(&[&fits, &RgbImage::new(size.0, size.1)]).is_err());
+        }
+    }
+
+    #[test]
+    fn small_pictures_are_padded_if_they_are_not_resized() {
+        let keep = read(r#"{"do_resize": false, "crop_size": 4, "do_normalize": false}"#, 4);
+        let white = RgbImage::from_pixel(1, 3, Rgb([255; 3]));
+        let found = keep.unwrap().pixels(&[&white]).unwrap();
+        let rows: Vec<f32> = (0..4).map(|y| found[[0, 0, y, 2]]).collect();
+        assert_eq!((rows, found.sum()), (vec![0.0, 1.0, 1.0, 1.0], 9.0));
+    }
+
+    proptest! {
+        #[test]
+        fn constant_pictures_stay_constant(color: [u8; 3], w in 1u32..90, h in 1u32..90) {
+            let clip = read(r#"{"size": 20, "crop_size": 16}"#, 16).unwrap();
+            let image = RgbImage::from_pixel(w, h, Rgb(color));
+            let found = clip.pixels(&[&image]).unwrap();
+            prop_assert_eq!(found.dim(), (1, 3, 16, 16));
+            for channel in 0..3 {
+                let want = (f32::from(color[channel]) / 255.0 - MEAN[channel]) / STD[channel];
+                let same = |x: &f32| (x - want).abs() < 1e-5;
+                prop_assert!(found.index_axis(Axis(1), channel).iter().all(same));
+            }
+        }
+    }
+}
