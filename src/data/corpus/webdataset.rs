@@ -1,0 +1,181 @@
+//! Webdataset shards: tar files in which the members of a sample share a name.
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::io::{BufReader, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use image::RgbImage;
+use rayon::prelude::*;
+
+use super::{Corpus, MAX_CAPTION, MAX_PICTURES, caption_of, clean, past_the_end};
+use crate::data::hash;
+use crate::data::picture::{check_bytes, decode};
+use crate::{Error, Result};
+
+/// Bytes of a sample's JSON.
+const MAX_JSON: u64 = 1 << 20;
+
+/// Pictures (`.jpg`, `.jpeg`, `.png`, `.webp`) with captions (`.txt`, or `.json` with a `caption`) in tar
+/// files, read where they lie. Names in the archives are never used as paths.
+pub struct WebDataset {
+    shards: Vec<PathBuf>,
+    samples: Vec<Sample>,
+    identity: String,
+}
+
+struct Sample {
+    shard: usize,
+    name: String,
+    start: u64,
+    bytes: u64,
+    caption: String,
+}
+
+/// The `.tar` files of a folder, sorted; or the one file.
+pub(super) fn shards(path: &Path) -> Result<Vec<PathBuf>> {
+    if path.is_file() {
+        return Ok(vec![path.into()]);
+    }
+    let mut found = vec![];
+    for entry in std::fs::read_dir(path).map_err(Error::io(path))? {
+        let file = entry.map_err(Error::io(path))?.path();
+        let hidden = file.file_name().is_some_and(|n| n.to_string_lossy().starts_with('.'));
+        if !hidden && file.extension().is_some_and(|e| e == "tar") && file.is_file() {
+            found.push(file);
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+impl WebDataset {
+    /// Lists what is in a `.tar` file, or in those of a folder.
+    ///
+    /// # Errors
+    /// [`Error::Input`] naming a shard that is no tar file or ends too early, or if no picture has a
+    /// caption; [`Error::Io`].
+    pub fn open(path: &Path) -> Result<Self> {
+        let shards = shards(path)?;
+        let listed = shards.par_iter().enumerate().map(|(i, shard)| list(shard, i));
+        let listed: Vec<Vec<Sample>> = listed.collect::<Result<_>>()?;
+        let samples: Vec<Sample> = listed.into_iter().flatten().collect();
+        if samples.is_empty() {
+            return Err(Error::input_hint(
+                format!("{}: no shard has a picture with a caption", path.display()),
+                "a sample is a picture and a .txt or .json file of the same name, one after the other",
+            ));
+        }
+        if samples.len() > MAX_PICTURES {
+            return Err(Error::input(format!("{}: too many pictures", path.display())));
+        }
+        let identity = hash(samples.iter().flat_map(|s| {
+            [s.shard.to_string(), s.name.clone(), s.bytes.to_string(), s.caption.clone()]
+        }));
+        Ok(WebDataset { shards, samples, identity: format!("webdataset {identity}") })
+    }
+}
+
+impl Corpus for WebDataset {
+    fn len(&self) -> usize {
+        self.samples.len()
+    }
+
+    fn caption(&self, index: usize) -> Option<String> {
+        Some(self.samples.get(index)?.caption.clone())
+    }
+
+    fn picture(&self, index: usize) -> Result<RgbImage> {
+        let Some(sample) = self.samples.get(index) else {
+            return Err(past_the_end("webdataset", index, self.samples.len()));
+        };
+        let shard = &self.shards[sample.shard];
+        let mut file = File::open(shard).map_err(Error::io(shard))?;
+        let mut bytes = vec![];
+        file.seek(SeekFrom::Start(sample.start)).map_err(Error::io(shard))?;
+        file.take(sample.bytes).read_to_end(&mut bytes).map_err(Error::io(shard))?;
+        decode(&bytes, &format!("{}: {}", shard.display(), sample.name))
+    }
+
+    fn identity(&self) -> String {
+        self.identity.clone()
+    }
+}
+
+/// A sample in the making.
+#[derive(Default)]
+struct Parts {
+    key: String,
+    picture: Option<(String, u64, u64)>,
+    txt: Option<String>,
+    json: Option<String>,
+}
+
+fn list(path: &Path, shard: usize) -> Result<Vec<Sample>> {
+    let bad = |what: String| Error::input(format!("{}: {what}", path.display()));
+    let file = File::open(path).map_err(Error::io(path))?;
+    let length = file.metadata().map_err(Error::io(path))?.len();
+    let mut archive = tar::Archive::new(BufReader::new(file));
+    let unreadable = |e: std::io::Error| bad(format!("not a readable tar file: {e}"));
+    let mut samples = vec![];
+    let mut without = 0;
+    let mut seen = HashSet::new();
+    let mut parts = Parts::default();
+    let mut finish = |parts: Parts, samples: &mut Vec<Sample>| {
+        let Some((name, start, bytes)) = parts.picture else { return };
+        match parts.txt.or(parts.json) {
+            Some(caption) => samples.push(Sample { shard, name, start, bytes, caption }),
+            None => without += 1,
+        }
+    };
+    for entry in archive.entries_with_seek().map_err(unreadable)? {
+        let mut entry = entry.map_err(unreadable)?;
+        // links and sparse files have no contents of their own in one piece
+        if !entry.header().entry_type().is_file() {
+            continue;
+        }
+        let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+        let (start, bytes) = (entry.raw_file_position(), entry.size());
+        if start.checked_add(bytes).is_none_or(|end| end > length) {
+            return Err(bad(format!("`{name}` goes past the end of the file: it was cut off")));
+        }
+        let (key, extension) = split(&name);
+        if key != parts.key {
+            finish(std::mem::take(&mut parts), &mut samples);
+            if !seen.insert(key.to_owned()) {
+                return Err(bad(format!("the members of sample `{key}` are not together")));
+            }
+            parts.key = key.to_owned();
+        }
+        let mut text = |most: u64| {
+            let mut text = vec![];
+            let read = entry.by_ref().take(most).read_to_end(&mut text);
+            read.map(|_| String::from_utf8_lossy(&text).into_owned()).map_err(unreadable)
+        };
+        match extension.as_str() {
+            "jpg" | "jpeg" | "png" | "webp" if check_bytes(bytes) => {
+                parts.picture = Some((name, start, bytes));
+            }
+            "txt" => parts.txt = clean(&text(MAX_CAPTION as u64)?),
+            "json" => {
+                let text = text(MAX_JSON)?;
+                parts.json = serde_json::from_str(&text).ok().and_then(|json| caption_of(&json));
+            }
+            _ => {}
+        }
+    }
+    finish(parts, &mut samples);
+    if without > 0 {
+        tracing::warn!("{}: {without} pictures have no caption", path.display());
+    }
+    Ok(samples)
+}
+
+/// Key and extension of a member: a sample's name ends at the first dot behind the last slash.
+fn split(name: &str) -> (&str, String) {
+    let file = name.rfind('/').map_or(0, |i| i + 1);
+    match name[file..].find('.') {
+        Some(dot) => (&name[..file + dot], name[file + dot + 1..].to_ascii_lowercase()),
+        None => (name, String::new()),
+    }
+}
