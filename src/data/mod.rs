@@ -1,5 +1,6 @@
 //! What is learnt and what it is measured on: concepts, prompts, regularisation images.
 
+pub mod augment;
 mod captions;
 mod concept;
 mod corpus;

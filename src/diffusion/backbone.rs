@@ -90,7 +90,7 @@ impl Backbone {
     /// [`Error::Io`] naming the file that could not be written.
     pub fn save(&self, dir: &Path, dtype: DType) -> Result<()> {
         let mut text = self.text_encoder.config().clone();
-        text.vocab_size += self.text_encoder.added().map_or(0, |added| added.shape()[0]);
+        text.vocab_size += self.text_encoder.added_count();
         self.unet.config().write(dir)?;
         self.vae.config().write(dir)?;
         text.write(dir)?;

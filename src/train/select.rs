@@ -108,6 +108,12 @@ impl Trainable {
         Ok(params.iter().zip(chosen).filter(|(_, c)| *c).map(|((_, p), _)| (*p).clone()).collect())
     }
 
+    /// The set without the word `tokens`, for where none can train; none if nothing is left.
+    pub fn without_tokens(&self) -> Option<Self> {
+        let words: Vec<String> = self.0.iter().filter(|w| *w != "tokens").cloned().collect();
+        (!words.is_empty()).then_some(Trainable(words))
+    }
+
     /// Makes the parameters of the set trainable, freezes all others, and returns the former.
     ///
     /// # Errors
@@ -174,7 +180,7 @@ fn nothing_matches(word: &str, pattern: &str, params: &[(String, &Param)]) -> Er
 
 /// How many characters must be inserted, deleted or replaced for `pattern`, whose stars stand for any
 /// characters, to match `name`: none if it does.
-fn distance(pattern: &str, name: &str) -> usize {
+pub(crate) fn distance(pattern: &str, name: &str) -> usize {
     let name = name.as_bytes();
     // for each prefix of the name, the distance of the pattern read so far
     let mut row: Vec<usize> = (0..=name.len()).collect();

@@ -13,6 +13,7 @@ pub struct TextEncoder {
     config: TextEncoderConfig,
     params: Vec<Param>,
     token_embedding: Param,
+    fixed: Option<Param>,
     added: Option<Param>,
     position_embedding: Param,
     layers: Vec<TransformerLayer>,
@@ -50,6 +51,7 @@ impl TextEncoder {
                 width,
                 config.layer_norm_eps,
             )?,
+            fixed: None,
             added: None,
             config: config.clone(),
             params: b.params(),
@@ -61,14 +63,20 @@ impl TextEncoder {
         &self.config
     }
 
-    /// All parameters; those of added tokens last, as one parameter of their own.
+    /// All parameters; those of added tokens last, as one parameter of their own, but for those that
+    /// [`TextEncoder::fix_added`] took out of training.
     pub fn params(&self) -> &[Param] {
         &self.params
     }
 
-    /// The embeddings of the added tokens [added, features], if there are any.
+    /// The embeddings of the added tokens [added, features], if there are any that can train.
     pub fn added(&self) -> Option<&Param> {
         self.added.as_ref()
+    }
+
+    /// How many tokens were added, fixed ones included.
+    pub fn added_count(&self) -> usize {
+        [&self.fixed, &self.added].into_iter().flatten().map(|rows| rows.shape()[0]).sum()
     }
 
     /// The embedding of one token, f32.
@@ -76,13 +84,19 @@ impl TextEncoder {
     /// # Errors
     /// [`Error::Input`] if there is no such token.
     pub fn token_embedding(&self, id: u32) -> Result<Tensor> {
-        let id = id as usize;
-        let (table, row) = match (&self.added, id.checked_sub(self.config.vocab_size)) {
-            (_, None) => (&self.token_embedding, id),
-            (Some(added), Some(row)) if row < added.shape()[0] => (added, row),
-            _ => return Err(Error::input(format!("there is no token {id}"))),
-        };
-        Ok(table.value().get(row)?.to_dtype(DType::F32)?)
+        let mut row = id as usize;
+        for table in self.tables() {
+            if row < table.shape()[0] {
+                return Ok(table.value().get(row)?.to_dtype(DType::F32)?);
+            }
+            row -= table.shape()[0];
+        }
+        Err(Error::input(format!("there is no token {id}")))
+    }
+
+    /// The embeddings of the vocabulary [vocabulary, features].
+    pub fn vocabulary(&self) -> &Param {
+        &self.token_embedding
     }
 
     /// Appends tokens with these embeddings [count, features] behind the vocabulary. They are a
@@ -113,6 +127,35 @@ impl TextEncoder {
         Ok(())
     }
 
+    /// Takes the tokens added so far out of training: they are part of no trainable set any more, and
+    /// those added later train without them.
+    ///
+    /// # Errors
+    /// Only candle's.
+    pub fn fix_added(&mut self) -> Result<()> {
+        let Some(added) = self.added.take() else { return Ok(()) };
+        self.params.pop();
+        let rows = match &self.fixed {
+            Some(fixed) => Tensor::cat(&[fixed.value(), added.value()], 0)?,
+            None => added.value(),
+        };
+        self.fixed = Some(Param::new(TABLE.replace("weight", "fixed"), &rows, DType::F32)?);
+        Ok(())
+    }
+
+    /// Takes all added tokens away.
+    pub fn remove_added(&mut self) {
+        if self.added.take().is_some() {
+            self.params.pop();
+        }
+        self.fixed = None;
+    }
+
+    /// The tables of embeddings, in the order of their ids.
+    fn tables(&self) -> impl Iterator<Item = &Param> {
+        [&self.token_embedding].into_iter().chain(&self.fixed).chain(&self.added)
+    }
+
     /// Parameters as files have them: added tokens are the table's last rows.
     ///
     /// # Errors
@@ -121,9 +164,11 @@ impl TextEncoder {
         let mut tensors = vec![];
         for param in &self.params {
             match (&self.added, param.name()) {
-                (Some(added), TABLE) => {
-                    let rows = added.value().to_dtype(param.value().dtype())?;
-                    tensors.push((TABLE.to_owned(), Tensor::cat(&[&param.to_file()?, &rows], 0)?));
+                (_, TABLE) if self.added_count() > 0 => {
+                    let dtype = param.value().dtype();
+                    let rows: candle_core::Result<Vec<Tensor>> =
+                        self.tables().map(|table| table.value().to_dtype(dtype)).collect();
+                    tensors.push((TABLE.to_owned(), Tensor::cat(&rows?, 0)?));
                 }
                 (Some(added), name) if name == added.name() => {}
                 (_, name) => tensors.push((name.to_owned(), param.to_file()?)),
@@ -151,34 +196,39 @@ impl TextEncoder {
         self.final_layer_norm.forward(&x)
     }
 
-    /// [tokens, features]. Rows of added tokens come from their own table.
+    /// [tokens, features]. Rows of added tokens come from their own tables.
     fn embed(&self, ids: &[u32]) -> TensorResult<Var> {
         let table = self.token_embedding.var()?;
-        let device = table.value().device().clone();
+        let (dtype, device) = (table.value().dtype(), table.value().device().clone());
+        let end = self.config.vocab_size + self.added_count();
+        if let Some(id) = ids.iter().find(|id| **id as usize >= end) {
+            candle_core::bail!("there is no token {id}");
+        }
         let select = |table: &Var, ids: Vec<u32>| {
             let count = ids.len();
             ops::index_select(table, &Tensor::from_vec(ids, count, &device)?)
         };
-        let vocabulary = self.config.vocab_size as u32;
-        let Some(added) = &self.added else {
+        if self.added_count() == 0 {
             return select(&table, ids.to_vec());
-        };
-        let dtype = table.value().dtype();
-        let is_added = |id: &u32| *id >= vocabulary;
-        let known =
-            select(&table, ids.iter().map(|id| if is_added(id) { 0 } else { *id }).collect())?;
-        let new = select(
-            &ops::to_dtype(&added.var()?, dtype)?,
-            ids.iter().map(|id| id.saturating_sub(vocabulary)).collect(),
-        )?;
-        let mask = |added: bool| {
-            let values = ids.iter().map(|id| f32::from(u8::from(is_added(id) == added)));
-            Tensor::from_vec(values.collect(), (ids.len(), 1), &device)?
-                .to_dtype(dtype)?
-                .broadcast_as(known.value().shape())?
-                .contiguous()
-                .map(Var::constant)
-        };
-        ops::add(&ops::mul(&known, &mask(false)?)?, &ops::mul(&new, &mask(true)?)?)
+        }
+        let mut first = 0;
+        let mut embedded: Option<Var> = None;
+        for table in self.tables() {
+            let own = first..first + table.shape()[0] as u32;
+            first = own.end;
+            let rows = select(
+                &ops::to_dtype(&table.var()?, dtype)?,
+                ids.iter().map(|id| if own.contains(id) { id - own.start } else { 0 }).collect(),
+            )?;
+            let mask = ids.iter().map(|id| f32::from(u8::from(own.contains(id)))).collect();
+            let mask = Tensor::from_vec(mask, (ids.len(), 1), &device)?.to_dtype(dtype)?;
+            let mask = mask.broadcast_as(rows.value().shape())?.contiguous()?;
+            let rows = ops::mul(&rows, &Var::constant(mask))?;
+            embedded = Some(match embedded {
+                Some(others) => ops::add(&others, &rows)?,
+                None => rows,
+            });
+        }
+        Ok(embedded.expect("there is a vocabulary"))
     }
 }

@@ -1,0 +1,119 @@
+//! Every number that a method starts from, in one place.
+//!
+//! `Sd` is the paper's table of settings (section 4 and appendix): learning rates with the batch size in
+//! them, steps for one concept. A joint training of n concepts takes n times the steps, as the paper's
+//! of two take twice. `Mini` is the same for the mini backbone, which learns at about ten times the
+//! rates: see the README of its folder for how the numbers were found.
+//!
+//! | | trains | Sd: lr, steps | Mini: lr (token), steps | class images | modifier token |
+//! |---|---|---|---|---|---|
+//! | Custom Diffusion | K, V, V* | 8e-5, 250 | 1e-3, 250 | 200 real | rare |
+//! | … fine-tune all | UNet, V* | 8e-6, 500 | 3e-4 (1e-3), 500 | 200 real | rare |
+//! | DreamBooth | UNet | 1e-6, 2500 | 1e-4, 500 | 200 generated | rare, frozen |
+//! | Textual Inversion | V* | 0.04, 5000 | 1e-2, 500 | none | category's |
+//!
+//! Batch 8 everywhere, AdamW with a weight decay of 0.01, gradients clipped to norm 1 (diffusers'
+//! scripts). Only the methods of the Custom Diffusion family augment; all mirror images. Start-of-text
+//! is detached where K and V alone train.
+
+use super::{Modifier, Profile, Regularization, Settings};
+
+/// Keys and values of cross attention, and the tokens.
+pub(super) fn custom_diffusion(profile: Profile, concepts: usize) -> Settings {
+    let (lr, steps) = match profile {
+        Profile::Sd => (8e-5, 250),
+        Profile::Mini => (1e-3, 250),
+    };
+    Settings { lr, steps: steps * concepts.max(1) as u64, ..base("kv,tokens") }
+}
+
+/// The UNet and the tokens.
+pub(super) fn fine_tune_all(profile: Profile, concepts: usize) -> Settings {
+    let (lr, token_lr, steps) = match profile {
+        Profile::Sd => (8e-6, None, 500),
+        Profile::Mini => (3e-4, Some(1e-3), 500),
+    };
+    Settings {
+        lr,
+        token_lr,
+        steps: steps * concepts.max(1) as u64,
+        detach_start_of_text: false,
+        ..base("unet,tokens")
+    }
+}
+
+/// The UNet, with an identifier that does not train and generated class images.
+pub(super) fn dreambooth(profile: Profile, concepts: usize) -> Settings {
+    let (lr, steps) = match profile {
+        Profile::Sd => (1e-6, 2500),
+        Profile::Mini => (1e-4, 500),
+    };
+    Settings {
+        lr,
+        steps: steps * concepts.max(1) as u64,
+        regularization: Regularization::Generated,
+        modifier_token: Modifier::Frozen,
+        augmentation: false,
+        detach_start_of_text: false,
+        ..base("unet")
+    }
+}
+
+/// The token alone. Concepts are learnt one by one.
+pub(super) fn textual_inversion(profile: Profile) -> Settings {
+    let (lr, steps) = match profile {
+        Profile::Sd => (0.04, 5000),
+        Profile::Mini => (1e-2, 500),
+    };
+    Settings {
+        lr,
+        steps,
+        regularization: Regularization::None,
+        modifier_token: Modifier::Category,
+        augmentation: false,
+        detach_start_of_text: false,
+        ..base("tokens")
+    }
+}
+
+/// What most have in common.
+fn base(train: &str) -> Settings {
+    Settings {
+        train: train.parse().expect("words of Trainable"),
+        steps: 250,
+        lr: 8e-5,
+        token_lr: None,
+        batch: 8,
+        weight_decay: 1e-2,
+        max_grad_norm: 1.0,
+        regularization: Regularization::Real,
+        class_images: 200,
+        prior_weight: 1.0,
+        augmentation: true,
+        hflip: true,
+        modifier_token: Modifier::Rare,
+        detach_start_of_text: true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::find;
+    use super::*;
+
+    #[test]
+    fn stable_diffusion_has_the_papers_numbers() {
+        for (name, lr, steps) in [
+            ("custom-diffusion", 8e-5, [250, 500]),
+            ("fine-tune-all", 8e-6, [500, 1000]),
+            ("dreambooth", 1e-6, [2500, 5000]),
+            ("textual-inversion", 0.04, [5000, 5000]),
+            ("merge", 8e-5, [250, 250]),
+            ("sequential", 8e-5, [250, 250]),
+        ] {
+            let of = |concepts| find(name).unwrap().defaults(Profile::Sd, concepts);
+            assert_eq!((of(1).lr, [of(1).steps, of(2).steps]), (lr, steps), "{name}");
+            assert_eq!((of(1).batch, of(1).class_images), (8, 200), "{name}");
+        }
+    }
+}

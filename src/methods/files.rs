@@ -1,0 +1,196 @@
+//! Deltas on disk, as diffusers and the authors' code name things.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `pytorch_custom_diffusion_weights.safetensors` | keys and values of cross attention, if no other weight of the UNet changed: `….attn2.processor.to_k_custom_diffusion.weight`; `unet.load_attn_procs` reads it |
+//! | `unet.safetensors` | otherwise the changed weights of the UNet, under diffusers' names |
+//! | `text_encoder.safetensors`, `vae.safetensors` | those of the other models |
+//! | `<new1>.safetensors` | a modifier token, `{"<new1>": [1, features]}`; `load_textual_inversion` reads it |
+//!
+//! All of it f32 and absolute, not differences. Pickled files are not read: they can run code.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Device, Tensor};
+
+use super::Delta;
+use crate::diffusion::weights::{Weights, save_weights};
+use crate::{Error, Result};
+
+const KEYS_AND_VALUES: &str = "pytorch_custom_diffusion_weights";
+const MODELS: [&str; 3] = ["unet", "text_encoder", "vae"];
+const PICKLED: [&str; 5] = ["bin", "pt", "pth", "ckpt", "pkl"];
+
+impl Delta {
+    /// Writes the change into a folder, which is made if need be, and returns how many bytes it takes
+    /// there.
+    ///
+    /// # Errors
+    /// [`Error::Io`] naming the file.
+    pub fn save(&self, dir: &Path) -> Result<u64> {
+        fs::create_dir_all(dir).map_err(Error::io(dir))?;
+        let mut bytes = 0;
+        let mut write = |stem: &str, tensors: Vec<(String, Tensor)>| -> Result<()> {
+            let path = dir.join(format!("{stem}.safetensors"));
+            save_weights(&path, tensors.into_iter().map(|(name, t)| (name, t, DType::F32)))?;
+            bytes += fs::metadata(&path).map_err(Error::io(&path))?.len();
+            Ok(())
+        };
+        for model in MODELS {
+            let own: Vec<(String, Tensor)> = self
+                .tensors
+                .iter()
+                .filter_map(|(name, t)| {
+                    let name = name.strip_prefix(model)?.strip_prefix('.')?;
+                    Some((name.to_owned(), t.clone()))
+                })
+                .collect();
+            if own.is_empty() {
+                continue;
+            }
+            let narrow = own.iter().all(|(name, _)| processor_name(name).is_some());
+            if model == "unet" && narrow {
+                write(KEYS_AND_VALUES, processors(own)?)?;
+            } else {
+                write(model, own)?;
+            }
+        }
+        for (token, row) in &self.tokens {
+            if token.contains(['/', '\\', ':']) {
+                return Err(Error::input(format!("the token `{token}` cannot be a file's name")));
+            }
+            write(token, vec![(token.clone(), row.clone())])?;
+        }
+        Ok(bytes)
+    }
+
+    /// Reads what [`Delta::save`], diffusers' Custom Diffusion script or a Textual Inversion wrote: a
+    /// folder, or one file.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if there is nothing to read, a file is damaged or holds what it should not, a
+    /// number is not finite, or it is pickled.
+    pub fn load(path: &Path) -> Result<Delta> {
+        let mut delta = Delta::default();
+        let files = files(path)?;
+        for file in &files {
+            let stem = file.file_stem().and_then(|s| s.to_str()).unwrap_or_default();
+            let weights = Weights::open_file(file)?;
+            for key in weights.keys() {
+                let shape = weights.shape(key).unwrap_or_default();
+                if shape.contains(&0) {
+                    continue;
+                }
+                let tensor = weights.tensor(key, &shape)?;
+                finite(file, key, &tensor)?;
+                if MODELS.contains(&stem) {
+                    delta.tensors.insert(format!("{stem}.{key}"), tensor);
+                } else if let Some(name) = parameter_name(key) {
+                    delta.tensors.insert(format!("unet.{name}"), tensor);
+                } else {
+                    delta.tokens.push((key.to_owned(), row(file, key, tensor)?));
+                }
+            }
+        }
+        delta.tokens.sort_by_key(|(token, _)| (number(token), token.clone()));
+        if let Some(pair) = delta.tokens.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+            let twice = &pair[0].0;
+            return Err(Error::input(format!("{}: two files hold `{twice}`", path.display())));
+        }
+        Ok(delta)
+    }
+}
+
+/// The safetensors files of a folder, sorted; or the one file.
+fn files(path: &Path) -> Result<Vec<PathBuf>> {
+    let extension = |p: &Path| p.extension().and_then(|e| e.to_str()).unwrap_or("").to_owned();
+    let pickle = |p: &Path| PICKLED.contains(&extension(p).as_str());
+    let mut found = if path.is_file() {
+        vec![path.to_owned()]
+    } else {
+        let entries = fs::read_dir(path).map_err(Error::io(path))?;
+        entries
+            .map(|e| Ok(e.map_err(Error::io(path))?.path()))
+            .collect::<Result<Vec<PathBuf>>>()?
+    };
+    found.sort();
+    // diffusers writes pickles, too, for some who ask
+    if let Some(pickled) = found.iter().find(|p| pickle(p) && !p.with_extension("safetensors").is_file())
+    {
+        return Err(Error::input_hint(
+            format!("{}: a pickled file, which can run code when it is read", pickled.display()),
+            "convert it: in Python, torch.load(file, weights_only=True) and \
+             safetensors.torch.save_file, one file for the weights and one for each token",
+        ));
+    }
+    found.retain(|p| extension(p) == "safetensors" && p.is_file());
+    match found.is_empty() {
+        true => Err(Error::input_hint(
+            format!("{}: no weights and no tokens are here", path.display()),
+            format!("a checkpoint holds {KEYS_AND_VALUES}.safetensors or unet.safetensors, and <new1>.safetensors"),
+        )),
+        false => Ok(found),
+    }
+}
+
+/// Keys and values as diffusers has them. An entry of no numbers stands for each self attention, which
+/// keeps its weights: `load_attn_procs` wants to hear of every attention.
+fn processors(own: Vec<(String, Tensor)>) -> Result<Vec<(String, Tensor)>> {
+    let mut all = vec![];
+    for (name, tensor) in own {
+        let name = processor_name(&name).expect("checked");
+        if name.ends_with("to_k_custom_diffusion.weight") {
+            let own = name.split(".processor.").next().unwrap_or_default();
+            let other = format!("{}.processor", own.replace("attn2", "attn1"));
+            all.push((other, Tensor::zeros(0, DType::F32, &Device::Cpu)?));
+        }
+        all.push((name, tensor));
+    }
+    Ok(all)
+}
+
+/// `….attn2.to_k.weight` as diffusers' Custom Diffusion calls it.
+fn processor_name(name: &str) -> Option<String> {
+    ["to_k", "to_v"].into_iter().find_map(|which| {
+        let layer = name.strip_suffix(&format!(".attn2.{which}.weight"))?;
+        Some(format!("{layer}.attn2.processor.{which}_custom_diffusion.weight"))
+    })
+}
+
+/// The UNet's name of what diffusers' Custom Diffusion calls `key`; queries and outputs, which its
+/// `freeze_model = crossattn` trains, too.
+fn parameter_name(key: &str) -> Option<String> {
+    let (layer, rest) = key.split_once(".processor.")?;
+    rest.contains("_custom_diffusion")
+        .then(|| format!("{layer}.{}", rest.replace("_custom_diffusion", "")))
+}
+
+fn finite(file: &Path, key: &str, tensor: &Tensor) -> Result<()> {
+    let values = tensor.flatten_all()?.to_vec1::<f32>()?;
+    match values.iter().all(|x| x.is_finite()) {
+        true => Ok(()),
+        false => Err(Error::input(format!(
+            "{}: the tensor `{key}` has values that are not finite",
+            file.display()
+        ))),
+    }
+}
+
+/// A token's embedding as [1, features].
+fn row(file: &Path, key: &str, tensor: Tensor) -> Result<Tensor> {
+    match tensor.dims() {
+        [width] => Ok(tensor.reshape((1, *width))?),
+        [1, _] => Ok(tensor),
+        shape => Err(Error::input(format!(
+            "{}: `{key}` of shape {shape:?} is neither a weight of a known file nor the embedding of one token",
+            file.display()
+        ))),
+    }
+}
+
+/// The number in `<new7>`; tokens of other names come last.
+fn number(token: &str) -> u64 {
+    let digits = token.strip_prefix("<new").and_then(|t| t.strip_suffix('>'));
+    digits.and_then(|d| d.parse().ok()).unwrap_or(u64::MAX)
+}

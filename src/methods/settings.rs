@@ -1,0 +1,256 @@
+//! The options of a method. A method's defaults are of this type, an experiment changes single keys of
+//! them, and all of it is hashed into the key of what is trained.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::train::{Trainable, distance};
+use crate::{Error, Result};
+
+/// What a training is made of; every value is written out in reports.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// Which parameters train.
+    pub train: Trainable,
+    /// How many steps.
+    pub steps: u64,
+    /// The learning rate.
+    pub lr: f64,
+    /// The learning rate of modifier tokens, where it is another.
+    pub token_lr: Option<f64>,
+    /// Images a step, class images included: half of them where there is regularisation.
+    pub batch: usize,
+    /// AdamW's weight decay.
+    pub weight_decay: f64,
+    /// Gradients of a larger norm are scaled down to it; 0 for no clipping.
+    pub max_grad_norm: f64,
+    /// Which class images there are.
+    pub regularization: Regularization,
+    /// How many class images a concept has.
+    pub class_images: usize,
+    /// What the loss of class images is multiplied with.
+    pub prior_weight: f64,
+    /// Whether target images are shown at random sizes: see [`crate::data::augment`].
+    pub augmentation: bool,
+    /// Whether images, target and class, are mirrored half of the time.
+    pub hflip: bool,
+    /// How modifier tokens start, and whether they train.
+    pub modifier_token: Modifier,
+    /// Whether keys and values of the start-of-text token give no gradient.
+    pub detach_start_of_text: bool,
+}
+
+/// Which images keep a training from forgetting the category (section 3.2 of the paper).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Regularization {
+    /// Real images whose captions are like the target's.
+    Real,
+    /// Samples of the pretrained model from `photo of a {category}`.
+    Generated,
+    /// None.
+    None,
+}
+
+/// What stands for a concept in captions, and how its embedding starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Modifier {
+    /// `<new1> category`; starts at the embedding of a rare word.
+    Rare,
+    /// `<new1> category`; starts at a draw from a normal distribution with the mean and deviation of the
+    /// vocabulary's embeddings.
+    Normal,
+    /// `<new1> category`; the embedding of a rare word, which does not train.
+    Frozen,
+    /// `<new1>`, in the place of the category; starts at the embedding of the category's last word.
+    Category,
+    /// The category alone, for words that mean nothing else to the model (moongate).
+    None,
+}
+
+impl Modifier {
+    /// Whether a token is added.
+    pub fn has_token(self) -> bool {
+        self != Modifier::None
+    }
+
+    /// Whether the token trains.
+    pub fn trains(self) -> bool {
+        !matches!(self, Modifier::None | Modifier::Frozen)
+    }
+}
+
+impl fmt::Display for Regularization {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(match self {
+            Regularization::Real => "real",
+            Regularization::Generated => "generated",
+            Regularization::None => "none",
+        })
+    }
+}
+
+impl Settings {
+    /// These settings with single keys changed, as an experiment's TOML gives them. Taking the
+    /// regularisation away halves the steps, as in the paper, unless steps are given, too.
+    ///
+    /// # Errors
+    /// [`Error::Input`] naming the key that is unknown, with those that come nearest, or whose value
+    /// does not fit.
+    pub fn with(&self, changes: &toml::Table) -> Result<Settings> {
+        let mut all = to_json(self)?;
+        let known: Vec<String> = all.keys().cloned().collect();
+        for (key, value) in changes {
+            if !known.contains(key) {
+                return Err(Error::input_hint(
+                    format!("a method has no setting `{key}`"),
+                    format!("did you mean {}?", nearest(key, &known)),
+                ));
+            }
+            all.insert(key.clone(), to_json_value(value)?);
+            // one by one, so that the error is about this key
+            serde_json::from_value::<Settings>(Value::Object(all.clone()))
+                .map_err(|e| Error::input(format!("the setting `{key} = {value}`: {e}")))?;
+        }
+        let mut settings: Settings = serde_json::from_value(Value::Object(all))
+            .map_err(|e| Error::input(format!("the method's settings: {e}")))?;
+        let unregularised = settings.regularization == Regularization::None
+            && self.regularization != Regularization::None;
+        if unregularised && !changes.contains_key("steps") {
+            settings.steps = settings.steps.div_ceil(2);
+        }
+        settings.check()?;
+        Ok(settings)
+    }
+
+    /// Whether the values make sense together.
+    ///
+    /// # Errors
+    /// [`Error::Input`] naming the setting.
+    pub fn check(&self) -> Result<()> {
+        let bad = |key: &str, value: &dyn fmt::Display, wanted: &str| {
+            Err(Error::input_hint(format!("the setting `{key} = {value}`"), wanted.to_owned()))
+        };
+        let rate = |x: f64| x.is_finite() && x >= 0.0;
+        if self.steps == 0 {
+            return bad("steps", &0, "at least one step");
+        }
+        let token_lr = self.token_lr.unwrap_or(self.lr);
+        for (key, x) in [
+            ("lr", self.lr),
+            ("token_lr", token_lr),
+            ("weight_decay", self.weight_decay),
+            ("max_grad_norm", self.max_grad_norm),
+            ("prior_weight", self.prior_weight),
+        ] {
+            if !rate(x) {
+                return bad(key, &x, "a number that is not negative");
+            }
+        }
+        let regularised = self.regularization != Regularization::None;
+        if !(1 + usize::from(regularised)..=4096).contains(&self.batch) {
+            return bad(
+                "batch",
+                &self.batch,
+                "from 1 to 4096 images; with regularisation at least one target and one class image",
+            );
+        }
+        if regularised && self.class_images == 0 {
+            return bad("class_images", &0, "at least one, or `regularization = \"none\"`");
+        }
+        Ok(())
+    }
+
+    /// How many images of a batch are class images.
+    pub fn class_batch(&self) -> usize {
+        if self.regularization == Regularization::None { 0 } else { self.batch / 2 }
+    }
+}
+
+fn to_json(settings: &Settings) -> Result<serde_json::Map<String, Value>> {
+    match serde_json::to_value(settings) {
+        Ok(Value::Object(map)) => Ok(map),
+        _ => Err(Error::input("settings with a number that is not finite")),
+    }
+}
+
+fn to_json_value(value: &toml::Value) -> Result<Value> {
+    serde_json::to_value(value).map_err(|e| Error::input(format!("the value {value}: {e}")))
+}
+
+/// The three of `names` that come nearest to `word`, for hints.
+pub(super) fn nearest<S: AsRef<str>>(word: &str, names: &[S]) -> String {
+    let mut near: Vec<(usize, &str)> =
+        names.iter().map(|n| (distance(word, n.as_ref()), n.as_ref())).collect();
+    near.sort();
+    let near: Vec<String> = near.iter().take(3).map(|(_, n)| format!("`{n}`")).collect();
+    near.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Profile, find};
+    use super::*;
+
+    fn defaults() -> Settings {
+        find("custom-diffusion").unwrap().defaults(Profile::Sd, 1)
+    }
+
+    fn with(text: &str) -> Result<Settings> {
+        defaults().with(&toml::from_str(text).unwrap())
+    }
+
+    #[test]
+    fn single_keys_change() {
+        let settings = with("lr = 1\naugmentation = false\ntrain = ['kv']\ntoken_lr = 0.5").unwrap();
+        let wanted = Settings {
+            lr: 1.0,
+            token_lr: Some(0.5),
+            augmentation: false,
+            train: "kv".parse().unwrap(),
+            ..defaults()
+        };
+        assert_eq!(settings, wanted);
+        assert_eq!(with("").unwrap(), defaults());
+    }
+
+    #[test]
+    fn without_regularisation_half_the_steps() {
+        assert_eq!(with("regularization = 'none'").unwrap().steps, defaults().steps / 2);
+        assert_eq!(with("regularization = 'none'\nsteps = 9").unwrap().steps, 9);
+        assert_eq!(with("regularization = 'generated'").unwrap().steps, defaults().steps);
+        let inversion = find("textual-inversion").unwrap().defaults(Profile::Sd, 1);
+        let same = inversion.with(&toml::from_str("regularization = 'none'").unwrap()).unwrap();
+        assert_eq!(same, inversion, "had none before");
+    }
+
+    #[test]
+    fn errors_name_the_key() {
+        let error = with("regularisation = 'none'").unwrap_err();
+        assert!(error.to_string().contains("regularisation"), "{error}");
+        assert!(error.hint().unwrap().contains("`regularization`"));
+        for (text, key) in [
+            ("batch = 'many'", "batch"),
+            ("modifier_token = 'rarest'", "rarest"),
+            ("steps = 0", "steps"),
+            ("batch = 1", "batch"),
+            ("lr = -1.0", "lr"),
+            ("train = 'kv,'", "train"),
+        ] {
+            let error = with(text).unwrap_err();
+            assert!(error.to_string().contains(key), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read_again() {
+        let text = serde_json::to_string(&defaults()).unwrap();
+        assert_eq!(serde_json::from_str::<Settings>(&text).unwrap(), defaults());
+        let more = text.replacen('{', "{\"nonsense\":1,", 1);
+        assert!(serde_json::from_str::<Settings>(&more).is_err());
+    }
+}

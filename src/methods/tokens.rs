@@ -1,0 +1,127 @@
+//! Modifier tokens: where their embeddings start.
+
+use candle_core::{DType, Tensor};
+
+use super::Modifier;
+use crate::diffusion::Backbone;
+use crate::diffusion::tokenizer::Tokenizer;
+use crate::rng::Rng;
+use crate::{Error, Result};
+
+/// Entries of vocabularies that mean next to nothing, the first for the first concept. The mini world
+/// has them all as words; CLIP's has `ktn` (42170), `pll` (47629), `ucd` (44746) and `oxi` (33731) as
+/// pieces, the first two of which the paper names, and `sks` (48136), `mth` (48151) and `bsa` (46619)
+/// as words.
+const RARE: [&str; 16] = [
+    "ktn", "pll", "ucd", "sks", "mth", "bsa", "oxi", "nxj", "zwx", "phw", "qrl", "vdg", "jkm", "fyr",
+    "gtu", "rwb",
+];
+
+/// The ids of rare entries of the vocabulary, in order: those of [`RARE`] that it has, then its last
+/// words, which in a vocabulary ordered by frequency are the rarest.
+pub(super) fn rare_ids(tokenizer: &Tokenizer) -> impl Iterator<Item = u32> {
+    let named = RARE.iter().filter_map(|word| {
+        tokenizer.token_id(word).or_else(|| tokenizer.token_id(&format!("{word}</w>")))
+    });
+    let named: Vec<u32> = named.collect();
+    let last = (0..tokenizer.vocab_size() as u32).rev().filter(|id| {
+        let word = tokenizer.token(*id).unwrap_or_default();
+        let word = word.strip_suffix("</w>").unwrap_or(&word);
+        word.len() > 1 && word.chars().all(|c| c.is_ascii_lowercase())
+    });
+    let last: Vec<u32> = last.filter(|id| !named.contains(id)).collect();
+    named.into_iter().chain(last)
+}
+
+/// The embedding [1, features] that the token of this number starts with, on an untouched vocabulary.
+///
+/// # Errors
+/// [`Error::Input`] if the vocabulary has no rare words left, or does not know the category.
+pub(super) fn initial_row(
+    backbone: &Backbone,
+    modifier: Modifier,
+    number: usize,
+    category: &str,
+    seed: u64,
+) -> Result<Tensor> {
+    let text = &backbone.text_encoder;
+    let row = match modifier {
+        Modifier::Rare | Modifier::Frozen | Modifier::None => {
+            let id = rare_ids(&backbone.tokenizer).nth(number.saturating_sub(1));
+            let id = id.ok_or_else(|| {
+                Error::input(format!("the vocabulary has no rare word for modifier token {number}"))
+            })?;
+            text.token_embedding(id)?
+        }
+        Modifier::Category => {
+            let ids = backbone.tokenizer.encode_words(category)?;
+            let known = |id: &&u32| Some(**id) != backbone.tokenizer.token_id("<unk>");
+            let id = ids.last().filter(known).ok_or_else(|| {
+                Error::input_hint(
+                    format!("the backbone's vocabulary does not know the category `{category}`"),
+                    "name a category that it knows, or set `modifier_token = \"rare\"`",
+                )
+            })?;
+            text.token_embedding(*id)?
+        }
+        Modifier::Normal => {
+            let table = text.vocabulary().value().to_dtype(DType::F32)?;
+            let mean = table.mean_keepdim(0)?;
+            let deviation = table.broadcast_sub(&mean)?.sqr()?.mean_keepdim(0)?.sqrt()?;
+            let mut rng = Rng::new(seed, &format!("modifier token {number}"));
+            let draw = rng.normal(mean.shape(), table.device())?;
+            (mean + (draw * deviation)?)?.squeeze(0)?
+        }
+    };
+    Ok(row.unsqueeze(0)?)
+}
+
+/// Adds tokens with rows [1, features] to tokenizer and text encoder.
+///
+/// # Errors
+/// [`Error::Input`] for a token that is there already, or a row of another backbone; nothing has
+/// changed then.
+pub(super) fn add(backbone: &mut Backbone, tokens: &[(String, Tensor)]) -> Result<()> {
+    if tokens.is_empty() {
+        return Ok(());
+    }
+    let text = &backbone.text_encoder;
+    let width = text.config().hidden_size;
+    let mut tokenizer = backbone.tokenizer.clone();
+    for (i, (token, row)) in tokens.iter().enumerate() {
+        if row.dims() != [1, width] {
+            return Err(Error::input(format!(
+                "the token `{token}` has an embedding of shape {:?}, but this backbone's are [1, {width}]",
+                row.dims()
+            )));
+        }
+        let id = tokenizer.add_token(token)? as usize;
+        let place = text.config().vocab_size + text.added_count() + i;
+        if id != place {
+            return Err(Error::input(format!(
+                "the tokenizer gives `{token}` the id {id}, but the text encoder's next is {place}: \
+                 they do not belong together"
+            )));
+        }
+    }
+    let rows: Vec<&Tensor> = tokens.iter().map(|(_, row)| row).collect();
+    backbone.text_encoder.add_tokens(&Tensor::cat(&rows, 0)?)?;
+    backbone.tokenizer = tokenizer;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::world;
+
+    #[test]
+    fn rare_words_of_the_world_come_first_and_never_twice() {
+        let tokenizer = Tokenizer::word_level(&world::vocabulary(), 20).unwrap();
+        let ids: Vec<u32> = rare_ids(&tokenizer).collect();
+        let word = |i: usize| tokenizer.token(ids[i]).unwrap();
+        assert_eq!([word(0), word(1)], ["ktn", "pll"]);
+        assert!((0..16).all(|i| world::RARE_TOKENS.contains(&word(i).as_str())));
+        assert!(ids.iter().collect::<std::collections::HashSet<_>>().len() == ids.len());
+    }
+}

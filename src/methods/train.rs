@@ -1,0 +1,215 @@
+//! Training: from an untouched backbone and images to a [`Delta`].
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use candle_core::{DType, Device};
+use sha2::{Digest, Sha256};
+
+use super::delta::{components, hash_tensor};
+use super::task::ImageTask;
+use super::{Delta, Instance, Modifier, Settings, Undo, phrase, token, tokens};
+use crate::diffusion::Backbone;
+use crate::nn::Param;
+use crate::train::{Checkpoints, Group, Progress, TrainConfig, Trainer};
+use crate::{Error, Result};
+
+/// A training, but for the backbone.
+#[derive(Clone, Copy)]
+pub struct Training<'a> {
+    /// What it starts from; none: the backbone as it is.
+    pub from: Option<&'a Delta>,
+    /// The concepts.
+    pub instances: &'a [Instance],
+    /// How.
+    pub settings: &'a Settings,
+    /// The number of each concept's modifier token.
+    pub tokens: &'a [usize],
+    /// Decides all that is random.
+    pub seed: u64,
+    /// Where its states are kept, to go on from: one folder, one training.
+    pub dir: &'a Path,
+}
+
+/// A state is saved when so much time has passed since the last.
+const SAVE_EVERY: Duration = Duration::from_secs(30);
+
+/// Trains, from the latest state in the run's folder if there is one, and gives what changed against the
+/// untouched backbone. The backbone is untouched again afterwards, whatever the outcome: apply the
+/// delta to use it.
+///
+/// A training that was stopped or killed and goes on gives the same bits as one that was not.
+///
+/// # Errors
+/// [`Error::Input`] for settings, concepts or states that do not fit; [`Error::Interrupted`], with the
+/// state saved, once `stop` is true; [`Error::Diverged`].
+pub fn train(
+    backbone: &mut Backbone,
+    training: &Training,
+    stop: &AtomicBool,
+    progress: &mut dyn FnMut(&Progress),
+) -> Result<Delta> {
+    training.check()?;
+    let mut undo = match training.from {
+        Some(from) => from.apply(backbone)?,
+        None => Undo::new(backbone)?,
+    };
+    let outcome = run(backbone, training, &mut undo, stop, progress);
+    backbone.unet.set_detach_start_of_text(false);
+    undo.restore(backbone)?;
+    outcome
+}
+
+impl Training<'_> {
+    fn check(&self) -> Result<()> {
+        self.settings.check()?;
+        let (instances, tokens) = (self.instances.len(), self.tokens.len());
+        if instances == 0 || instances != tokens {
+            return Err(Error::input(format!(
+                "a training of {instances} concepts with {tokens} modifier tokens"
+            )));
+        }
+        for (i, instance) in self.instances.iter().enumerate() {
+            if instance.category.trim().is_empty() {
+                return Err(Error::input(format!("the concept `{}` has no category", instance.name)));
+            }
+            if self.settings.modifier_token.has_token() && self.tokens[..i].contains(&self.tokens[i])
+            {
+                return Err(Error::input(format!(
+                    "two concepts are to share the modifier token {}",
+                    token(self.tokens[i])
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn run(
+    backbone: &mut Backbone,
+    training: &Training,
+    undo: &mut Undo,
+    stop: &AtomicBool,
+    progress: &mut dyn FnMut(&Progress),
+) -> Result<Delta> {
+    let Training { from, instances, settings, tokens, seed, dir } = *training;
+    let modifier = settings.modifier_token;
+    // what was learnt before stays as it is
+    backbone.text_encoder.fix_added()?;
+    let phrases = add_tokens(backbone, training)?;
+    backbone.unet.set_detach_start_of_text(settings.detach_start_of_text);
+
+    let groups = groups(backbone, settings, undo)?;
+    let checkpoints = Checkpoints {
+        every: Some(SAVE_EVERY),
+        ..Checkpoints::new(dir, identity(training, &phrases, &groups)?)
+    };
+    let config = TrainConfig {
+        steps: settings.steps,
+        max_grad_norm: settings.max_grad_norm,
+        ..TrainConfig::default()
+    };
+    let mut trainer = Trainer::new(config, groups, seed)?.with_checkpoints(checkpoints)?;
+    let mut task = ImageTask::new(backbone, settings, instances, &phrases)?;
+    trainer.run(&mut task, stop, progress)?;
+
+    let mut tensors = BTreeMap::new();
+    for (model, params) in components(backbone) {
+        let added = backbone.text_encoder.added();
+        for param in params.iter().filter(|p| p.trainable() && !added.is_some_and(|a| a.is(p))) {
+            let value = param.to_file()?.to_dtype(DType::F32)?.to_device(&Device::Cpu)?;
+            tensors.insert(format!("{model}.{}", param.name()), value);
+        }
+    }
+    let mut rows = vec![];
+    for &number in tokens.iter().filter(|_| modifier.has_token()) {
+        let token = token(number);
+        let id = backbone.tokenizer.token_id(&token).expect("added above");
+        let row = backbone.text_encoder.token_embedding(id)?;
+        rows.push((token, row.unsqueeze(0)?.to_device(&Device::Cpu)?));
+    }
+    let delta = Delta::new(tensors, rows);
+    Ok(match from {
+        Some(from) => delta.over(from),
+        None => delta,
+    })
+}
+
+/// Adds the concepts' modifier tokens, and returns what the concepts are called.
+fn add_tokens(backbone: &mut Backbone, training: &Training) -> Result<Vec<String>> {
+    let modifier = training.settings.modifier_token;
+    let concepts = training.instances.iter().zip(training.tokens);
+    if modifier.has_token() {
+        let rows: Result<Vec<_>> = concepts
+            .clone()
+            .map(|(i, &number)| {
+                let row =
+                    tokens::initial_row(backbone, modifier, number, &i.category, training.seed)?;
+                Ok((token(number), row))
+            })
+            .collect();
+        tokens::add(backbone, &rows?)?;
+    }
+    if modifier == Modifier::Frozen {
+        backbone.text_encoder.fix_added()?;
+    }
+    Ok(concepts.map(|(i, &number)| phrase(modifier, number, &i.category)).collect())
+}
+
+/// Makes what the settings name trainable: the tokens' rows with their own rate, last.
+fn groups(backbone: &Backbone, settings: &Settings, undo: &mut Undo) -> Result<Vec<Group>> {
+    let components = components(backbone);
+    let set = match settings.modifier_token.trains() {
+        true => Some(settings.train.clone()),
+        false => settings.train.without_tokens(),
+    };
+    let set = set.ok_or_else(|| {
+        Error::input_hint(
+            format!(
+                "`train = \"{}\"` with a modifier token that does not train leaves nothing",
+                settings.train
+            ),
+            "train weights, too, or set `modifier_token = \"rare\"`",
+        )
+    })?;
+    let chosen = set.select(&components)?;
+    let added = backbone.text_encoder.added();
+    let is_token = |param: &Param| added.is_some_and(|added| added.is(param));
+    for param in chosen.iter().filter(|p| !is_token(p)) {
+        undo.remember(param);
+    }
+    set.apply(&components)?;
+    let (tokens, weights): (Vec<Param>, Vec<Param>) =
+        chosen.into_iter().partition(|param| is_token(param));
+    let rate = settings.token_lr.unwrap_or(settings.lr);
+    let groups = [(weights, settings.lr), (tokens, rate)];
+    let groups = groups.into_iter().filter(|(params, _)| !params.is_empty());
+    let weight_decay = settings.weight_decay;
+    Ok(groups.map(|(params, lr)| Group { params, lr, weight_decay }).collect())
+}
+
+/// All that decides the training's numbers but the frozen weights, which shape decides for this purpose:
+/// a store keeps trainings of different backbones apart.
+fn identity(training: &Training, phrases: &[String], groups: &[Group]) -> Result<String> {
+    let mut hash = Sha256::new();
+    let settings = serde_json::to_string(training.settings).unwrap_or_default();
+    hash.update(format!("{settings} {} {phrases:?}", training.seed));
+    if let Some(from) = training.from {
+        hash.update(from.hash()?);
+    }
+    for instance in training.instances {
+        let class = instance.class.iter().map(|c| (&c.image, c.caption.as_str()));
+        for (image, caption) in instance.pictures.iter().map(|p| (p, "")).chain(class) {
+            hash.update(format!("{caption} {}x{} ", image.width(), image.height()));
+            hash.update(image.as_raw());
+        }
+        hash.update([0]);
+    }
+    for param in groups.iter().flat_map(|g| &g.params) {
+        hash.update(param.name());
+        hash_tensor(&mut hash, &param.value())?;
+    }
+    Ok(format!("custom {:x}", hash.finalize()))
+}
