@@ -142,8 +142,7 @@ impl Kernels {
             let diagonal: f64 = rows.iter().map(|&i| k[[i, i]]).sum();
             (all - diagonal) / (rows.len() * (rows.len() - 1)) as f64
         };
-        let across: f64 =
-            x.iter().map(|&i| y.iter().map(|&j| self.ab[[i, j]]).sum::<f64>()).sum();
+        let across: f64 = x.iter().map(|&i| y.iter().map(|&j| self.ab[[i, j]]).sum::<f64>()).sum();
         within(&self.aa, x) + within(&self.bb, y) - 2.0 * across / (x.len() * y.len()) as f64
     }
 

@@ -122,8 +122,7 @@ impl Row {
             (Some(Values::Mean(v)), None) => Some(*v),
             _ => mean.filter(|_| concept.is_none()),
         };
-        let images =
-            [pick(&self.image1, self.mean_image1), pick(&self.image2, self.mean_image2)];
+        let images = [pick(&self.image1, self.mean_image1), pick(&self.image2, self.mean_image2)];
         let image_each: Vec<f64> = images.into_iter().flatten().collect();
         let of_pair = (image_each.len() == 2).then(|| (image_each[0] + image_each[1]) / 2.0);
         PaperRow {
@@ -169,7 +168,8 @@ mod tests {
             for mean in table.rows.iter().filter(|r| r.concept.is_none()) {
                 let of = |pick: fn(&PaperRow) -> Option<f64>, skip: usize| {
                     let rows = table.rows.iter().filter(|r| r.label == mean.label);
-                    let all: Vec<_> = rows.filter(|r| r.concept.is_some()).filter_map(pick).collect();
+                    let all: Vec<_> =
+                        rows.filter(|r| r.concept.is_some()).filter_map(pick).collect();
                     let all = &all[skip.min(all.len())..];
                     all.iter().sum::<f64>() / all.len() as f64
                 };

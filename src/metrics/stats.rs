@@ -98,8 +98,7 @@ pub fn paired_difference(a: &[f64], b: &[f64], groups: &[usize], seed: u64) -> E
 /// # Panics
 /// Where a stratum has not one group for each value.
 pub fn pooled(strata: &[Stratum], seed: u64) -> Estimate {
-    let strata: Vec<Sums> =
-        strata.iter().filter(|s| !s.values.is_empty()).map(Sums::new).collect();
+    let strata: Vec<Sums> = strata.iter().filter(|s| !s.values.is_empty()).map(Sums::new).collect();
     let n = strata.iter().map(|s| s.count as usize).sum();
     let groups = strata.iter().map(|s| s.of.len()).sum();
     if strata.is_empty() {
