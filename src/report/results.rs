@@ -1,0 +1,130 @@
+//! The data of a report: what was measured of every cell and every image.
+
+use std::collections::HashMap;
+
+use crate::metrics::{Estimate, Kid, estimate};
+
+/// Of every bootstrap of a report: the same data give the same page.
+pub const SEED: u64 = 0;
+
+/// All that a report shows.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Results {
+    /// The experiment's name: that of its file.
+    pub experiment: String,
+    /// Its title.
+    pub title: String,
+    /// The scale it was run at.
+    pub scale: String,
+    /// Id of the protocol: numbers are comparable where it is equal.
+    pub protocol: String,
+    /// The protocol in words: weights, sampler, steps, guidance, metrics.
+    pub protocol_text: String,
+    /// The paper's table that this one reproduces, such as `table1`.
+    pub table: Option<String>,
+    /// A method on concepts with a seed, each.
+    pub cells: Vec<Cell>,
+    /// The images that the cells' alignments were measured on.
+    pub images: Vec<ImageRow>,
+    /// Cells that failed (by their id, or in words), with the reason.
+    pub failed: Vec<(String, String)>,
+}
+
+/// One method on one concept set with one seed. What failed or was not measured is `None`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Cell {
+    /// Its key.
+    pub id: String,
+    /// Part of the table: `single` or `multi`.
+    pub group: String,
+    /// Its concepts.
+    pub concepts: Vec<String>,
+    /// The method's name, such as `custom-diffusion`.
+    pub method: String,
+    /// Row of the table.
+    pub label: String,
+    /// Label of the paper's row to show beside it.
+    pub paper_row: Option<String>,
+    /// Not a method but something to judge methods by; shown below the rule.
+    pub anchor: bool,
+    /// Seed of the training.
+    pub seed: u64,
+    /// Text alignment.
+    pub text: Option<Estimate>,
+    /// Image alignment, the mean over the concepts.
+    pub image: Option<Estimate>,
+    /// Image alignment with each concept.
+    pub image_each: Vec<Estimate>,
+    /// KID against real images.
+    pub kid: Option<Kid>,
+    /// Images measured.
+    pub images: usize,
+    /// Prompts they are of.
+    pub prompts: usize,
+    /// Training steps.
+    pub steps: u64,
+    /// Seconds of training.
+    pub train_seconds: f64,
+    /// Bytes that have to be stored beside the backbone.
+    pub stored_bytes: u64,
+    /// Highest memory of the training, in MB.
+    pub peak_mb: f64,
+}
+
+/// One image of a cell.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ImageRow {
+    /// The cell's id.
+    pub cell: String,
+    /// Number of its prompt.
+    pub prompt: usize,
+    /// The prompt as CLIP sees it.
+    pub text_prompt: String,
+    /// Seed of its noise.
+    pub seed: u64,
+    /// Text alignment.
+    pub text: f64,
+    /// Image alignment with each concept.
+    pub image: Vec<f64>,
+    /// Where the image is.
+    pub file: String,
+}
+
+impl ImageRow {
+    /// Image alignment, the mean over the concepts.
+    pub fn image_mean(&self) -> f64 {
+        self.image.iter().sum::<f64>() / self.image.len() as f64
+    }
+}
+
+impl Cell {
+    /// Sets the alignments and counts from the cell's images. No image: nothing is set.
+    pub fn measure(&mut self, images: &[&ImageRow]) {
+        if images.is_empty() {
+            return;
+        }
+        let groups: Vec<usize> = images.iter().map(|i| i.prompt).collect();
+        let of = |value: &dyn Fn(&ImageRow) -> f64| {
+            let values: Vec<f64> = images.iter().map(|i| value(i)).collect();
+            estimate(&values, &groups, SEED)
+        };
+        let text = of(&|i| i.text);
+        self.image_each = (0..images[0].image.len())
+            .map(|c| of(&|i| i.image.get(c).copied().unwrap_or(f64::NAN)))
+            .collect();
+        self.image = (!self.image_each.is_empty()).then(|| of(&ImageRow::image_mean));
+        (self.images, self.prompts) = (images.len(), text.groups);
+        self.text = Some(text);
+    }
+}
+
+impl Results {
+    /// The images of every cell.
+    pub fn by_cell(&self) -> HashMap<&str, Vec<&ImageRow>> {
+        let mut of = HashMap::<&str, Vec<&ImageRow>>::new();
+        for image in &self.images {
+            of.entry(&image.cell).or_default().push(image);
+        }
+        of
+    }
+}

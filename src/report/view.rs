@@ -1,0 +1,275 @@
+//! Results as the rows of a table: cells of one label together, pooled over concepts and seeds.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::results::{Cell, ImageRow, Results, SEED};
+use crate::metrics::paper::{self, PaperTable};
+use crate::metrics::{Estimate, Stratum, pooled};
+
+/// A measured quantity.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Metric {
+    /// Text alignment.
+    Text,
+    /// Image alignment, the mean over a cell's concepts.
+    Image,
+    /// KID, not scaled.
+    Kid,
+}
+
+impl Metric {
+    /// All, in the paper's order.
+    pub const ALL: [Metric; 3] = [Metric::Text, Metric::Image, Metric::Kid];
+
+    /// Its column.
+    pub fn title(self) -> &'static str {
+        match self {
+            Metric::Text => "text alignment",
+            Metric::Image => "image alignment",
+            Metric::Kid => "KID ×10³",
+        }
+    }
+
+    /// 1 where more is better, −1 where less is.
+    pub fn sign(self) -> f64 {
+        if self == Metric::Kid { -1.0 } else { 1.0 }
+    }
+
+    /// What a value is multiplied with to be shown, and the digits behind its point.
+    pub fn shown(self) -> (f64, usize) {
+        if self == Metric::Kid { (1e3, 2) } else { (1.0, 3) }
+    }
+
+    /// The value of an image; KID has none.
+    pub fn of_image(self, image: &ImageRow) -> Option<f64> {
+        match self {
+            Metric::Text => Some(image.text),
+            Metric::Image => Some(image.image_mean()),
+            Metric::Kid => None,
+        }
+    }
+}
+
+/// A part of the table: single concepts, pairs.
+pub struct Group<'a> {
+    /// `single` or `multi`.
+    pub name: &'a str,
+    /// The concept sets of its methods, in order.
+    pub concepts: Vec<&'a [String]>,
+    /// Its rows: methods in the paper's order, then others, then anchors.
+    pub rows: Vec<Row<'a>>,
+}
+
+/// The cells of one label.
+pub struct Row<'a> {
+    /// Its label.
+    pub label: &'a str,
+    /// Below the rule.
+    pub anchor: bool,
+    /// All its cells, those that failed too.
+    pub cells: Vec<&'a Cell>,
+    images: HashMap<&'a str, Vec<&'a ImageRow>>,
+    /// Place in the table.
+    order: (bool, usize, usize),
+}
+
+/// The groups of the results, with their rows.
+pub fn groups(results: &Results) -> Vec<Group<'_>> {
+    let mut images = results.by_cell();
+    let table = paper_table(results);
+    let mut names: Vec<&str> = vec![];
+    for cell in &results.cells {
+        if !names.contains(&cell.group.as_str()) {
+            names.push(&cell.group);
+        }
+    }
+    let rank = |name: &str| ["single", "multi"].iter().position(|g| *g == name).unwrap_or(2);
+    names.sort_by_key(|name| rank(name));
+    let mut group = |name| {
+        let mut rows: Vec<Row> = vec![];
+        let mut concepts: Vec<&[String]> = vec![];
+        for cell in results.cells.iter().filter(|c| c.group == name) {
+            if !cell.anchor && !concepts.contains(&&*cell.concepts) {
+                concepts.push(&cell.concepts);
+            }
+            let at = match rows
+                .iter()
+                .position(|r| r.label == cell.label && r.anchor == cell.anchor)
+            {
+                Some(at) => at,
+                None => {
+                    let order = (cell.anchor, place(table, cell), rows.len());
+                    let (label, anchor) = (cell.label.as_str(), cell.anchor);
+                    rows.push(Row { label, anchor, cells: vec![], images: HashMap::new(), order });
+                    rows.len() - 1
+                }
+            };
+            rows[at].cells.push(cell);
+            rows[at].images.insert(&cell.id, images.remove(cell.id.as_str()).unwrap_or_default());
+        }
+        rows.sort_by_key(|r| r.order);
+        Group { name, concepts, rows }
+    };
+    names.into_iter().map(&mut group).collect()
+}
+
+/// The paper's table beside the results, where there is one.
+pub fn paper_table(results: &Results) -> Option<&'static PaperTable> {
+    results.table.as_deref().and_then(|name| paper::table(name).ok())
+}
+
+fn place(table: Option<&PaperTable>, cell: &Cell) -> usize {
+    let label = cell.paper_row.as_ref().unwrap_or(&cell.label);
+    let found =
+        table.and_then(|t| t.rows.iter().position(|r| r.group == cell.group && r.label == *label));
+    found.unwrap_or(usize::MAX)
+}
+
+impl<'a> Group<'a> {
+    /// What methods are compared with: Custom Diffusion, for several concepts trained jointly.
+    pub fn reference(&self) -> Option<&Row<'a>> {
+        let methods = || self.rows.iter().filter(|r| !r.anchor);
+        let paper = |name: &str| methods().find(|r| r.paper_row() == Some(name));
+        let named = |name: &str| methods().find(|r| r.cells.iter().all(|c| c.method == name));
+        paper("Ours").or_else(|| paper("Ours (Joint)")).or_else(|| named("custom-diffusion"))
+    }
+
+    /// Whether a row has the metric for all concept sets of the group.
+    pub fn complete(&self, row: &Row, metric: Metric) -> bool {
+        self.concepts.iter().all(|set| row.measured(metric).any(|c| c.concepts == *set))
+    }
+
+    /// Of the rows that are methods and complete, the one with the best mean.
+    pub fn best(&self, metric: Metric) -> Option<&Row<'a>> {
+        let methods = self.rows.iter().filter(|r| !r.anchor && self.complete(r, metric));
+        let scored = methods.filter_map(|r| Some((metric.sign() * r.estimate(metric)?.mean, r)));
+        scored.max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, row)| row)
+    }
+}
+
+impl<'a> Row<'a> {
+    /// The paper's row beside it.
+    pub fn paper_row(&self) -> Option<&'a str> {
+        self.cells.iter().find_map(|c| c.paper_row.as_deref())
+    }
+
+    /// The images of a cell.
+    pub fn images_of(&self, cell: &Cell) -> &[&'a ImageRow] {
+        self.images.get(cell.id.as_str()).map_or(&[], Vec::as_slice)
+    }
+
+    /// The cells that have the metric.
+    pub fn measured(&self, metric: Metric) -> impl Iterator<Item = &'a Cell> {
+        self.cells.iter().copied().filter(move |c| match metric {
+            Metric::Text => c.text.is_some(),
+            Metric::Image => c.image.is_some(),
+            Metric::Kid => c.kid.is_some(),
+        })
+    }
+
+    /// The mean over concept sets of the mean over seeds; none where nothing is measured.
+    pub fn estimate(&self, metric: Metric) -> Option<Estimate> {
+        self.estimate_where(metric, &|_| true)
+    }
+
+    /// The same, of some of its cells.
+    pub fn estimate_where(&self, metric: Metric, keep: &dyn Fn(&Cell) -> bool) -> Option<Estimate> {
+        let cells: Vec<&Cell> = self.measured(metric).filter(|c| keep(c)).collect();
+        if metric == Metric::Kid {
+            return kid(&cells, |k| k.se);
+        }
+        let value = |i: &ImageRow| metric.of_image(i);
+        self.pool(&cells, &value)
+    }
+
+    /// Image alignment with one concept of each cell.
+    pub fn image_with(&self, concept: usize, keep: &dyn Fn(&Cell) -> bool) -> Option<Estimate> {
+        let cells: Vec<&Cell> = self.measured(Metric::Image).filter(|c| keep(c)).collect();
+        self.pool(&cells, &|i| i.image.get(concept).copied())
+    }
+
+    fn pool(&self, cells: &[&Cell], value: &dyn Fn(&ImageRow) -> Option<f64>) -> Option<Estimate> {
+        let mut strata = BTreeMap::<&[String], Stratum>::new();
+        for cell in cells {
+            let stratum = strata.entry(&cell.concepts).or_default();
+            for image in self.images_of(cell) {
+                stratum.values.push(value(image)?);
+                stratum.groups.push(image.prompt);
+            }
+        }
+        let strata: Vec<Stratum> = strata.into_values().collect();
+        let found = pooled(&strata, SEED);
+        (!found.mean.is_nan()).then_some(found)
+    }
+
+    /// The difference to another row, over what both have: images of the same concepts, training
+    /// seed, prompt and noise. KID is compared against the same real images.
+    pub fn difference(&self, other: &Row, metric: Metric) -> Option<Estimate> {
+        if metric == Metric::Kid {
+            let both = |row: &Row<'a>, with: &Row| -> Vec<&'a Cell> {
+                let has = |c: &&Cell| with.measured(metric).any(|o| same(c, o));
+                row.measured(metric).filter(has).collect()
+            };
+            let (a, b) = (
+                both(self, other),
+                other
+                    .measured(metric)
+                    .filter(|o| self.measured(metric).any(|c| same(c, o)))
+                    .collect::<Vec<_>>(),
+            );
+            let (a, b) = (kid(&a, |k| k.se_generated)?, kid(&b, |k| k.se_generated)?);
+            return Some(Estimate::normal(a.mean - b.mean, a.se.hypot(b.se), a.n));
+        }
+        let mut strata = BTreeMap::<&[String], Stratum>::new();
+        for cell in self.measured(metric) {
+            let Some(twin) = other.cells.iter().find(|o| same(cell, o)) else { continue };
+            let values: HashMap<(usize, u64), f64> = other
+                .images_of(twin)
+                .iter()
+                .filter_map(|i| Some(((i.prompt, i.seed), metric.of_image(i)?)))
+                .collect();
+            let stratum = strata.entry(&cell.concepts).or_default();
+            for image in self.images_of(cell) {
+                if let (Some(a), Some(b)) =
+                    (metric.of_image(image), values.get(&(image.prompt, image.seed)))
+                {
+                    stratum.values.push(a - b);
+                    stratum.groups.push(image.prompt);
+                }
+            }
+        }
+        let found = pooled(&strata.into_values().collect::<Vec<_>>(), SEED);
+        (!found.mean.is_nan()).then_some(found)
+    }
+
+    /// The mean of a number of the cells that were measured.
+    pub fn mean(&self, value: impl Fn(&Cell) -> f64) -> Option<f64> {
+        let values: Vec<f64> = self.measured(Metric::Text).map(value).collect();
+        (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
+    }
+}
+
+fn same(a: &Cell, b: &Cell) -> bool {
+    a.concepts == b.concepts && a.seed == b.seed
+}
+
+/// KID over concept sets. Seeds of one concept share their real images, so that their errors are
+/// averaged as if they were one; those of concepts are independent.
+fn kid(cells: &[&Cell], se: fn(&crate::metrics::Kid) -> f64) -> Option<Estimate> {
+    let mut sets = BTreeMap::<&[String], Vec<(f64, f64)>>::new();
+    for cell in cells {
+        if let Some(kid) = &cell.kid {
+            sets.entry(&cell.concepts).or_default().push((kid.mean, se(kid)));
+        }
+    }
+    let count = sets.len() as f64;
+    let mean = |v: &[(f64, f64)], pick: fn(&(f64, f64)) -> f64| {
+        v.iter().map(pick).sum::<f64>() / v.len() as f64
+    };
+    let value = sets.values().map(|v| mean(v, |k| k.0)).sum::<f64>() / count;
+    let se = sets.values().map(|v| mean(v, |k| k.1).powi(2)).sum::<f64>().sqrt() / count;
+    (!sets.is_empty()).then(|| Estimate::normal(value, se, cells.len()))
+}
