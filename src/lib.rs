@@ -8,6 +8,7 @@ pub mod diffusion;
 mod error;
 pub mod methods;
 pub mod metrics;
+pub mod mini;
 pub mod nn;
 pub mod pretrain;
 pub mod process;

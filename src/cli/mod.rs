@@ -2,6 +2,7 @@
 
 mod bench;
 mod device;
+mod export;
 mod pretrain;
 mod progress;
 mod sample;
@@ -50,6 +51,9 @@ enum Command {
     /// Look at the embedded world
     #[command(subcommand)]
     World(world::Command),
+    /// Write the embedded model out
+    #[command(subcommand)]
+    Export(export::Command),
     /// Measure this machine on the project's own work
     #[command(subcommand)]
     Bench(bench::Command),
@@ -63,6 +67,7 @@ pub fn main() -> ExitCode {
         Command::Sample(args) => sample::run(args),
         Command::Pretrain(command) => pretrain::run(command),
         Command::World(command) => world::run(command),
+        Command::Export(command) => export::run(command),
         Command::Bench(command) => bench::run(command),
     });
     match outcome {

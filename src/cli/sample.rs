@@ -13,15 +13,15 @@ use crate::{Error, Result};
 
 const EXAMPLES: &str = "\
 Examples:
-  cdbench sample --backbone runs/sd15 --prompt 'photo of a dog' -o dog.png
+  cdbench sample --prompt 'photo of a dog in the snow' -o dog.png
   cdbench sample --backbone runs/sd15 --prompt 'photo of a dog' --num 8 --seed 7 -o dogs/
   cdbench sample --backbone runs/sd15 --prompt 'a cat' --latents noise.safetensors -o cat.png";
 
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// A folder in diffusers' layout, or a hub id: owner/name[@revision]
-    #[arg(long)]
+    /// mini (embedded), a folder in diffusers' layout, or a hub id: owner/name[@revision]
+    #[arg(long, default_value = crate::mini::NAME)]
     backbone: String,
 
     /// What the images show

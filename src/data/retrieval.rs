@@ -1,7 +1,6 @@
 //! Real regularisation images: pictures whose captions are similar to a prompt (section 3.2 of the
 //! paper).
 
-use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
@@ -130,9 +129,14 @@ pub fn retrieve(
             break;
         }
     }
+    if manifest.entries.is_empty() && !near.is_empty() {
+        let count = near.len();
+        return Err(Error::input(format!("none of the {count} nearest pictures can be decoded")));
+    }
     if manifest.entries.is_empty() {
-        let best = (0..texts.len()).max_by_key(|&i| (OrderedF32(similarity[i]), Reverse(i)));
-        let best = best.unwrap_or(0);
+        let nearer =
+            |a: &usize, b: &usize| similarity[*a].total_cmp(&similarity[*b]).then(b.cmp(a));
+        let best = (0..texts.len()).max_by(nearer).unwrap_or(0);
         return Err(Error::input_hint(
             format!(
                 "no picture has a caption with a similarity of {threshold} or more to `{}`",
@@ -155,7 +159,8 @@ pub fn retrieve(
     Ok(manifest)
 }
 
-/// Of each text to the nearest of the queries.
+/// Of each text to the nearest of the queries, rounded to six places: what differs in the last bits is
+/// equally near, on any machine.
 fn similarities(
     texts: &[&str],
     queries: &[String],
@@ -169,7 +174,12 @@ fn similarities(
         return Err(Error::input("the embedder's features change their width"));
     }
     let cosines = captions.dot(&wanted.t());
-    Ok(cosines.map_axis(Axis(1), |row| row.fold(-1f32, |a, &b| a.max(b))).to_vec())
+    Ok(cosines
+        .map_axis(Axis(1), |row| {
+            let nearest = row.fold(-1f32, |a, &b| a.max(b));
+            ((f64::from(nearest) * 1e6).round() / 1e6) as f32
+        })
+        .to_vec())
 }
 
 /// Rows of length 1; a row of zeros stays.
@@ -179,24 +189,6 @@ fn unit(mut rows: Array2<f32>) -> Array2<f32> {
         row.mapv_inplace(|x| (f64::from(x) / norm.max(1e-12)) as f32);
     }
     rows
-}
-
-/// Finite numbers in their order.
-#[derive(PartialEq)]
-struct OrderedF32(f32);
-
-impl Eq for OrderedF32 {}
-
-impl PartialOrd for OrderedF32 {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for OrderedF32 {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        self.0.total_cmp(&other.0)
-    }
 }
 
 impl Manifest {

@@ -36,7 +36,7 @@ impl Source for Arc<Weights> {
 }
 
 impl Backbone {
-    /// Loads a folder in diffusers' layout, or a hub id (`owner/name[@revision]`).
+    /// Loads `mini`, a folder in diffusers' layout, or a hub id (`owner/name[@revision]`).
     ///
     /// Frozen parameters are kept in `compute`, the type of all forward passes but the VAE's, which is
     /// always f32, as its activations overflow in f16.

@@ -8,7 +8,7 @@ use super::config::{
 use super::hub;
 use super::tokenizer::Tokenizer;
 use super::weights::Weights;
-use crate::{Error, Result};
+use crate::{Error, Result, mini};
 
 /// Name of diffusers' weight files, without extension.
 pub(crate) const DIFFUSERS_STEM: &str = "diffusion_pytorch_model";
@@ -47,12 +47,15 @@ pub struct Folder {
 }
 
 impl Folder {
-    /// Opens a folder or a hub id `owner/name[@revision]`.
+    /// Opens `mini` (the embedded backbone), a folder, or a hub id `owner/name[@revision]`.
     ///
     /// # Errors
     /// [`Error::Input`] naming the file, key and value that cannot be used, or what to download.
     pub fn open(backbone: &str) -> Result<Self> {
-        Self::open_folder(&hub::resolve(backbone)?)
+        match backbone {
+            mini::NAME => Self::open_folder(&mini::folder()?),
+            _ => Self::open_folder(&hub::resolve(backbone)?),
+        }
     }
 
     /// Opens a folder.

@@ -184,7 +184,7 @@ pub fn resolve(backbone: &str) -> Result<PathBuf> {
         Some(id) if !path.exists() => Hub::from_env()?.backbone(&id),
         _ => Err(Error::input_hint(
             format!("backbone `{backbone}`: there is no such folder"),
-            "give a folder in diffusers' layout, or a hub id such as owner/name",
+            "give mini, a folder in diffusers' layout, or a hub id such as owner/name",
         )),
     }
 }

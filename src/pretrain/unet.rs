@@ -62,7 +62,7 @@ fn backbone(recipe: &UNetRecipe, folder: &Path, device: &Device, seed: u64) -> R
     }
     let folder = Folder {
         root: folder.to_owned(),
-        index: ModelIndex::default(),
+        index: index(),
         unet: recipe.model.clone(),
         vae: VaeConfig::read(folder)?,
         text_encoder,
@@ -246,5 +246,11 @@ fn export(backbone: &Backbone, folder: &Path) -> Result<()> {
     save_weights(&folder.join("unet/diffusion_pytorch_model.safetensors"), f16(unet))?;
     let text = backbone.text_encoder.to_file()?;
     save_weights(&folder.join("text_encoder/model.safetensors"), f16(text))?;
-    ModelIndex::default().write(folder)
+    index().write(folder)
+}
+
+/// The tokenizer is of words: to transformers not a CLIP's, which would need files of pieces.
+fn index() -> ModelIndex {
+    let tokenizer = ["transformers", "PreTrainedTokenizerFast"].map(String::from);
+    ModelIndex { tokenizer, ..ModelIndex::default() }
 }

@@ -119,6 +119,7 @@ fn list(path: &Path, shard: usize) -> Result<Vec<Sample>> {
     let unreadable = |e: std::io::Error| bad(format!("not a readable tar file: {e}"));
     let mut samples = vec![];
     let mut without = 0;
+    let mut end = 0;
     let mut seen = HashSet::new();
     let mut parts = Parts::default();
     let mut finish = |parts: Parts, samples: &mut Vec<Sample>| {
@@ -136,7 +137,8 @@ fn list(path: &Path, shard: usize) -> Result<Vec<Sample>> {
         }
         let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
         let (start, bytes) = (entry.raw_file_position(), entry.size());
-        if start.checked_add(bytes).is_none_or(|end| end > length) {
+        end = start.saturating_add(bytes);
+        if end > length {
             return Err(bad(format!("`{name}` goes past the end of the file: it was cut off")));
         }
         let (key, extension) = split(&name);
@@ -165,6 +167,10 @@ fn list(path: &Path, shard: usize) -> Result<Vec<Sample>> {
         }
     }
     finish(parts, &mut samples);
+    // an archive ends with empty blocks of 512 bytes
+    if length < end.next_multiple_of(512) + 512 {
+        tracing::warn!("{}: the archive has no end: members may be missing", path.display());
+    }
     if without > 0 {
         tracing::warn!("{}: {without} pictures have no caption", path.display());
     }

@@ -3,7 +3,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::*;
 use crate::data::{FileCorpus, WorldCorpus};
 
-/// Words as directions: a text's features count its words.
+/// Words as directions: a text's features count the words that mean something.
 struct Words {
     identity: &'static str,
     asked: AtomicUsize,
@@ -22,10 +22,10 @@ impl Embed for Words {
 
     fn texts(&self, texts: &[&str]) -> Result<Array2<f32>> {
         self.asked.fetch_add(texts.len(), Ordering::Relaxed);
-        let mut out = Array2::zeros((texts.len(), 512));
+        let mut out = Array2::zeros((texts.len(), 1021));
         for (mut row, text) in out.rows_mut().into_iter().zip(texts) {
-            for word in text.split(' ') {
-                let place = word.bytes().fold(7usize, |h, b| (h * 31 + b as usize) % 512);
+            for word in text.split(' ').filter(|w| !["a", "an", "the", "of"].contains(w)) {
+                let place = word.bytes().fold(7usize, |h, b| (h * 31 + b as usize) % 1021);
                 row[place] += 2.0;
             }
         }
@@ -83,13 +83,13 @@ fn the_nearest_come_first_and_ties_in_order() {
         retrieve(&corpus, &queries(q), count, threshold, &embed, None)
     };
     // 5 is the same picture as 1, and 6 is corrupt
-    let all = found(&["photo of a dog"], 10, 0.75).unwrap();
+    let all = found(&["photo of a dog"], 10, 0.45).unwrap();
     assert_eq!(indices(&all), [1, 3, 2, 4]);
     assert_eq!((all.above_threshold, all.wanted), (6, 10));
     assert!((all.entries[0].similarity - 1.0).abs() < 1e-6);
-    assert!((all.entries[2].similarity - 2.0 / 5f32.sqrt()).abs() < 1e-6);
+    assert!((all.entries[2].similarity - 2.0 / 6f32.sqrt()).abs() < 1e-6);
     assert_eq!(indices(&found(&["photo of a dog"], 2, 0.75).unwrap()), [1, 3]);
-    assert_eq!(indices(&found(&["photo of a dog"], 9, 0.85).unwrap()), [1, 3, 2]);
+    assert_eq!(indices(&found(&["photo of a dog"], 9, 0.8).unwrap()), [1, 3, 2]);
     // the nearest of several queries counts
     let either = found(&["photo of a cat", "a red car"], 9, 0.9).unwrap();
     assert_eq!(indices(&either), [0, 4]);
@@ -179,12 +179,13 @@ fn the_world_has_two_hundred_scenes_for_every_category() {
     let embed = Words::new();
     let found = |query: &str| {
         let cache = Some(dir.path());
-        retrieve(&corpus, &queries(&[query]), 200, 0.7, &embed, cache).unwrap()
+        retrieve(&corpus, &queries(&[query]), 200, 0.6, &embed, cache).unwrap()
     };
     for concept in crate::world::concepts() {
         let found = found(&format!("photo of a {}", concept.class()));
         assert_eq!(found.entries.len(), 200, "{}: {}", concept.class(), found.above_threshold);
-        assert!(found.entries.iter().all(|e| e.caption.contains(concept.class())));
+        let other = found.entries.iter().find(|e| !e.caption.contains(concept.class()));
+        assert_eq!(other, None, "{}", concept.class());
     }
     let dogs = found("photo of a dog");
     assert_eq!(class_pictures(&dogs, &corpus).unwrap().len(), 200);

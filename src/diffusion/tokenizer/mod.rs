@@ -248,7 +248,12 @@ impl Tokenizer {
         let bad = |e: &dyn std::fmt::Display| Error::input(format!("{}: {e}", dir.display()));
         let text = self.inner.to_string(true).map_err(|e| bad(&e))?;
         safefile::write(&dir.join("tokenizer.json"), text)?;
-        let mut config = json!({ "model_max_length": self.max_len, "tokenizer_class": self.class });
+        let mut config = json!({
+            "model_max_length": self.max_len,
+            "tokenizer_class": self.class,
+            // what a text encoder takes; transformers' default for other tokenizers has one more
+            "model_input_names": ["input_ids", "attention_mask"],
+        });
         for (role, token) in &self.roles {
             config[role] = json!(token);
         }
