@@ -30,6 +30,15 @@ pub enum Error {
     /// Training produced a loss or gradient that is not finite.
     #[error("{0}")]
     Diverged(String),
+    /// Some of many things failed; the others are done.
+    #[error("{0}")]
+    Incomplete(String),
+    /// A metric is worse than its baseline by more than noise and tolerance.
+    #[error("{0}")]
+    Regressed(String),
+    /// Numbers of different protocols, which cannot be compared.
+    #[error("{0}")]
+    Protocol(String),
     /// The user interrupted the command; what was finished is kept.
     #[error("interrupted")]
     Interrupted,
@@ -74,6 +83,9 @@ impl Error {
             Error::Io { .. } => 4,
             Error::Device { .. } => 5,
             Error::Diverged(_) => 6,
+            Error::Incomplete(_) => 7,
+            Error::Regressed(_) => 8,
+            Error::Protocol(_) => 9,
             Error::Interrupted => 130,
         }
     }

@@ -5,6 +5,7 @@ pub mod cli;
 pub mod clip;
 pub mod data;
 pub mod diffusion;
+pub mod engine;
 mod error;
 pub mod methods;
 pub mod metrics;
@@ -15,6 +16,7 @@ pub mod process;
 pub mod report;
 pub mod rng;
 pub mod safefile;
+pub mod spec;
 pub mod train;
 pub mod world;
 

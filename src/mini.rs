@@ -75,6 +75,14 @@ pub fn folder() -> Result<PathBuf> {
     Err(failed.unwrap_or_else(|| Error::input("there is no folder to cache the mini model in")))
 }
 
+/// Where what can be made again is kept, beside the model.
+///
+/// # Errors
+/// As [`folder`].
+pub fn cache_folder() -> Result<PathBuf> {
+    Ok(folder()?.parent().unwrap_or(Path::new(".")).to_owned())
+}
+
 /// The folder of the CLIP that judges, as [`folder`] writes it.
 ///
 /// # Errors

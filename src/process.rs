@@ -37,3 +37,33 @@ pub fn peak_memory() -> Option<u64> {
     #[cfg(not(unix))]
     None
 }
+
+/// The program, its version and, where it lies in the repository it was built from, the revision.
+pub fn software() -> String {
+    static SOFTWARE: std::sync::OnceLock<String> = std::sync::OnceLock::new();
+    let found = SOFTWARE.get_or_init(|| {
+        let version = concat!("cdbench ", env!("CARGO_PKG_VERSION"));
+        let revision = || {
+            let here = std::env::current_exe().ok()?;
+            let run = |args: &[&str]| {
+                let mut git = std::process::Command::new("git");
+                git.args(args).current_dir(here.parent()?).stderr(std::process::Stdio::null());
+                let out = git.output().ok()?;
+                out.status.success().then(|| String::from_utf8_lossy(&out.stdout).trim().to_owned())
+            };
+            let head = run(&["rev-parse", "--short=12", "HEAD"])?;
+            let changed = !run(&["status", "--porcelain", "--untracked-files=no"])?.is_empty();
+            Some(format!("{version} ({head}{})", if changed { ", changed" } else { "" }))
+        };
+        revision().unwrap_or_else(|| version.to_owned())
+    });
+    found.clone()
+}
+
+/// What the program runs on.
+pub fn machine() -> String {
+    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = info.lines().find_map(|l| l.strip_prefix("model name")?.split_once(':'));
+    let model = model.map_or(std::env::consts::ARCH, |(_, name)| name.trim());
+    format!("{model}, {} threads, {}", rayon::current_num_threads(), std::env::consts::OS)
+}

@@ -1,11 +1,18 @@
 //! The command line: stdout is data, stderr is progress, logs and errors.
 
 mod bench;
+mod check;
 mod device;
+mod evaluate;
+mod experiment;
 mod export;
 mod pretrain;
 mod progress;
+mod report;
+mod run;
 mod sample;
+mod train;
+mod watch;
 mod world;
 
 use std::process::ExitCode;
@@ -23,6 +30,9 @@ Exit codes:
   4    the system refused to read or write a file
   5    the device is not there, or this build cannot use it
   6    training diverged: a loss or gradient that is not finite
+  7    some cells of an experiment could not be finished; the others are
+  8    a metric is worse than its baseline
+  9    the baseline was measured with another protocol
   130  interrupted; what was finished is kept";
 
 /// Run and evaluate the experiments of Custom Diffusion (CVPR 2023).
@@ -43,8 +53,22 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Sample images from a backbone
+    /// Run an experiment: train, sample, score, and write the report
+    Run(run::Args),
+    /// Write an experiment's report again, from what is in the store
+    Report(report::Args),
+    /// List an experiment's cells, and which are done
+    Status(report::Args),
+    /// Run an experiment and fail if a metric is worse than its baseline
+    Check(check::Args),
+    /// Teach a backbone one or more concepts
+    Train(train::Args),
+    /// Merge checkpoints of single concepts in closed form
+    Merge(train::MergeArgs),
+    /// Sample images from a backbone, with or without a checkpoint
     Sample(sample::Args),
+    /// Measure a folder of images
+    Evaluate(evaluate::Args),
     /// Train the mini backbone and its judge from nothing, on scenes of the embedded world
     #[command(subcommand)]
     Pretrain(pretrain::Command),
@@ -64,7 +88,14 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     start_log(cli.verbose);
     let outcome = start_threads(cli.threads).and_then(|()| match cli.command {
+        Command::Run(args) => run::run(args),
+        Command::Report(args) => report::run(args),
+        Command::Status(args) => report::status(args),
+        Command::Check(args) => check::run(args),
+        Command::Train(args) => train::run(args),
+        Command::Merge(args) => train::merge(args),
         Command::Sample(args) => sample::run(args),
+        Command::Evaluate(args) => evaluate::run(args),
         Command::Pretrain(command) => pretrain::run(command),
         Command::World(command) => world::run(command),
         Command::Export(command) => export::run(command),

@@ -9,6 +9,7 @@ use super::progress::Progress;
 use crate::diffusion::png::Png;
 use crate::diffusion::scheduler::SchedulerKind;
 use crate::diffusion::{Backbone, Request, Sampling};
+use crate::methods::Delta;
 use crate::{Error, Result};
 
 const EXAMPLES: &str = "\
@@ -23,6 +24,10 @@ pub struct Args {
     /// mini (embedded), a folder in diffusers' layout, or a hub id: owner/name[@revision]
     #[arg(long, default_value = crate::mini::NAME)]
     backbone: String,
+
+    /// A checkpoint's folder, as `cdbench train` writes it
+    #[arg(long, value_name = "DIR")]
+    checkpoint: Option<PathBuf>,
 
     /// What the images show
     #[arg(long)]
@@ -83,7 +88,11 @@ fn size(text: &str) -> std::result::Result<(usize, usize), String> {
 
 pub fn run(args: Args) -> Result<()> {
     let device = args.device.open()?;
-    let backbone = Backbone::load(&args.backbone, &device, DType::F32)?;
+    let mut backbone = Backbone::load(&args.backbone, &device, DType::F32)?;
+    if let Some(dir) = &args.checkpoint {
+        // nobody samples the backbone as it was
+        let _undo = Delta::load(dir)?.apply(&mut backbone)?;
+    }
     let (width, height) = args.size.unwrap_or_else(|| backbone.default_size());
     let sampling = Sampling {
         steps: args.steps,

@@ -1,6 +1,6 @@
 //! What is learnt and what it is measured on: concepts, prompts, regularisation images.
 
-pub mod augment;
+mod augment;
 mod captions;
 mod concept;
 mod corpus;
@@ -8,6 +8,7 @@ mod picture;
 mod prompt;
 mod retrieval;
 
+pub use augment::{Augmented, PREFIXES_FAR, PREFIXES_NEAR, augment, fit, place, shown_mask};
 pub use concept::{
     Concept, ConceptSource, FolderSource, PromptSource, load_concepts, pair_prompts, world_pair,
 };

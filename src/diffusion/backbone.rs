@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 
-use super::config::{Config, ModelIndex, PerBlock, SchedulerConfig};
+use super::config::{Config, ModelIndex, PerBlock, SchedulerConfig, UNetConfig, VaeConfig};
 use super::folder::{DIFFUSERS_STEM, Folder, TRANSFORMERS_STEM};
 use super::model::{TextEncoder, UNet, Vae};
 use super::tokenizer::Tokenizer;
@@ -120,12 +120,17 @@ impl Backbone {
 
     /// Width and height of the images it was trained on, in pixels.
     pub fn default_size(&self) -> (usize, usize) {
-        let unit = self.vae.config().downscale();
-        match &self.unet.config().sample_size {
-            Some(PerBlock::All(side)) => (side * unit, side * unit),
-            Some(PerBlock::Each(sides)) if sides.len() == 2 => (sides[1] * unit, sides[0] * unit),
-            _ => (64 * unit, 64 * unit),
-        }
+        default_size(self.unet.config(), self.vae.config())
+    }
+}
+
+/// Width and height of the images that a UNet on a VAE's latents was trained on, in pixels.
+pub(super) fn default_size(unet: &UNetConfig, vae: &VaeConfig) -> (usize, usize) {
+    let unit = vae.downscale();
+    match &unet.sample_size {
+        Some(PerBlock::All(side)) => (side * unit, side * unit),
+        Some(PerBlock::Each(sides)) if sides.len() == 2 => (sides[1] * unit, sides[0] * unit),
+        _ => (64 * unit, 64 * unit),
     }
 }
 

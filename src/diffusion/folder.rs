@@ -47,6 +47,11 @@ pub struct Folder {
 }
 
 impl Folder {
+    /// Width and height of the images it was trained on, in pixels.
+    pub fn default_size(&self) -> (usize, usize) {
+        super::backbone::default_size(&self.unet, &self.vae)
+    }
+
     /// Opens `mini` (the embedded backbone), a folder, or a hub id `owner/name[@revision]`.
     ///
     /// # Errors

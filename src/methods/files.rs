@@ -110,13 +110,12 @@ fn files(path: &Path) -> Result<Vec<PathBuf>> {
         vec![path.to_owned()]
     } else {
         let entries = fs::read_dir(path).map_err(Error::io(path))?;
-        entries
-            .map(|e| Ok(e.map_err(Error::io(path))?.path()))
-            .collect::<Result<Vec<PathBuf>>>()?
+        entries.map(|e| Ok(e.map_err(Error::io(path))?.path())).collect::<Result<Vec<PathBuf>>>()?
     };
     found.sort();
     // diffusers writes pickles, too, for some who ask
-    if let Some(pickled) = found.iter().find(|p| pickle(p) && !p.with_extension("safetensors").is_file())
+    if let Some(pickled) =
+        found.iter().find(|p| pickle(p) && !p.with_extension("safetensors").is_file())
     {
         return Err(Error::input_hint(
             format!("{}: a pickled file, which can run code when it is read", pickled.display()),
@@ -128,7 +127,9 @@ fn files(path: &Path) -> Result<Vec<PathBuf>> {
     match found.is_empty() {
         true => Err(Error::input_hint(
             format!("{}: no weights and no tokens are here", path.display()),
-            format!("a checkpoint holds {KEYS_AND_VALUES}.safetensors or unet.safetensors, and <new1>.safetensors"),
+            format!(
+                "a checkpoint holds {KEYS_AND_VALUES}.safetensors or unet.safetensors, and <new1>.safetensors"
+            ),
         )),
         false => Ok(found),
     }

@@ -315,10 +315,7 @@ fn target(
 const TOGETHER: usize = 16;
 
 /// The features of these positions of these prompts, one after the other.
-fn words(
-    backbone: &Backbone,
-    prompts: &[(String, RangeInclusive<usize>)],
-) -> Result<DMatrix<f64>> {
+fn words(backbone: &Backbone, prompts: &[(String, RangeInclusive<usize>)]) -> Result<DMatrix<f64>> {
     let chunks: Vec<_> = prompts.chunks(TOGETHER).collect();
     let one = |i: usize| -> Result<Vec<Vec<f32>>> {
         let texts: Vec<&str> = chunks[i].iter().map(|(text, _)| text.as_str()).collect();
@@ -326,9 +323,12 @@ fn words(
         let states = states.value().to_dtype(DType::F32)?.to_device(&Device::Cpu)?;
         let mut rows = vec![];
         for (state, (_, positions)) in states.to_vec3::<f32>()?.into_iter().zip(chunks[i]) {
-            rows.extend(state.into_iter().enumerate().filter_map(|(at, row)| {
-                positions.contains(&at).then_some(row)
-            }));
+            rows.extend(
+                state
+                    .into_iter()
+                    .enumerate()
+                    .filter_map(|(at, row)| positions.contains(&at).then_some(row)),
+            );
         }
         Ok(rows)
     };

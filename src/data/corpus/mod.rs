@@ -22,7 +22,7 @@ const MAX_PICTURES: usize = 20_000_000;
 const MAX_LIST: u64 = 4 << 30;
 
 /// Captioned pictures with random access.
-pub trait Corpus: Sync {
+pub trait Corpus: Send + Sync {
     /// How many pictures there are.
     fn len(&self) -> usize;
 

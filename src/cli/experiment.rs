@@ -1,0 +1,224 @@
+//! What the commands on experiments share: arguments, the plan, doing what is missing.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use candle_core::DType;
+
+use super::device::DeviceName;
+use super::watch::Watcher;
+use crate::clip::Runtime;
+use crate::engine::{
+    self, Cell, Filter, Machine, Outcome, Plan, Resources, Store, Todo, plan, results, survey,
+};
+use crate::report::{self, Results};
+use crate::spec::{DEFAULT_SCALE, Experiment, Override, Scale};
+use crate::{Error, Result};
+
+/// Arguments of every command on an experiment.
+#[derive(clap::Args)]
+pub struct ExperimentArgs {
+    /// The experiment: a TOML file, see experiments/
+    pub file: PathBuf,
+
+    /// Where results are kept; the same command again does only what is missing
+    #[arg(long, default_value = "runs")]
+    pub store: PathBuf,
+
+    /// How much is run: a scale of the experiment
+    #[arg(long, default_value = DEFAULT_SCALE)]
+    pub scale: String,
+
+    /// Replace a value of the file: sampling.steps=20, rows.0.settings.lr=1e-4
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub overrides: Vec<Override>,
+
+    /// Only some cells: method=custom-diffusion, concept=dog_plum, label=…, group=single, seed=0
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub filter: Vec<Filter>,
+
+    /// How many seeds, in place of the scale's
+    #[arg(long, value_name = "N")]
+    pub seeds: Option<u64>,
+
+    /// `mini`, a folder in diffusers' layout, or a hub id, in place of the experiment's
+    #[arg(long)]
+    pub backbone: Option<String>,
+
+    #[command(flatten)]
+    pub compute: ComputeArgs,
+
+    /// Where the report is written [default: reports/NAME]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+}
+
+/// How a command computes.
+#[derive(clap::Args)]
+pub struct ComputeArgs {
+    /// auto, cpu, cuda, cuda:N or metal
+    #[arg(long, default_value = "auto")]
+    pub device: DeviceName,
+
+    /// Type of frozen weights and forward passes: f32, bf16 or f16
+    #[arg(long, default_value = "f32", value_parser = dtype)]
+    pub dtype: DType,
+
+    /// What runs CLIP: auto, tract or native (ONNX Runtime, see ORT_DYLIB_PATH)
+    #[arg(long, default_value = "auto")]
+    pub ort: Runtime,
+}
+
+fn dtype(name: &str) -> std::result::Result<DType, String> {
+    match name {
+        "f32" => Ok(DType::F32),
+        "bf16" => Ok(DType::BF16),
+        "f16" => Ok(DType::F16),
+        _ => Err("use f32, bf16 or f16".into()),
+    }
+}
+
+impl ComputeArgs {
+    /// Opens the device.
+    pub fn machine(&self) -> Result<Machine> {
+        Ok(Machine { device: self.device.open()?, runtime: self.ort, dtype: self.dtype })
+    }
+}
+
+/// An experiment, planned.
+pub struct Session {
+    pub experiment: Experiment,
+    pub scale: Scale,
+    pub store: Store,
+    pub resources: Resources,
+    pub plan: Plan,
+    pub out: PathBuf,
+}
+
+impl ExperimentArgs {
+    /// Reads and plans the experiment.
+    pub fn open(&self) -> Result<Session> {
+        let experiment = Experiment::read(&self.file, &self.overrides)?;
+        let mut scale = experiment.scale(&self.scale)?;
+        scale.seeds = self.seeds.unwrap_or(scale.seeds).max(1);
+        let out = self.out.clone().unwrap_or_else(|| Path::new("reports").join(&experiment.name));
+        let mut filter = Filter::default();
+        self.filter.iter().cloned().for_each(|f| filter.and(f));
+        let backbone = self.backbone.as_deref();
+        Session::new(experiment, scale, backbone, &filter, &self.compute, &self.store, out)
+    }
+}
+
+impl Session {
+    /// Plans an experiment.
+    pub fn new(
+        experiment: Experiment,
+        scale: Scale,
+        backbone: Option<&str>,
+        filter: &Filter,
+        compute: &ComputeArgs,
+        store: &Path,
+        out: PathBuf,
+    ) -> Result<Self> {
+        let store = Store::open(store)?;
+        let (concepts, pairs) = (&scale.concepts, &scale.pairs);
+        let machine = compute.machine()?;
+        let resources = Resources::new(&experiment, backbone, concepts, pairs, machine, &store)?;
+        let plan = plan(&experiment, &scale, filter, &resources)?;
+        Ok(Session { experiment, scale, store, resources, plan, out })
+    }
+
+    /// What is missing.
+    pub fn survey(&self) -> Result<Vec<Todo>> {
+        self.survey_of(&self.plan.cells.iter().map(|c| c.scores).collect::<Vec<_>>())
+    }
+
+    /// What is missing for the results of some stages.
+    pub fn survey_of(&self, stages: &[usize]) -> Result<Vec<Todo>> {
+        survey(&self.plan, &self.store, &self.resources, stages)
+    }
+
+    /// Does what is missing.
+    pub fn run(&self, todo: &[Todo], jobs: usize) -> Outcome {
+        let watcher = Watcher::new(&self.plan, todo);
+        let stop = stop_flag();
+        let outcome =
+            engine::run(&self.plan, &self.store, &self.resources, todo, jobs, stop, &|event| {
+                watcher.event(event)
+            });
+        watcher.finish();
+        outcome
+    }
+
+    /// What is there, as a report.
+    pub fn results(&self) -> Result<Results> {
+        results(&self.experiment, &self.scale, &self.plan, &self.store, &self.resources)
+    }
+
+    /// Writes the report, and the table to stdout.
+    pub fn report(&self, results: &Results) -> Result<()> {
+        let image = |row: &report::ImageRow| {
+            let path = self.store.root().join(&row.file);
+            engine::read_image(&path).ok()
+        };
+        let targets = |name: &str| {
+            let concept = self.resources.concept(name);
+            concept.map_or(vec![], |c| c.targets.iter().map(|t| t.image.clone()).collect())
+        };
+        report::render(results, &image, &targets, &self.out)
+    }
+
+    /// The cells that a failed or skipped stage took with it.
+    pub fn lost(&self, outcome: &Outcome) -> Vec<&Cell> {
+        let bad = |at: usize| {
+            outcome.skipped.contains(&at) || outcome.failed.iter().any(|(f, _)| *f == at)
+        };
+        self.plan.cells.iter().filter(|c| bad(c.scores)).collect()
+    }
+
+    /// The error that a run ends with, if any.
+    pub fn verdict(&self, outcome: Outcome) -> Result<()> {
+        if outcome.interrupted {
+            eprintln!("interrupted: the same command goes on from here");
+            return Err(Error::Interrupted);
+        }
+        if outcome.failed.is_empty() {
+            return Ok(());
+        }
+        let lost = self.lost(&outcome);
+        let (cells, of) = (lost.len(), self.plan.cells.len());
+        let mut text = format!("{cells} of {of} cells could not be finished");
+        for (at, error) in &outcome.failed {
+            text += &format!("\n  {}: {error}", self.plan.stages[*at].name);
+            if let Some(hint) = error.hint() {
+                text += &format!("\n    hint: {hint}");
+            }
+        }
+        for cell in lost {
+            text += &format!("\n  not finished: {}", cell.name());
+        }
+        // one kind of failure keeps its own exit code
+        match outcome.failed.into_iter().next() {
+            Some((_, error)) if cells == of => Err(error),
+            _ => Err(Error::Incomplete(text)),
+        }
+    }
+}
+
+/// Set by Ctrl-C: what runs ends at the next step, with its state saved. A second Ctrl-C ends at once.
+pub fn stop_flag() -> &'static AtomicBool {
+    static STOP: AtomicBool = AtomicBool::new(false);
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        let handler = || {
+            if STOP.swap(true, Ordering::Relaxed) {
+                std::process::exit(130);
+            }
+            eprintln!("stopping at the next step; once more to stop at once");
+        };
+        if let Err(e) = ctrlc::set_handler(handler) {
+            tracing::warn!("Ctrl-C cannot be caught: {e}");
+        }
+    });
+    &STOP
+}

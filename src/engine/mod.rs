@@ -1,0 +1,21 @@
+//! The engine: an experiment's cells as a graph of stages, each kept under the hash of what it means.
+
+mod key;
+mod plan;
+mod resources;
+mod results;
+mod run;
+mod scores;
+mod stage;
+mod store;
+mod work;
+
+pub use key::{Key, differences};
+pub use plan::{Cell, CellKind, Filter, Plan, plan};
+pub use resources::{Machine, Resources};
+pub use results::results;
+pub use run::{Event, Outcome, Todo, Watch, run, survey};
+pub use scores::Scores;
+pub use stage::{Kind, Stage, Work};
+pub use store::{Provenance, StageLock, Store};
+pub use work::read_image;

@@ -1,0 +1,581 @@
+//! From an experiment to its cells, and to the stages that they need.
+
+use std::collections::{BTreeMap, HashMap};
+
+use serde_json::{Value, json};
+
+use super::key::Key;
+use super::resources::Resources;
+use super::stage::{ClassImages, Images, KidSide, Kind, ScoreWork, Stage, Work, image_seed};
+use crate::clip::Embed as _;
+use crate::data::{Concept, Prompt};
+use crate::methods::{self, Method, Recipe, Regularization, Settings, class_prompt};
+use crate::spec::{Experiment, GroupName, Row, SamplingSpec, Scale};
+use crate::{Error, Result};
+
+/// Everything that a run will have, in the order in which it can be made.
+pub struct Plan {
+    /// Each after all it is made from.
+    pub stages: Vec<Stage>,
+    /// The rows of `results.csv`.
+    pub cells: Vec<Cell>,
+    index: HashMap<Key, usize>,
+}
+
+/// One method × concepts × seed.
+#[derive(Clone, Debug)]
+pub struct Cell {
+    /// Of single concepts or of several.
+    pub group: GroupName,
+    /// `dog_plum`, or a pair's name.
+    pub subject: String,
+    /// The concepts.
+    pub concepts: Vec<String>,
+    /// What is shown in the table.
+    pub label: String,
+    /// The row of the paper's table.
+    pub paper: Option<String>,
+    /// What it is measured on.
+    pub kind: CellKind,
+    /// Of training and sampling.
+    pub seed: u64,
+    /// The number of its scoring stage.
+    pub scores: usize,
+    /// The number of the stage that makes its checkpoint, if it has one.
+    pub checkpoint: Option<usize>,
+    /// Training steps, over all that were trained for it.
+    pub steps: u64,
+}
+
+/// What a cell measures.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CellKind {
+    /// A method's images.
+    Method(&'static str),
+    /// The images of the backbone as it is.
+    Pretrained,
+    /// Real images: the ceiling.
+    Real,
+    /// The training images themselves.
+    Copies,
+}
+
+impl CellKind {
+    /// The method's name, or what stands for it in `--filter`.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            CellKind::Method(name) => name,
+            CellKind::Pretrained => "pretrained",
+            CellKind::Real => "real",
+            CellKind::Copies => "copies",
+        }
+    }
+}
+
+impl Cell {
+    /// For people, and for `--filter`.
+    pub fn name(&self) -> String {
+        format!("{} · {} · seed {}", self.label, self.subject, self.seed)
+    }
+}
+
+/// Which cells run.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    /// `method`, `label`, `concept`, `group` or `seed`, and the value wanted; all of them must agree,
+    /// values of one key are alternatives.
+    pub wanted: BTreeMap<String, Vec<String>>,
+}
+
+impl std::str::FromStr for Filter {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        const KEYS: [&str; 5] = ["method", "label", "concept", "group", "seed"];
+        let mut filter = Filter::default();
+        for part in text.split(',') {
+            let (key, value) =
+                part.split_once('=').ok_or("use KEY=VALUE, such as method=custom-diffusion")?;
+            if !KEYS.contains(&key.trim()) {
+                return Err(format!("`{key}`: filter by one of {}", KEYS.join(", ")));
+            }
+            let values = filter.wanted.entry(key.trim().to_owned()).or_default();
+            values.push(value.trim().to_owned());
+        }
+        Ok(filter)
+    }
+}
+
+impl Filter {
+    /// Adds the conditions of another.
+    pub fn and(&mut self, other: Filter) {
+        for (key, values) in other.wanted {
+            self.wanted.entry(key).or_default().extend(values);
+        }
+    }
+
+    fn lets(&self, row: &RowPlan, subject: &Subject, seed: u64) -> bool {
+        self.wanted.iter().all(|(key, values)| {
+            values.iter().any(|v| match key.as_str() {
+                "method" => v == row.kind.as_str(),
+                "label" => *v == row.label,
+                "concept" => *v == subject.name || subject.concepts.contains(v),
+                "group" => v == subject.group.as_str(),
+                _ => *v == seed.to_string(),
+            })
+        })
+    }
+}
+
+/// A concept, or several together.
+struct Subject {
+    name: String,
+    group: GroupName,
+    concepts: Vec<String>,
+    prompts: Vec<Prompt>,
+}
+
+/// A row, as far as it is the same for all subjects.
+struct RowPlan<'a> {
+    label: String,
+    paper: Option<String>,
+    kind: CellKind,
+    method: Option<&'static dyn Method>,
+    row: Option<&'a Row>,
+}
+
+/// Plans `experiment` at `scale`.
+///
+/// # Errors
+/// A concept, pair or option that does not exist; what reading concepts gives.
+pub fn plan(
+    experiment: &Experiment,
+    scale: &Scale,
+    filter: &Filter,
+    resources: &Resources,
+) -> Result<Plan> {
+    let mut planner = Planner {
+        experiment,
+        scale,
+        resources,
+        plan: Plan { stages: vec![], cells: vec![], index: HashMap::new() },
+    };
+    let subjects = planner.subjects()?;
+    for row in planner.rows()? {
+        for subject in &subjects {
+            if !row.takes(subject) {
+                continue;
+            }
+            let seeds = match row.kind {
+                CellKind::Real | CellKind::Copies => 1,
+                _ => scale.seeds,
+            };
+            for seed in (0..seeds).filter(|&s| filter.lets(&row, subject, s)) {
+                planner.cell(&row, subject, seed)?;
+            }
+        }
+    }
+    if planner.plan.cells.is_empty() {
+        return Err(Error::input_hint(
+            "no cell is left to run",
+            "see the experiment's rows and scales, and --filter",
+        ));
+    }
+    Ok(planner.plan)
+}
+
+impl RowPlan<'_> {
+    fn takes(&self, subject: &Subject) -> bool {
+        let Some(method) = self.method else {
+            return true;
+        };
+        let asked = self.row.and_then(|r| r.groups.as_ref());
+        method.concepts().contains(&subject.concepts.len())
+            && asked.is_none_or(|groups| groups.contains(&subject.group))
+    }
+}
+
+struct Planner<'a> {
+    experiment: &'a Experiment,
+    scale: &'a Scale,
+    resources: &'a Resources,
+    plan: Plan,
+}
+
+impl<'a> Planner<'a> {
+    fn rows(&self) -> Result<Vec<RowPlan<'a>>> {
+        let mut rows = vec![];
+        for row in &self.experiment.rows {
+            let method = methods::find(&row.method)?;
+            let label = row.title()?;
+            let paper = row.paper.clone().or(Some(label.clone()));
+            let kind = CellKind::Method(method.name());
+            rows.push(RowPlan { label, paper, kind, method: Some(method), row: Some(row) });
+        }
+        let anchors = [
+            ("Pretrained", CellKind::Pretrained),
+            ("Real images", CellKind::Real),
+            ("Copies of the training images", CellKind::Copies),
+        ];
+        for (label, kind) in anchors {
+            rows.push(RowPlan { label: label.into(), paper: None, kind, method: None, row: None });
+        }
+        Ok(rows)
+    }
+
+    fn subjects(&self) -> Result<Vec<Subject>> {
+        let most = self.scale.prompts.unwrap_or(usize::MAX);
+        let mut subjects = vec![];
+        for name in &self.scale.concepts {
+            let mut prompts = self.resources.concept(name)?.prompts.clone();
+            prompts.truncate(most);
+            let concepts = vec![name.clone()];
+            subjects.push(Subject {
+                name: name.clone(),
+                group: GroupName::Single,
+                concepts,
+                prompts,
+            });
+        }
+        for name in &self.scale.pairs {
+            let (concepts, mut prompts) = self.resources.pair(name)?;
+            concepts.iter().try_for_each(|c| self.resources.concept(c).map(|_| ()))?;
+            prompts.truncate(most);
+            subjects.push(Subject {
+                name: name.clone(),
+                group: GroupName::Multi,
+                concepts,
+                prompts,
+            });
+        }
+        Ok(subjects)
+    }
+
+    fn sampling(&self, group: GroupName) -> SamplingSpec {
+        let mut sampling = self.experiment.sampling.clone();
+        let steps = match group {
+            GroupName::Single => self.scale.steps,
+            GroupName::Multi => self.scale.pair_steps,
+        };
+        sampling.steps = steps.unwrap_or(sampling.steps);
+        if let Some(scheduler) = &self.scale.scheduler {
+            sampling.scheduler.clone_from(scheduler);
+        }
+        sampling
+    }
+
+    /// Adds a stage, unless it is there, and says its number.
+    fn add(
+        &mut self,
+        kind: Kind,
+        name: String,
+        meaning: Value,
+        inputs: Vec<usize>,
+        work: Work,
+    ) -> usize {
+        let key = Key::of(&meaning);
+        if let Some(&at) = self.plan.index.get(&key) {
+            return at;
+        }
+        let folder = match &work {
+            Work::Sample { checkpoint, sampling, .. } => {
+                let checkpoint = checkpoint.map(|at| &self.plan.stages[at].key);
+                Key::of(&self.samples_meaning(checkpoint, sampling))
+            }
+            _ => key.clone(),
+        };
+        let at = self.plan.stages.len();
+        self.plan.index.insert(key.clone(), at);
+        self.plan.stages.push(Stage { kind, name, key, folder, meaning, inputs, work });
+        at
+    }
+
+    fn key(&self, at: usize) -> &Key {
+        &self.plan.stages[at].key
+    }
+
+    fn samples_meaning(&self, checkpoint: Option<&Key>, sampling: &SamplingSpec) -> Value {
+        json!({
+            "samples": 1,
+            "backbone": self.resources.backbone_identity(),
+            "size": self.resources.size(),
+            "checkpoint": checkpoint,
+            "sampling": sampling,
+        })
+    }
+
+    fn samples(
+        &mut self,
+        name: String,
+        checkpoint: Option<usize>,
+        images: &Images,
+        sampling: &SamplingSpec,
+    ) -> usize {
+        let mut meaning = self.samples_meaning(checkpoint.map(|at| self.key(at)), sampling);
+        meaning["images"] = images.meaning();
+        let mut inputs: Vec<usize> = checkpoint.into_iter().collect();
+        if let Images::CaptionsOf { stage, .. } = images {
+            inputs.push(*stage);
+        }
+        let work = Work::Sample { checkpoint, images: images.clone(), sampling: sampling.clone() };
+        self.add(Kind::Samples, name, meaning, inputs, work)
+    }
+
+    fn retrieval(
+        &mut self,
+        corpus: &str,
+        category: &str,
+        count: usize,
+        threshold: f32,
+    ) -> Result<usize> {
+        let queries = vec![class_prompt(category)];
+        let meaning = json!({
+            "retrieval": 1,
+            "corpus": self.resources.corpus(corpus)?.identity(),
+            "embedder": self.resources.embedder()?.identity(),
+            "queries": queries,
+            "count": count,
+            "threshold": threshold,
+        });
+        let name = format!("retrieve {count} of {corpus} · {category}");
+        let work = Work::Retrieve { corpus: corpus.to_owned(), queries, count, threshold };
+        Ok(self.add(Kind::Retrieval, name, meaning, vec![], work))
+    }
+
+    /// The stage that makes what `recipe` says; none for the backbone as it is.
+    fn checkpoint(&mut self, label: &str, recipe: &Recipe) -> Result<Option<usize>> {
+        match recipe {
+            Recipe::Pretrained => Ok(None),
+            Recipe::Train { from, concepts, settings, seed, tokens } => {
+                let from = self.checkpoint(label, from)?;
+                let mut inputs: Vec<usize> = from.into_iter().collect();
+                let (mut class, mut meanings) = (vec![], vec![]);
+                for name in concepts {
+                    let concept = self.resources.concept(name)?;
+                    let category = concept.category.clone();
+                    let targets: Vec<&String> = concept.targets.iter().map(|t| &t.hash).collect();
+                    let mut meaning = json!({ "category": category, "targets": targets });
+                    let images = self.class_images(&category, settings)?;
+                    let stage = match &images {
+                        ClassImages::None => None,
+                        ClassImages::Real(at) | ClassImages::Generated(at, _) => Some(*at),
+                    };
+                    meaning["class"] = json!(stage.map(|at| self.key(at)));
+                    inputs.extend(stage);
+                    class.push(images);
+                    meanings.push(meaning);
+                }
+                let meaning = json!({
+                    "train": 1,
+                    "backbone": self.resources.backbone_identity(),
+                    "from": from.map(|at| self.key(at)),
+                    "concepts": meanings,
+                    "settings": settings,
+                    "tokens": tokens,
+                    "seed": seed,
+                });
+                let name = format!("train {label} · {} · seed {seed}", concepts.join(" + "));
+                let work = Work::Train {
+                    from,
+                    concepts: concepts.clone(),
+                    class,
+                    settings: settings.clone(),
+                    tokens: tokens.clone(),
+                    seed: *seed,
+                };
+                Ok(Some(self.add(Kind::Checkpoint, name, meaning, inputs, work)))
+            }
+            Recipe::Merge { parts, settings } => {
+                let mut at = vec![];
+                let mut concepts = vec![];
+                for part in parts {
+                    at.extend(self.checkpoint(label, part)?);
+                    concepts.extend(part.concepts().into_iter().map(str::to_owned));
+                }
+                let words: Vec<String> = concepts
+                    .iter()
+                    .map(|n| Ok(self.resources.concept(n)?.category.clone()))
+                    .collect::<Result<_>>()?;
+                let corpus = self.experiment.regularization.corpus.clone();
+                let modifiers: Vec<_> = recipe.modifiers().into_iter().map(|(m, _)| m).collect();
+                let meaning = json!({
+                    "merge": 1,
+                    "parts": at.iter().map(|&p| self.key(p)).collect::<Vec<_>>(),
+                    "categories": words,
+                    "modifiers": modifiers,
+                    "settings": settings,
+                    "corpus": self.resources.corpus(&corpus)?.identity(),
+                });
+                let name = format!("merge {label} · {}", concepts.join(" + "));
+                let (parts, settings) = (at.clone(), settings.clone());
+                let work = Work::Merge { parts, concepts, modifiers, settings, corpus };
+                Ok(Some(self.add(Kind::Checkpoint, name, meaning, at, work)))
+            }
+        }
+    }
+
+    fn class_images(&mut self, category: &str, settings: &Settings) -> Result<ClassImages> {
+        let count = settings.class_images;
+        Ok(match settings.regularization {
+            Regularization::None => ClassImages::None,
+            Regularization::Real => {
+                let spec = &self.experiment.regularization;
+                let (corpus, threshold) = (spec.corpus.clone(), spec.threshold);
+                ClassImages::Real(self.retrieval(&corpus, category, count, threshold)?)
+            }
+            Regularization::Generated => {
+                let prompt = class_prompt(category);
+                // seeds of their own: evaluation images must not be among the training images
+                let seeds = (0..count).map(|i| (prompt.clone(), GENERATED_SEEDS + i as u64));
+                let images = Images::Listed(seeds.collect());
+                let name = format!("sample {count} × {prompt}");
+                let sampling = self.sampling(GroupName::Single);
+                ClassImages::Generated(self.samples(name, None, &images, &sampling), images)
+            }
+        })
+    }
+
+    fn cell(&mut self, row: &RowPlan, subject: &Subject, seed: u64) -> Result<()> {
+        let concepts: Vec<&Concept> =
+            subject.concepts.iter().map(|n| self.resources.concept(n)).collect::<Result<_>>()?;
+        let words: Vec<String> = concepts.iter().map(|c| c.category.clone()).collect();
+        let targets: Vec<Vec<&String>> =
+            concepts.iter().map(|c| c.targets.iter().map(|t| &t.hash).collect()).collect();
+        let targets = json!(targets);
+        let mut phrases = words.clone();
+        let mut recipe = Recipe::Pretrained;
+        if let Some(method) = row.method {
+            let settings = self.settings(method, row, subject.concepts.len())?;
+            recipe = method.recipe(&subject.concepts, &settings, seed);
+            phrases = recipe.phrases(&words);
+        }
+        let checkpoint = self.checkpoint(&row.label, &recipe)?;
+
+        let title = format!("{} · {} · seed {seed}", row.label, subject.name);
+        let sampling = self.sampling(subject.group);
+        let per_prompt = match subject.group {
+            GroupName::Single => self.scale.images,
+            GroupName::Multi => self.scale.pair_images,
+        };
+        let has_images = matches!(row.kind, CellKind::Method(_) | CellKind::Pretrained);
+        let texts: Vec<String> = subject.prompts.iter().map(|p| p.fill(&words)).collect();
+        let mut groups = vec![];
+        let mut samples = None;
+        if has_images {
+            let mut list = vec![];
+            for (i, prompt) in subject.prompts.iter().enumerate() {
+                for j in 0..per_prompt {
+                    list.push((prompt.fill(&phrases), image_seed(seed, i, j)));
+                    groups.push(i);
+                }
+            }
+            let images = Images::Listed(list);
+            let at = self.samples(format!("sample {title}"), checkpoint, &images, &sampling);
+            samples = Some((at, images));
+        }
+
+        let mut kid = None;
+        if subject.group == GroupName::Single && self.scale.kid_images >= 2 {
+            let count = self.scale.kid_images;
+            let spec = &self.experiment.regularization;
+            let (corpus, validation) = (spec.corpus.clone(), spec.validation.clone());
+            let real = self.retrieval(&validation, &words[0], count, ANY)?;
+            let side = match row.kind {
+                CellKind::Real => KidSide::Real(self.retrieval(&corpus, &words[0], count, ANY)?),
+                CellKind::Copies => KidSide::Targets,
+                _ => {
+                    // captions have no modifier token: where no weight moved, they sample the same
+                    let from = checkpoint.filter(|_| moves_weights(&recipe));
+                    let key = self.key(real).clone();
+                    let images = Images::CaptionsOf { stage: real, key, count, seed };
+                    let whose = if from.is_some() { &row.label } else { "Pretrained" };
+                    let name = format!("sample {whose} · {} · {count} for KID", subject.name);
+                    KidSide::Samples(self.samples(name, from, &images, &sampling), images)
+                }
+            };
+            kid = Some((side, real));
+        }
+
+        let side = kid.as_ref().map(|(side, real)| match side {
+            KidSide::Samples(at, _) | KidSide::Real(at) => json!([self.key(*at), self.key(*real)]),
+            KidSide::Targets => json!(["targets", self.key(*real)]),
+        });
+        let meaning = json!({
+            "scores": SCORES_VERSION,
+            "kind": row.kind.as_str(),
+            "embedder": self.resources.embedder()?.identity(),
+            "samples": samples.as_ref().map(|(at, _)| self.key(*at)),
+            "texts": texts,
+            "groups": groups,
+            "targets": targets,
+            "kid": side,
+        });
+        let mut inputs: Vec<usize> = samples.iter().map(|(at, _)| *at).collect();
+        if let Some((side, real)) = &kid {
+            inputs.push(*real);
+            if let KidSide::Samples(at, _) | KidSide::Real(at) = side {
+                inputs.push(*at);
+            }
+        }
+        let concepts = subject.concepts.clone();
+        let work = ScoreWork { kind: row.kind.clone(), concepts, samples, texts, groups, kid };
+        let name = format!("score {title}");
+        let scores = self.add(Kind::Scores, name, meaning, inputs, Work::Score(work));
+        self.plan.cells.push(Cell {
+            group: subject.group,
+            subject: subject.name.clone(),
+            concepts: subject.concepts.clone(),
+            label: row.label.clone(),
+            paper: row.paper.clone(),
+            kind: row.kind.clone(),
+            seed,
+            scores,
+            checkpoint,
+            steps: steps(&recipe),
+        });
+        Ok(())
+    }
+
+    fn settings(&self, method: &dyn Method, row: &RowPlan, concepts: usize) -> Result<Settings> {
+        let none = toml::Table::new();
+        let given = row.row.map_or(&none, |r| &r.settings);
+        let mut settings = method
+            .defaults(self.resources.profile(), concepts)
+            .with(given)
+            .map_err(|e| match e {
+                Error::Input { message, hint } => {
+                    Error::Input { message: format!("row `{}`: {message}", row.label), hint }
+                }
+                other => other,
+            })?;
+        settings.steps = ((settings.steps as f64 * self.scale.train_steps).round() as u64).max(1);
+        Ok(settings)
+    }
+}
+
+/// Training steps, over all that is trained for a checkpoint.
+fn steps(recipe: &Recipe) -> u64 {
+    match recipe {
+        Recipe::Pretrained => 0,
+        Recipe::Train { from, settings, .. } => steps(from) + settings.steps,
+        Recipe::Merge { parts, .. } => parts.iter().map(steps).sum(),
+    }
+}
+
+/// Whether anything changes but the embeddings of modifier tokens.
+fn moves_weights(recipe: &Recipe) -> bool {
+    match recipe {
+        Recipe::Pretrained => false,
+        Recipe::Train { from, settings, .. } => {
+            moves_weights(from) || settings.train.to_string() != "tokens"
+        }
+        Recipe::Merge { .. } => true,
+    }
+}
+
+/// The first seed of generated regularisation images.
+const GENERATED_SEEDS: u64 = 1 << 56;
+/// No least similarity: the nearest, however near.
+const ANY: f32 = -1.0;
+/// Of what scores are.
+const SCORES_VERSION: u32 = 1;

@@ -1,0 +1,286 @@
+//! Doing what is missing, in order, several stages at a time if asked.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use super::key::differences;
+use super::plan::Plan;
+use super::resources::Resources;
+use super::stage::{Stage, Work};
+use super::store::{Provenance, Store};
+use super::work::{Missing, Worker, is_there};
+use crate::{Error, Result, process};
+
+/// What is to be done with a stage, and why.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Todo {
+    /// Its result is there, or nobody needs it.
+    Nothing,
+    /// It is run.
+    Run {
+        /// For people.
+        reason: String,
+        /// Seconds, where something like it has been measured in this store.
+        estimate: Option<f64>,
+    },
+}
+
+/// What happens while a plan runs.
+pub enum Event<'a> {
+    /// A stage begins.
+    Start {
+        /// Its number.
+        at: usize,
+        /// Why it is run.
+        reason: &'a str,
+    },
+    /// Another process is at the same stage.
+    Waiting(usize),
+    /// Units done, and in all.
+    Progress(usize, u64, u64),
+    /// It is done, after so many seconds.
+    Done(usize, f64),
+    /// It failed.
+    Failed(usize, &'a Error),
+    /// Something it needs failed.
+    Skipped(usize),
+}
+
+/// Hears what happens; from several threads.
+pub type Watch<'a> = dyn Fn(Event) + Sync + 'a;
+
+/// What became of a run.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// Stages that failed, and why.
+    pub failed: Vec<(usize, Error)>,
+    /// Stages that could not run because of those.
+    pub skipped: BTreeSet<usize>,
+    /// Stages that were run.
+    pub done: usize,
+    /// The user stopped it.
+    pub interrupted: bool,
+}
+
+/// What is to be done, stage by stage, for the results of the stages `wanted`: those of them that are
+/// missing, and all that they need.
+///
+/// # Errors
+/// A store that cannot be read.
+pub fn survey(
+    plan: &Plan,
+    store: &Store,
+    resources: &Resources,
+    wanted: &[usize],
+) -> Result<Vec<Todo>> {
+    let mut todo = vec![Todo::Nothing; plan.stages.len()];
+    let mut open = wanted.to_vec();
+    let rates = store.rates();
+    let mut seen = BTreeSet::new();
+    while let Some(at) = open.pop() {
+        if !seen.insert(at) {
+            continue;
+        }
+        let missing = is_there(plan, store, resources, at)?;
+        if missing.missing == 0 {
+            continue;
+        }
+        let stage = &plan.stages[at];
+        let seconds = rates.get(&rate_name(stage, resources)).copied();
+        let estimate = seconds.map(|s| s * units(stage, missing));
+        todo[at] = Todo::Run { reason: reason(stage, missing, store), estimate };
+        open.extend(&stage.inputs);
+    }
+    Ok(todo)
+}
+
+fn reason(stage: &Stage, missing: Missing, store: &Store) -> String {
+    if missing.missing < missing.of {
+        return format!("{} of {} images are missing", missing.missing, missing.of);
+    }
+    match store.last_meaning(&stage.name) {
+        Some((key, _)) if key == stage.key => "its result was deleted".into(),
+        Some((_, old)) => {
+            let changed = differences(&old, &stage.meaning);
+            let more = changed.len().saturating_sub(3);
+            let mut text = changed.into_iter().take(3).collect::<Vec<_>>().join(", ");
+            if more > 0 {
+                text += &format!(" and {more} more");
+            }
+            format!("changed: {text}")
+        }
+        None => "not in the store".into(),
+    }
+}
+
+/// Under which a stage's speed is remembered.
+fn rate_name(stage: &Stage, resources: &Resources) -> String {
+    let device = if resources.machine().device.is_cpu() { "cpu" } else { "gpu" };
+    let backbone = resources.backbone_name();
+    match &stage.work {
+        Work::Train { settings, .. } => format!("train {} {backbone} {device}", settings.train),
+        Work::Sample { .. } => format!("sample {backbone} {device}"),
+        Work::Merge { .. } => format!("merge {backbone} {device}"),
+        Work::Retrieve { .. } => format!("retrieve {device}"),
+        Work::Score(_) => format!("score {device}"),
+    }
+}
+
+/// How much work is left: images × steps, or 1.
+fn units(stage: &Stage, missing: Missing) -> f64 {
+    match &stage.work {
+        Work::Train { settings, .. } => settings.steps as f64 * settings.batch as f64,
+        Work::Sample { sampling, .. } => (missing.missing * sampling.steps) as f64,
+        _ => 1.0,
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    Pending,
+    Running,
+    Finished,
+    Failed,
+}
+
+/// Runs what `todo` says, `jobs` stages at a time. A stage that fails takes only those with it that
+/// need it.
+///
+/// # Errors
+/// None of the stages': those are in the outcome.
+pub fn run(
+    plan: &Plan,
+    store: &Store,
+    resources: &Resources,
+    todo: &[Todo],
+    jobs: usize,
+    stop: &AtomicBool,
+    watch: &Watch,
+) -> Outcome {
+    let states: Vec<State> = todo
+        .iter()
+        .map(|t| if *t == Todo::Nothing { State::Finished } else { State::Pending })
+        .collect();
+    let states = Mutex::new(states);
+    let outcome = Mutex::new(Outcome::default());
+    let changed = Condvar::new();
+    std::thread::scope(|scope| {
+        for _ in 0..jobs.max(1) {
+            scope.spawn(|| {
+                let mut worker = Worker::new(plan, store, resources, stop);
+                while let Some(at) = next(plan, &states, &outcome, &changed, stop, watch) {
+                    let Todo::Run { reason, .. } = &todo[at] else { continue };
+                    watch(Event::Start { at, reason });
+                    let done = one(&mut worker, at, watch);
+                    let mut outcome = outcome.lock().unwrap_or_else(PoisonError::into_inner);
+                    let state = match done {
+                        Ok(seconds) => {
+                            watch(Event::Done(at, seconds));
+                            outcome.done += 1;
+                            State::Finished
+                        }
+                        Err(Error::Interrupted) => {
+                            outcome.interrupted = true;
+                            State::Failed
+                        }
+                        Err(error) => {
+                            watch(Event::Failed(at, &error));
+                            outcome.failed.push((at, error));
+                            State::Failed
+                        }
+                    };
+                    states.lock().unwrap_or_else(PoisonError::into_inner)[at] = state;
+                    changed.notify_all();
+                }
+            });
+        }
+    });
+    let mut outcome = outcome.into_inner().unwrap_or_else(PoisonError::into_inner);
+    outcome.interrupted |= stop.load(Ordering::Relaxed);
+    outcome
+}
+
+/// The first stage that can run; waits for one; none when there will be none.
+fn next(
+    plan: &Plan,
+    states: &Mutex<Vec<State>>,
+    outcome: &Mutex<Outcome>,
+    changed: &Condvar,
+    stop: &AtomicBool,
+    watch: &Watch,
+) -> Option<usize> {
+    let mut states = states.lock().unwrap_or_else(PoisonError::into_inner);
+    loop {
+        if stop.load(Ordering::Relaxed) {
+            return None;
+        }
+        let mut ready = None;
+        for (at, stage) in plan.stages.iter().enumerate() {
+            if states[at] != State::Pending {
+                continue;
+            }
+            if stage.inputs.iter().any(|&i| states[i] == State::Failed) {
+                states[at] = State::Failed;
+                watch(Event::Skipped(at));
+                outcome.lock().unwrap_or_else(PoisonError::into_inner).skipped.insert(at);
+            } else if stage.inputs.iter().all(|&i| states[i] == State::Finished) && ready.is_none()
+            {
+                ready = Some(at);
+            }
+        }
+        if let Some(at) = ready {
+            states[at] = State::Running;
+            return Some(at);
+        }
+        if !states.contains(&State::Running) {
+            return None;
+        }
+        states = changed.wait(states).unwrap_or_else(PoisonError::into_inner);
+    }
+}
+
+/// Runs a stage and says how long it took.
+fn one(worker: &mut Worker, at: usize, watch: &Watch) -> Result<f64> {
+    let (plan, store) = (worker.plan, worker.store);
+    let stage = &plan.stages[at];
+    let _lock = store.lock(&stage.folder, || watch(Event::Waiting(at)))?;
+    let start = Instant::now();
+    // another process may have done it while this one waited
+    if is_there(plan, store, worker.resources, at)?.missing > 0 {
+        let units = worker.run(stage, &|done, of| watch(Event::Progress(at, done, of)))?;
+        let seconds = start.elapsed().as_secs_f64();
+        if units > 0.0 {
+            store.set_rate(&rate_name(stage, worker.resources), seconds / units)?;
+        }
+        finish(worker, stage, seconds)?;
+    }
+    store.remember(&stage.name, &stage.key, &stage.meaning)?;
+    Ok(start.elapsed().as_secs_f64())
+}
+
+fn finish(worker: &Worker, stage: &Stage, seconds: f64) -> Result<()> {
+    let kind = stage.kind.folder();
+    // of a folder that grows, the time of all that made it
+    let before = worker.store.provenance(kind, &stage.folder)?.map_or(0.0, |p| p.seconds);
+    let mut meaning = stage.meaning.clone();
+    if let Work::Sample { .. } = &stage.work
+        && let Some(object) = meaning.as_object_mut()
+    {
+        object.remove("images");
+    }
+    worker.store.finish(&Provenance {
+        kind: kind.into(),
+        name: stage.name.clone(),
+        key: stage.folder.clone(),
+        meaning,
+        inputs: stage.inputs.iter().map(|&i| worker.plan.stages[i].key.clone()).collect(),
+        software: process::software(),
+        machine: process::machine(),
+        finished: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
+        seconds: before + seconds,
+        peak_mb: process::peak_memory().unwrap_or(0) as f64 / 1e6,
+        bytes: 0,
+    })
+}

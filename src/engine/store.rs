@@ -1,0 +1,357 @@
+//! Where results are kept: a folder for each stage, named after its key.
+//!
+//! ```text
+//! store.json                     version of the layout
+//! <kind>/<key>/stage.json        what it means and how it was made; written last
+//! <kind>/<key>/…                 the files
+//! work/<key>/                    states of what is not finished
+//! names/<name>.json              the key a name had last, to say what changed
+//! rates.json                     how long things took, for estimates
+//! ```
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::key::{Key, hex};
+use crate::{Error, Result, safefile};
+
+/// Of the layout. A store of a newer version is left alone.
+const VERSION: u32 = 1;
+
+/// A store of results.
+#[derive(Clone, Debug)]
+pub struct Store {
+    root: PathBuf,
+}
+
+/// How an artifact came to be: `stage.json`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Provenance {
+    /// `checkpoint`, `samples`, …
+    pub kind: String,
+    /// For people.
+    pub name: String,
+    /// The hash of `meaning`.
+    pub key: Key,
+    /// Everything that the artifact depends on.
+    pub meaning: Value,
+    /// The artifacts it was made from.
+    pub inputs: Vec<Key>,
+    /// The program's version and revision.
+    pub software: String,
+    /// What it ran on.
+    pub machine: String,
+    /// When it was finished, in seconds since 1970.
+    pub finished: u64,
+    /// How long it took, over all interruptions where that is known.
+    pub seconds: f64,
+    /// The most memory the process has held, in MB.
+    pub peak_mb: f64,
+    /// Of all files.
+    pub bytes: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoreFile {
+    version: u32,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Named {
+    key: Key,
+    meaning: Value,
+}
+
+/// Keeps others from the same stage until it is dropped.
+pub struct StageLock(#[allow(dead_code)] fs::File);
+
+impl Store {
+    /// Opens the store at `root`, or makes it.
+    ///
+    /// # Errors
+    /// [`Error::Input`] for a store of a newer version, or a folder that holds something else;
+    /// [`Error::Io`].
+    pub fn open(root: &Path) -> Result<Self> {
+        let file = root.join("store.json");
+        match fs::read_to_string(&file) {
+            Ok(text) => {
+                let found: StoreFile = serde_json::from_str(&text).map_err(|e| {
+                    Error::input_hint(
+                        format!("{}: not a store of cdbench: {e}", file.display()),
+                        "name another folder with --store",
+                    )
+                })?;
+                if found.version > VERSION {
+                    return Err(Error::input_hint(
+                        format!(
+                            "{}: the store has version {}, this program knows {VERSION}",
+                            file.display(),
+                            found.version
+                        ),
+                        "use a newer cdbench, or another folder with --store",
+                    ));
+                }
+            }
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                fs::create_dir_all(root).map_err(Error::io(root))?;
+                let text = serde_json::to_string(&StoreFile { version: VERSION });
+                safefile::write(&file, text.unwrap_or_default() + "\n")?;
+            }
+            Err(e) => return Err(Error::io(&file)(e)),
+        }
+        Ok(Store { root: root.to_owned() })
+    }
+
+    /// Where it is.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The folder of a stage's files.
+    pub fn dir(&self, kind: &str, key: &Key) -> PathBuf {
+        self.root.join(kind).join(key.short())
+    }
+
+    /// The folder of a stage's states while it runs.
+    pub fn work_dir(&self, key: &Key) -> PathBuf {
+        self.root.join("work").join(key.short())
+    }
+
+    /// The folder of what can be made again at any time: embedded captions, exported models.
+    pub fn cache_dir(&self) -> PathBuf {
+        self.root.join("cache")
+    }
+
+    /// How a finished stage came to be; `None` if it is not finished.
+    ///
+    /// # Errors
+    /// A file that is damaged.
+    pub fn provenance(&self, kind: &str, key: &Key) -> Result<Option<Provenance>> {
+        let path = self.dir(kind, key).join("stage.json");
+        let Some(text) = read_if_there(&path)? else { return Ok(None) };
+        let found: Provenance = serde_json::from_str(&text).map_err(|e| damaged(&path, &e))?;
+        if found.key != *key {
+            return Err(damaged(&path, &"it belongs to another key"));
+        }
+        Ok(Some(found))
+    }
+
+    /// Writes `stage.json`, which makes the stage finished.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn finish(&self, provenance: &Provenance) -> Result<()> {
+        let dir = self.dir(&provenance.kind, &provenance.key);
+        let mut provenance = provenance.clone();
+        provenance.bytes = bytes_below(&dir)?;
+        let text = serde_json::to_string_pretty(&provenance).unwrap_or_default();
+        safefile::write(&dir.join("stage.json"), text + "\n")
+    }
+
+    /// Waits for, and takes, the right to run a stage. `waiting` is called once if another process has
+    /// it.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn lock(&self, key: &Key, waiting: impl FnOnce()) -> Result<StageLock> {
+        let folder = self.root.join("locks");
+        fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
+        let path = folder.join(key.short());
+        let file = fs::File::options().create(true).append(true).open(&path);
+        let file = file.map_err(Error::io(&path))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(fs::TryLockError::WouldBlock) => {
+                waiting();
+                file.lock().map_err(Error::io(&path))?;
+            }
+            Err(fs::TryLockError::Error(e)) => return Err(Error::io(&path)(e)),
+        }
+        Ok(StageLock(file))
+    }
+
+    /// What `name` meant when it was last finished.
+    pub fn last_meaning(&self, name: &str) -> Option<(Key, Value)> {
+        let text = fs::read_to_string(self.name_file(name)).ok()?;
+        serde_json::from_str::<Named>(&text).ok().map(|n| (n.key, n.meaning))
+    }
+
+    /// Remembers what `name` means.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn remember(&self, name: &str, key: &Key, meaning: &Value) -> Result<()> {
+        let named = Named { key: key.clone(), meaning: meaning.clone() };
+        safefile::write(&self.name_file(name), serde_json::to_string(&named).unwrap_or_default())
+    }
+
+    fn name_file(&self, name: &str) -> PathBuf {
+        self.root.join("names").join(format!("{}.json", &hex(name)[..24]))
+    }
+
+    /// Seconds for a unit of work, as it was last measured.
+    pub fn rates(&self) -> BTreeMap<String, f64> {
+        let text = fs::read_to_string(self.root.join("rates.json")).unwrap_or_default();
+        serde_json::from_str(&text).unwrap_or_default()
+    }
+
+    /// Remembers seconds for a unit of work.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn set_rate(&self, what: &str, seconds: f64) -> Result<()> {
+        let mut rates = self.rates();
+        let old = rates.get(what).copied().unwrap_or(seconds);
+        rates.insert(what.to_owned(), 0.5 * old + 0.5 * seconds);
+        let text = serde_json::to_string_pretty(&rates).unwrap_or_default();
+        safefile::write(&self.root.join("rates.json"), text)
+    }
+
+    /// The hash of a file, read once for each size and time of change.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn file_hash(&self, path: &Path) -> Result<String> {
+        let meta = fs::metadata(path).map_err(Error::io(path))?;
+        let changed =
+            meta.modified().ok().and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok());
+        let full = fs::canonicalize(path).map_err(Error::io(path))?;
+        let name = format!("{} {} {changed:?}", full.display(), meta.len());
+        let cached = self.cache_dir().join("hashes").join(&hex(&name)[..24]);
+        if let Ok(hash) = fs::read_to_string(&cached)
+            && hash.len() == 64
+        {
+            return Ok(hash);
+        }
+        let mut file = fs::File::open(path).map_err(Error::io(path))?;
+        let mut hasher = HashWriter(sha2::Digest::new());
+        std::io::copy(&mut file, &mut hasher).map_err(Error::io(path))?;
+        let hash: String =
+            sha2::Digest::finalize(hasher.0).iter().map(|b| format!("{b:02x}")).collect();
+        safefile::write(&cached, &hash)?;
+        Ok(hash)
+    }
+}
+
+struct HashWriter(sha2::Sha256);
+
+impl std::io::Write for HashWriter {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        sha2::Digest::update(&mut self.0, bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+fn damaged(path: &Path, e: &dyn std::fmt::Display) -> Error {
+    Error::input_hint(
+        format!("{}: damaged: {e}", path.display()),
+        "delete its folder; it is made again when it is needed",
+    )
+}
+
+/// A file's text, `None` if there is no such file.
+pub(super) fn read_if_there(path: &Path) -> Result<Option<String>> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(Error::io(path)(e)),
+    }
+}
+
+/// The size of all files in a folder.
+pub(super) fn bytes_below(dir: &Path) -> Result<u64> {
+    let mut sum = 0;
+    for entry in fs::read_dir(dir).map_err(Error::io(dir))? {
+        let meta = entry.and_then(|e| Ok((e.path(), e.metadata()?))).map_err(Error::io(dir))?;
+        sum += if meta.1.is_dir() { bytes_below(&meta.0)? } else { meta.1.len() };
+    }
+    Ok(sum)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn provenance(meaning: Value) -> Provenance {
+        Provenance {
+            kind: "checkpoint".into(),
+            name: "train".into(),
+            key: Key::of(&meaning),
+            meaning,
+            inputs: vec![],
+            software: String::new(),
+            machine: String::new(),
+            finished: 0,
+            seconds: 1.0,
+            peak_mb: 1.0,
+            bytes: 0,
+        }
+    }
+
+    #[test]
+    fn a_stage_is_finished_once_its_provenance_is_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let made = provenance(json!({"a": 1}));
+        let folder = store.dir(&made.kind, &made.key);
+        assert!(store.provenance("checkpoint", &made.key).unwrap().is_none());
+        safefile::write(&folder.join("x"), "12345").unwrap();
+        assert!(store.provenance("checkpoint", &made.key).unwrap().is_none());
+        store.finish(&made).unwrap();
+        assert_eq!(store.provenance("checkpoint", &made.key).unwrap().unwrap().bytes, 5);
+        fs::write(folder.join("stage.json"), "{").unwrap();
+        assert!(store.provenance("checkpoint", &made.key).is_err());
+    }
+
+    #[test]
+    fn newer_stores_and_other_folders_are_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("store.json"), r#"{"version": 99}"#).unwrap();
+        let error = Store::open(dir.path()).unwrap_err();
+        assert!(error.to_string().contains("version 99"), "{error}");
+        fs::write(dir.path().join("store.json"), "hello").unwrap();
+        assert_eq!(Store::open(dir.path()).unwrap_err().exit_code(), 3);
+    }
+
+    #[test]
+    fn one_process_at_a_time_runs_a_stage() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let key = Key::of(&json!(1));
+        let first = store.lock(&key, || panic!("free")).unwrap();
+        let waited = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let second = scope.spawn(|| {
+                let wait = || waited.store(true, std::sync::atomic::Ordering::SeqCst);
+                store.lock(&key, wait).map(|_| ())
+            });
+            while !waited.load(std::sync::atomic::Ordering::SeqCst) {
+                std::thread::yield_now();
+            }
+            drop(first);
+            second.join().unwrap().unwrap();
+        });
+    }
+
+    #[test]
+    fn a_changed_file_has_another_hash() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("store")).unwrap();
+        let file = dir.path().join("f");
+        fs::write(&file, "one").unwrap();
+        let one = store.file_hash(&file).unwrap();
+        assert_eq!(one, store.file_hash(&file).unwrap());
+        fs::write(&file, "three").unwrap();
+        assert_ne!(one, store.file_hash(&file).unwrap());
+    }
+}

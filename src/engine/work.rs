@@ -1,0 +1,365 @@
+//! How each kind of stage is done.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use image::RgbImage;
+
+use super::plan::Plan;
+use super::resources::Resources;
+use super::scores::{Judged, score};
+use super::stage::{ClassImages, Images, KidSide, Stage, Work, image_file, image_seed};
+use super::store::Store;
+use crate::data::{self, Manifest};
+use crate::diffusion::png::Png;
+use crate::diffusion::{Backbone, Request, Sampling};
+use crate::methods::{self, ClassPicture, Delta, Instance, Part, Training, Undo};
+use crate::spec::SamplingSpec;
+use crate::{Error, Result, safefile};
+
+/// Images sampled between two looks at what the user wants, and at most lost.
+const BATCH: usize = 8;
+
+/// One worker: does stages one after another, and keeps the backbone it used last.
+pub struct Worker<'a> {
+    pub plan: &'a Plan,
+    pub store: &'a Store,
+    pub resources: &'a Resources,
+    pub stop: &'a AtomicBool,
+    loaded: Option<Loaded>,
+}
+
+/// The backbone, and what was changed of it.
+struct Loaded {
+    backbone: Backbone,
+    checkpoint: Option<(usize, Undo)>,
+}
+
+/// Hears how far a stage is: units done, and in all.
+pub type OnProgress<'a> = dyn Fn(u64, u64) + Sync + 'a;
+
+impl<'a> Worker<'a> {
+    pub fn new(
+        plan: &'a Plan,
+        store: &'a Store,
+        resources: &'a Resources,
+        stop: &'a AtomicBool,
+    ) -> Self {
+        Worker { plan, store, resources, stop, loaded: None }
+    }
+
+    /// Does a stage: its files are in its folder then. Returns the units of work that were done.
+    pub fn run(&mut self, stage: &Stage, progress: &OnProgress) -> Result<f64> {
+        let dir = self.store.dir(stage.kind.folder(), &stage.folder);
+        match &stage.work {
+            Work::Retrieve { corpus, queries, count, threshold } => {
+                let corpus = self.resources.corpus(corpus)?;
+                let embedder = self.resources.embedder()?;
+                let cache = self.resources.caption_cache();
+                let found =
+                    data::retrieve(&*corpus, queries, *count, *threshold, embedder, Some(&cache))?;
+                if found.entries.len() < *count {
+                    tracing::warn!(
+                        "{}: {} of {count} pictures have captions with a similarity of at least {threshold}",
+                        stage.name,
+                        found.entries.len()
+                    );
+                }
+                found.save(&dir.join(MANIFEST))?;
+                Ok(1.0)
+            }
+            Work::Train { .. } => self.train(stage, &dir, progress),
+            Work::Merge { .. } => self.merge(stage, &dir),
+            Work::Sample { checkpoint, images, sampling } => {
+                self.sample(*checkpoint, images, sampling, &dir, progress)
+            }
+            Work::Score(_) => self.score(stage, &dir),
+        }
+    }
+
+    fn train(&mut self, stage: &Stage, dir: &Path, progress: &OnProgress) -> Result<f64> {
+        let Work::Train { from, concepts, class, settings, tokens, seed } = &stage.work else {
+            return Ok(0.0);
+        };
+        let mut instances = vec![];
+        for (name, class) in concepts.iter().zip(class) {
+            let concept = self.resources.concept(name)?;
+            instances.push(Instance {
+                name: name.clone(),
+                category: concept.category.clone(),
+                pictures: concept.targets.iter().map(|t| t.image.clone()).collect(),
+                class: self.class_pictures(class)?,
+            });
+        }
+        let from = from.map(|at| self.delta(at)).transpose()?;
+        let work = self.store.work_dir(&stage.key);
+        let training = Training {
+            from: from.as_ref(),
+            instances: &instances,
+            settings,
+            tokens,
+            seed: *seed,
+            dir: &work,
+        };
+        let stop = self.stop;
+        let mut done = 0u64;
+        let backbone = self.backbone(None)?;
+        let delta = methods::train(backbone, &training, stop, &mut |p| {
+            done += 1;
+            progress(p.step, p.steps);
+        })?;
+        delta.save(dir)?;
+        let _ = std::fs::remove_dir_all(&work);
+        Ok(done as f64 * settings.batch as f64)
+    }
+
+    fn merge(&mut self, stage: &Stage, dir: &Path) -> Result<f64> {
+        let Work::Merge { parts, concepts, modifiers, settings, corpus } = &stage.work else {
+            return Ok(0.0);
+        };
+        let deltas: Vec<Delta> = parts.iter().map(|&at| self.delta(at)).collect::<Result<_>>()?;
+        let mut whole = vec![];
+        for ((delta, name), &modifier) in deltas.iter().zip(concepts).zip(modifiers) {
+            whole.push(Part { delta, modifier, category: &self.resources.concept(name)?.category });
+        }
+        let captions = self.resources.spread_captions(corpus, settings.captions)?;
+        let (delta, report) = methods::merge(self.backbone(None)?, &whole, &captions, settings)?;
+        delta.save(dir)?;
+        if let Some(report) = report {
+            for warning in report.warnings() {
+                tracing::warn!("{}: {warning}", stage.name);
+            }
+            let text = serde_json::to_string_pretty(&report).unwrap_or_default();
+            safefile::write(&dir.join("merge.json"), text + "\n")?;
+        }
+        Ok(1.0)
+    }
+
+    fn sample(
+        &mut self,
+        checkpoint: Option<usize>,
+        images: &Images,
+        spec: &SamplingSpec,
+        dir: &Path,
+        progress: &OnProgress,
+    ) -> Result<f64> {
+        let all = self.listed(images)?;
+        let missing: Vec<&(String, u64)> =
+            all.iter().filter(|(p, s)| !dir.join(image_file(p, *s)).is_file()).collect();
+        let (width, height) = self.resources.size();
+        let sampling = Sampling {
+            steps: spec.steps,
+            guidance: spec.guidance,
+            scheduler: spec.kind()?,
+            eta: 0.0,
+            height,
+            width,
+            negative_prompt: String::new(),
+        };
+        let stop = self.stop;
+        let backbone = match missing.is_empty() {
+            true => return Ok(0.0),
+            false => self.backbone(checkpoint)?,
+        };
+        let had = all.len() - missing.len();
+        for (i, some) in missing.chunks(BATCH).enumerate() {
+            let requests: Vec<Request> = some
+                .iter()
+                .map(|(prompt, seed)| Request {
+                    prompt: prompt.clone(),
+                    seed: *seed,
+                    latents: None,
+                })
+                .collect();
+            let samples = backbone.sample(&requests, &sampling, &|_| {
+                if stop.load(Ordering::Relaxed) { Err(Error::Interrupted) } else { Ok(()) }
+            })?;
+            for (request, sample) in requests.iter().zip(samples) {
+                let (width, height) = sample.image.dimensions();
+                let png = Png {
+                    width: width as usize,
+                    height: height as usize,
+                    rgb: sample.image.into_raw(),
+                    text: vec![
+                        ("prompt".into(), request.prompt.clone()),
+                        ("seed".into(), request.seed.to_string()),
+                    ],
+                };
+                png.write(&dir.join(image_file(&request.prompt, request.seed)))?;
+            }
+            progress((had + i * BATCH + some.len()) as u64, all.len() as u64);
+        }
+        Ok((missing.len() * spec.steps) as f64)
+    }
+
+    fn score(&mut self, stage: &Stage, dir: &Path) -> Result<f64> {
+        let Work::Score(work) = &stage.work else { return Ok(0.0) };
+        let concepts: Vec<_> =
+            work.concepts.iter().map(|n| self.resources.concept(n)).collect::<Result<_>>()?;
+        let (mut images, mut files, mut seeds) = (vec![], vec![], vec![]);
+        if let Some((at, list)) = &work.samples {
+            for (path, seed) in self.files(*at, list)? {
+                images.push(read_image(&path)?);
+                let file = path.strip_prefix(self.store.root()).unwrap_or(&path);
+                files.push(file.to_string_lossy().into_owned());
+                seeds.push(seed);
+            }
+        }
+        let kid = match &work.kid {
+            None => None,
+            Some((side, real)) => {
+                let pictures = match side {
+                    KidSide::Targets => {
+                        concepts[0].targets.iter().map(|t| t.image.clone()).collect()
+                    }
+                    KidSide::Real(at) => self.retrieved(*at)?.into_iter().map(|(i, _)| i).collect(),
+                    KidSide::Samples(at, list) => self
+                        .files(*at, list)?
+                        .iter()
+                        .map(|(path, _)| read_image(path))
+                        .collect::<Result<_>>()?,
+                };
+                Some((pictures, self.retrieved(*real)?))
+            }
+        };
+        let judged = Judged {
+            kind: &work.kind,
+            concepts: &concepts,
+            images,
+            files,
+            seeds,
+            texts: &work.texts,
+            groups: &work.groups,
+            kid,
+        };
+        let scores = score(judged, self.resources.embedder()?)?;
+        let text = serde_json::to_string(&scores).unwrap_or_default();
+        safefile::write(&dir.join(SCORES), text)?;
+        Ok(1.0)
+    }
+
+    /// Where a stage's files are.
+    fn folder(&self, at: usize) -> PathBuf {
+        let stage = &self.plan.stages[at];
+        self.store.dir(stage.kind.folder(), &stage.folder)
+    }
+
+    /// The backbone with a checkpoint's weights: loaded once, changed and changed back.
+    fn backbone(&mut self, at: Option<usize>) -> Result<&mut Backbone> {
+        let mut loaded = match self.loaded.take() {
+            Some(loaded) => loaded,
+            None => Loaded { backbone: self.resources.load_backbone()?, checkpoint: None },
+        };
+        if loaded.checkpoint.as_ref().map(|(at, _)| *at) != at {
+            if let Some((_, undo)) = loaded.checkpoint.take() {
+                undo.restore(&mut loaded.backbone)?;
+            }
+            if let Some(at) = at {
+                let undo = self.delta(at)?.apply(&mut loaded.backbone)?;
+                loaded.checkpoint = Some((at, undo));
+            }
+        }
+        Ok(&mut self.loaded.insert(loaded).backbone)
+    }
+
+    fn delta(&self, at: usize) -> Result<Delta> {
+        Delta::load(&self.folder(at))
+    }
+
+    /// Prompts and seeds, where a list depends on a retrieval.
+    pub fn listed(&self, images: &Images) -> Result<Vec<(String, u64)>> {
+        Ok(match images {
+            Images::Listed(all) => all.clone(),
+            Images::CaptionsOf { stage, count, seed, .. } => {
+                let found = Manifest::load(&self.folder(*stage).join(MANIFEST))?;
+                let captions = found.entries.into_iter().map(|e| e.caption).take(*count);
+                captions.enumerate().map(|(i, c)| (c, image_seed(*seed, i, 0))).collect()
+            }
+        })
+    }
+
+    /// The files that a sampling stage wrote, with their seeds.
+    fn files(&self, at: usize, images: &Images) -> Result<Vec<(PathBuf, u64)>> {
+        let dir = self.folder(at);
+        let all = self.listed(images)?;
+        Ok(all
+            .into_iter()
+            .map(|(prompt, seed)| (dir.join(image_file(&prompt, seed)), seed))
+            .collect())
+    }
+
+    fn retrieved(&self, at: usize) -> Result<Vec<(RgbImage, String)>> {
+        let Work::Retrieve { corpus, .. } = &self.plan.stages[at].work else {
+            return Ok(vec![]);
+        };
+        let manifest = Manifest::load(&self.folder(at).join(MANIFEST))?;
+        data::class_pictures(&manifest, &*self.resources.corpus(corpus)?)
+    }
+
+    fn class_pictures(&self, class: &ClassImages) -> Result<Vec<ClassPicture>> {
+        match class {
+            ClassImages::None => Ok(vec![]),
+            ClassImages::Real(at) => {
+                let found = self.retrieved(*at)?.into_iter();
+                Ok(found.map(|(image, caption)| ClassPicture { image, caption }).collect())
+            }
+            ClassImages::Generated(at, images) => {
+                let prompts = self.listed(images)?;
+                let files = self.files(*at, images)?;
+                prompts
+                    .into_iter()
+                    .zip(files)
+                    .map(|((caption, _), (path, _))| {
+                        Ok(ClassPicture { image: read_image(&path)?, caption })
+                    })
+                    .collect()
+            }
+        }
+    }
+}
+
+/// What a stage finds when it looks for its result.
+pub fn is_there(plan: &Plan, store: &Store, resources: &Resources, at: usize) -> Result<Missing> {
+    let stage = &plan.stages[at];
+    let dir = store.dir(stage.kind.folder(), &stage.folder);
+    if let Work::Sample { images, .. } = &stage.work {
+        // a folder that others share: what counts is every single image
+        if let Images::CaptionsOf { stage: from, .. } = images
+            && store.provenance("retrieval", &plan.stages[*from].key)?.is_none()
+        {
+            return Ok(Missing { missing: images.count(), of: images.count() });
+        }
+        let stop = AtomicBool::new(false);
+        let all = Worker::new(plan, store, resources, &stop).listed(images)?;
+        let missing = all.iter().filter(|(p, s)| !dir.join(image_file(p, *s)).is_file()).count();
+        return Ok(Missing { missing, of: all.len() });
+    }
+    let there = store.provenance(stage.kind.folder(), &stage.key)?.is_some();
+    Ok(Missing { missing: usize::from(!there), of: 1 })
+}
+
+/// How much of a result is not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Missing {
+    /// Images, or 1 for the whole result.
+    pub missing: usize,
+    /// Of how many.
+    pub of: usize,
+}
+
+/// In a retrieval's folder.
+const MANIFEST: &str = "manifest.json";
+/// In a score's folder.
+const SCORES: &str = "scores.json";
+
+/// An image that this program wrote.
+pub fn read_image(path: &Path) -> Result<RgbImage> {
+    let bad = |e: image::ImageError| match e {
+        image::ImageError::IoError(e) => Error::io(path)(e),
+        other => Error::input_hint(
+            format!("{}: damaged: {other}", path.display()),
+            "delete it; it is made again when it is needed",
+        ),
+    };
+    Ok(image::open(path).map_err(bad)?.into_rgb8())
+}

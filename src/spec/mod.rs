@@ -1,0 +1,296 @@
+//! An experiment: what a TOML file under `experiments/` says, typed and checked.
+
+mod overrides;
+mod scale;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::data::{FolderSource, PromptSource};
+use crate::diffusion::scheduler::SchedulerKind;
+use crate::{Error, Result};
+
+pub use overrides::Override;
+pub use scale::{Scale, ScaleSpec};
+
+/// A sweep: rows of a table, over concepts and pairs of concepts.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Experiment {
+    /// Its name: of the report's folder, and in the store.
+    pub name: String,
+    /// One line for people.
+    pub title: String,
+    /// The paper's table that the report prints beside ours: a file of `metrics/paper/`.
+    #[serde(default)]
+    pub table: Option<String>,
+    /// Default of `--backbone`: `mini`, a diffusers folder or a hub id.
+    #[serde(default = "mini")]
+    pub backbone: String,
+    /// Which defaults the methods take; by the backbone's image size where it is not given.
+    #[serde(default)]
+    pub profile: Option<crate::methods::Profile>,
+    /// How images are sampled.
+    #[serde(default)]
+    pub sampling: SamplingSpec,
+    /// What judges them.
+    #[serde(default)]
+    pub evaluation: EvaluationSpec,
+    /// Where regularisation images come from.
+    #[serde(default)]
+    pub regularization: RegularizationSpec,
+    /// The rows of the table.
+    pub rows: Vec<Row>,
+    /// Concepts that are not the mini world's.
+    #[serde(default)]
+    pub concepts: Vec<FolderSource>,
+    /// Pairs that are not the mini world's.
+    #[serde(default)]
+    pub pairs: Vec<PairSpec>,
+    /// How much is run, by name; `default` is what runs unless `--scale` says otherwise.
+    pub scales: BTreeMap<String, ScaleSpec>,
+    /// Where relative paths start: the file's folder.
+    #[serde(skip)]
+    pub base: PathBuf,
+}
+
+fn mini() -> String {
+    "mini".into()
+}
+
+/// A row of the table: a method with its options.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Row {
+    /// What the table calls it; the method's title if not given.
+    #[serde(default)]
+    pub label: Option<String>,
+    /// A method's name.
+    pub method: String,
+    /// The row of the paper's table it stands beside; the label's if not given.
+    #[serde(default)]
+    pub paper: Option<String>,
+    /// Options that differ from the method's defaults.
+    #[serde(default)]
+    pub settings: toml::Table,
+    /// Whether it is run for single concepts, for pairs, or both; by what the method takes if not
+    /// given.
+    #[serde(default)]
+    pub groups: Option<Vec<GroupName>>,
+}
+
+/// How many concepts a cell has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GroupName {
+    /// One.
+    Single,
+    /// Two or more.
+    Multi,
+}
+
+impl GroupName {
+    /// As files and tables have it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            GroupName::Single => "single",
+            GroupName::Multi => "multi",
+        }
+    }
+}
+
+/// How images are sampled (the paper: DDPM, 50 or 200 steps, guidance 6).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SamplingSpec {
+    /// `ddpm`, `ddim` or `dpm++`.
+    pub scheduler: String,
+    /// Denoising steps.
+    pub steps: usize,
+    /// Classifier-free guidance scale.
+    pub guidance: f64,
+}
+
+impl Default for SamplingSpec {
+    fn default() -> Self {
+        SamplingSpec { scheduler: "ddpm".into(), steps: 50, guidance: 6.0 }
+    }
+}
+
+impl SamplingSpec {
+    /// The sampler.
+    ///
+    /// # Errors
+    /// An unknown name.
+    pub fn kind(&self) -> Result<SchedulerKind> {
+        self.scheduler.parse().map_err(|_| {
+            Error::input_hint(
+                format!("`sampling.scheduler` is `{}`", self.scheduler),
+                "one of ddpm, ddim and dpm++",
+            )
+        })
+    }
+}
+
+/// What judges the images.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EvaluationSpec {
+    /// A folder in transformers' layout, or `mini`; the backbone's own judge if not given.
+    pub clip: Option<String>,
+}
+
+/// Where regularisation images come from, and the real images of KID.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RegularizationSpec {
+    /// A captioned corpus: `mini`, or a folder, CSV or webdataset.
+    pub corpus: String,
+    /// The least cosine of a caption with the concept's prompt (section 3.2 of the paper).
+    pub threshold: f32,
+    /// The corpus of KID's real images, disjoint from the first.
+    pub validation: String,
+}
+
+impl Default for RegularizationSpec {
+    fn default() -> Self {
+        RegularizationSpec {
+            corpus: "mini".into(),
+            threshold: 0.85,
+            validation: "mini-validation".into(),
+        }
+    }
+}
+
+/// Concepts that are composed.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PairSpec {
+    /// Its name in scales and tables.
+    pub name: String,
+    /// Two or more names of concepts.
+    pub concepts: Vec<String>,
+    /// A text file of prompts, or the prompts, with `{0}` and `{1}`.
+    pub prompts: PromptSource,
+}
+
+/// Files larger than this are no experiments.
+const MOST_BYTES: u64 = 1 << 20;
+
+impl Experiment {
+    /// Reads and checks a file, with values replaced by `overrides`.
+    ///
+    /// # Errors
+    /// [`Error::Input`] naming the file, the line, the key and what was wanted.
+    pub fn read(path: &Path, overrides: &[Override]) -> Result<Self> {
+        let size = std::fs::metadata(path).map_err(Error::io(path))?.len();
+        if size > MOST_BYTES {
+            return Err(Error::input(format!("{}: {size} bytes are too many", path.display())));
+        }
+        let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+        let base = path.parent().unwrap_or(Path::new("")).to_owned();
+        Experiment::parse(&text, overrides, &base).map_err(|e| match e {
+            Error::Input { message, hint } => {
+                Error::Input { message: format!("{}: {message}", path.display()), hint }
+            }
+            other => other,
+        })
+    }
+
+    /// As [`Experiment::read`], from the text of a file in `base`.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn parse(text: &str, overrides: &[Override], base: &Path) -> Result<Self> {
+        // the text itself first: its errors know their lines
+        let mut experiment: Experiment = toml::from_str(text).map_err(overrides::explain)?;
+        if !overrides.is_empty() {
+            let mut table: toml::Table = toml::from_str(text).map_err(overrides::explain)?;
+            overrides.iter().try_for_each(|o| o.apply(&mut table))?;
+            experiment = table.try_into().map_err(overrides::explain)?;
+        }
+        experiment.base = base.to_owned();
+        experiment.check()?;
+        Ok(experiment)
+    }
+
+    fn check(&self) -> Result<()> {
+        let plain = |name: &str| {
+            let fits = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
+            !name.is_empty() && name.len() <= 64 && name.chars().all(fits) && !name.starts_with('.')
+        };
+        let names = [("name", &self.name)].into_iter();
+        let names = names.chain(self.concepts.iter().map(|c| ("concepts.name", &c.name)));
+        for (key, name) in names.chain(self.pairs.iter().map(|p| ("pairs.name", &p.name))) {
+            if !plain(name) {
+                return Err(Error::input_hint(
+                    format!("`{key}` is `{name}`"),
+                    "it names files: letters, digits, `_`, `-` and `.` only",
+                ));
+            }
+        }
+        unique("concepts.name", self.concepts.iter().map(|c| c.name.as_str()))?;
+        unique("pairs.name", self.pairs.iter().map(|p| p.name.as_str()))?;
+        if self.rows.is_empty() {
+            return Err(Error::input("`rows` is empty: an experiment needs at least one method"));
+        }
+        let mut labels = vec![];
+        for row in &self.rows {
+            labels.push(row.title()?);
+        }
+        unique("rows.label", labels.iter().map(String::as_str))?;
+        for pair in &self.pairs {
+            if pair.concepts.len() < 2 {
+                let message = format!("the pair `{}` needs at least two concepts", pair.name);
+                return Err(Error::input(message));
+            }
+            unique(
+                &format!("concepts of the pair `{}`", pair.name),
+                pair.concepts.iter().map(String::as_str),
+            )?;
+        }
+        if self.sampling.steps == 0 || !self.sampling.guidance.is_finite() {
+            return Err(Error::input("`sampling` needs at least one step and a finite guidance"));
+        }
+        self.sampling.kind()?;
+        if !(-1.0..=1.0).contains(&self.regularization.threshold) {
+            return Err(Error::input("`regularization.threshold` is a cosine: -1 to 1"));
+        }
+        if !self.scales.contains_key(DEFAULT_SCALE) {
+            return Err(Error::input_hint(
+                format!("there is no scale `{DEFAULT_SCALE}`"),
+                "add a table [scales.default] with the concepts that run by default",
+            ));
+        }
+        self.scales.iter().try_for_each(|(name, scale)| scale.check(name))
+    }
+}
+
+impl Row {
+    /// What the table calls it.
+    ///
+    /// # Errors
+    /// An unknown method.
+    pub fn title(&self) -> Result<String> {
+        let method = crate::methods::find(&self.method)?;
+        Ok(self.label.clone().unwrap_or_else(|| method.title().to_owned()))
+    }
+}
+
+/// The scale that runs unless another is named.
+pub const DEFAULT_SCALE: &str = "default";
+
+fn unique<'a>(what: &str, names: impl Iterator<Item = &'a str>) -> Result<()> {
+    let mut seen = std::collections::BTreeSet::new();
+    for name in names {
+        if !seen.insert(name) {
+            return Err(Error::input(format!("`{what}`: `{name}` is there twice")));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,133 @@
+//! How much of an experiment runs.
+
+use serde::Deserialize;
+
+use super::unique;
+use crate::{Error, Result};
+
+/// A scale as the file has it. What is not given is as in the scale `default`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ScaleSpec {
+    /// Names of single concepts.
+    pub concepts: Option<Vec<String>>,
+    /// Names of pairs.
+    pub pairs: Option<Vec<String>>,
+    /// How many seeds: 0, 1, … Training and sampling take them.
+    pub seeds: Option<u64>,
+    /// Evaluation prompts of a concept or pair, from the first; all if not given.
+    pub prompts: Option<usize>,
+    /// Images of a prompt, for single concepts.
+    pub images: Option<usize>,
+    /// Images of a prompt, for pairs.
+    pub pair_images: Option<usize>,
+    /// Real images, and as many generated from their captions, of a concept's KID; 0 for none.
+    pub kid_images: Option<usize>,
+    /// Denoising steps, in place of the experiment's.
+    pub steps: Option<usize>,
+    /// Denoising steps for pairs, in place of the others'.
+    pub pair_steps: Option<usize>,
+    /// The sampler, in place of the experiment's.
+    pub scheduler: Option<String>,
+    /// Multiplies the methods' training steps.
+    pub train_steps: Option<f64>,
+}
+
+/// A scale with every value.
+#[derive(Clone, Debug)]
+pub struct Scale {
+    /// Its name.
+    pub name: String,
+    /// See [`ScaleSpec`], as all that follow.
+    pub concepts: Vec<String>,
+    #[allow(missing_docs)]
+    pub pairs: Vec<String>,
+    #[allow(missing_docs)]
+    pub seeds: u64,
+    #[allow(missing_docs)]
+    pub prompts: Option<usize>,
+    #[allow(missing_docs)]
+    pub images: usize,
+    #[allow(missing_docs)]
+    pub pair_images: usize,
+    #[allow(missing_docs)]
+    pub kid_images: usize,
+    #[allow(missing_docs)]
+    pub steps: Option<usize>,
+    #[allow(missing_docs)]
+    pub pair_steps: Option<usize>,
+    #[allow(missing_docs)]
+    pub scheduler: Option<String>,
+    #[allow(missing_docs)]
+    pub train_steps: f64,
+}
+
+impl ScaleSpec {
+    pub(super) fn check(&self, name: &str) -> Result<()> {
+        let at = |key: &str| format!("scales.{name}.{key}");
+        for (key, names) in [("concepts", &self.concepts), ("pairs", &self.pairs)] {
+            unique(&at(key), names.iter().flatten().map(String::as_str))?;
+        }
+        let counts = [
+            ("seeds", self.seeds, 1, 1000),
+            ("prompts", self.prompts.map(|n| n as u64), 1, 100_000),
+            ("images", self.images.map(|n| n as u64), 1, 100_000),
+            ("pair_images", self.pair_images.map(|n| n as u64), 1, 100_000),
+            ("kid_images", self.kid_images.map(|n| n as u64), 0, 100_000),
+            ("steps", self.steps.map(|n| n as u64), 1, 1000),
+            ("pair_steps", self.pair_steps.map(|n| n as u64), 1, 1000),
+        ];
+        for (key, value, least, most) in counts {
+            if let Some(value) = value
+                && !(least..=most).contains(&value)
+            {
+                return Err(Error::input(format!(
+                    "`{}` is {value}, not {least} to {most}",
+                    at(key)
+                )));
+            }
+        }
+        if self.kid_images == Some(1) {
+            return Err(Error::input(format!(
+                "`{}` is 1: KID needs at least two",
+                at("kid_images")
+            )));
+        }
+        if self.train_steps.is_some_and(|f| !(f.is_finite() && f > 0.0)) {
+            return Err(Error::input(format!("`{}` must be positive", at("train_steps"))));
+        }
+        Ok(())
+    }
+}
+
+impl super::Experiment {
+    /// The scale `name`, what it does not say taken from the scale `default`.
+    ///
+    /// # Errors
+    /// There is no such scale.
+    pub fn scale(&self, name: &str) -> Result<Scale> {
+        let Some(own) = self.scales.get(name) else {
+            let names: Vec<&str> = self.scales.keys().map(String::as_str).collect();
+            return Err(Error::input_hint(
+                format!("the experiment `{}` has no scale `{name}`", self.name),
+                format!("it has {}", names.join(", ")),
+            ));
+        };
+        let default = &self.scales[super::DEFAULT_SCALE];
+        let images = own.images.or(default.images).unwrap_or(1);
+        Ok(Scale {
+            name: name.to_owned(),
+            concepts: own.concepts.clone().or(default.concepts.clone()).unwrap_or_default(),
+            pairs: own.pairs.clone().or(default.pairs.clone()).unwrap_or_default(),
+            seeds: own.seeds.or(default.seeds).unwrap_or(1),
+            prompts: own.prompts.or(default.prompts),
+            images,
+            pair_images: own.pair_images.or(default.pair_images).unwrap_or(images),
+            kid_images: own.kid_images.or(default.kid_images).unwrap_or(0),
+            steps: own.steps.or(default.steps),
+            pair_steps: own.pair_steps.or(default.pair_steps).or(own.steps).or(default.steps),
+            scheduler: own.scheduler.clone().or(default.scheduler.clone()),
+            train_steps: own.train_steps.or(default.train_steps).unwrap_or(1.0),
+        })
+    }
+}

@@ -1,0 +1,234 @@
+//! `cdbench run` through its public door: whole experiments, small, on the embedded backbone.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_cdbench");
+
+/// smoke.toml with so little work that a run takes seconds.
+fn small(store: &Path, out: &Path) -> Vec<String> {
+    let mut args: Vec<String> = vec!["run".into(), root("experiments/smoke.toml")];
+    let flag = |name: &str, value: &Path| [name.to_owned(), value.display().to_string()];
+    args.extend(flag("--store", store));
+    args.extend(flag("--out", out));
+    for set in [
+        "sampling.steps=2",
+        "scales.default.prompts=2",
+        "scales.default.kid_images=4",
+        "scales.default.train_steps=0.02",
+    ] {
+        args.extend(["--set".to_owned(), set.to_owned()]);
+    }
+    args
+}
+
+fn root(path: &str) -> String {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(path).display().to_string()
+}
+
+fn cdbench<S: AsRef<str>>(args: &[S]) -> Output {
+    Command::new(BINARY).args(args.iter().map(AsRef::as_ref)).output().unwrap()
+}
+
+fn ok<S: AsRef<str>>(args: &[S]) -> (String, String) {
+    let output = cdbench(args);
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let (out, err) = (text(&output.stdout), text(&output.stderr));
+    assert!(output.status.success(), "{}\n{out}\n{err}", output.status);
+    (out, err)
+}
+
+/// What was measured, without what differs from run to run: seconds and memory.
+fn measured(out: &Path) -> BTreeMap<String, Vec<String>> {
+    let mut found = BTreeMap::new();
+    for name in ["results.csv", "images.csv"] {
+        let text = std::fs::read_to_string(out.join(name)).unwrap();
+        let mut lines = text.lines();
+        let header: Vec<&str> = lines.next().unwrap().split(',').collect();
+        let varies = |h: &str| h.contains("seconds") || h.contains("peak");
+        let keep: Vec<usize> = (0..header.len()).filter(|&i| !varies(header[i])).collect();
+        let rows = lines.map(|l| {
+            let fields: Vec<&str> = l.split(',').collect();
+            keep.iter().filter_map(|&i| fields.get(i).copied()).collect::<Vec<_>>().join(",")
+        });
+        found.insert(name.to_owned(), rows.collect());
+    }
+    found
+}
+
+#[test]
+fn the_same_command_again_does_nothing_and_a_larger_scale_reuses() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, out) = (dir.path().join("store"), dir.path().join("report"));
+    let args = small(&store, &out);
+    let (plan, _) = ok(&[&args[..], &["--dry-run".to_owned()]].concat());
+    assert!(plan.contains("not in the store") && plan.contains("train Custom Diffusion"), "{plan}");
+
+    let (table, _) = ok(&args);
+    assert!(table.contains("Custom Diffusion") && table.contains("Pretrained"), "{table}");
+    for file in [
+        "README.md",
+        "table.md",
+        "table.tex",
+        "results.csv",
+        "images.csv",
+        "scatter.svg",
+        "scatter.png",
+    ] {
+        assert!(out.join(file).is_file(), "{file}");
+    }
+    let first = measured(&out);
+
+    let (_, log) = ok(&args);
+    assert!(!log.contains("train ") && !log.contains("sample "), "{log}");
+    assert_eq!(measured(&out), first);
+    let (plan, _) = ok(&[&args[..], &["--dry-run".to_owned()]].concat());
+    assert!(plan.contains("0 stages to run"), "{plan}");
+
+    // more images of the same prompts: no training again, old images kept
+    let more = [&args[..], &["--set".to_owned(), "scales.default.images=2".to_owned()]].concat();
+    let (plan, _) = ok(&[&more[..], &["--dry-run".to_owned()]].concat());
+    assert!(!plan.contains("train ") && plan.contains("2 of 4 images are missing"), "{plan}");
+
+    // another learning rate: says what changed, trains this row only
+    let other = [&args[..], &["--set".to_owned(), "rows.2.settings.lr=0.002".to_owned()]].concat();
+    let (plan, _) = ok(&[&other[..], &["--dry-run".to_owned()]].concat());
+    let trains: Vec<&str> = plan.lines().filter(|l| l.contains("  train ")).collect();
+    assert!(trains.len() == 1 && trains[0].contains("settings.lr"), "{plan}");
+
+    let mut report = args.clone();
+    report[0] = "report".into();
+    std::fs::remove_dir_all(&out).unwrap();
+    ok(&report);
+    assert_eq!(measured(&out), first);
+}
+
+#[test]
+fn killed_at_ten_moments_it_ends_with_the_same_results() {
+    let dir = tempfile::tempdir().unwrap();
+    let whole = dir.path().join("whole");
+    let start = Instant::now();
+    ok(&small(&dir.path().join("undisturbed"), &whole));
+    let long = start.elapsed();
+
+    let (store, out) = (dir.path().join("store"), dir.path().join("report"));
+    let args = small(&store, &out);
+    // moments spread over a run by the golden ratio, the same in every test run
+    for i in 1..=10u32 {
+        let share = (f64::from(i) * 0.618_034).fract();
+        let mut child = Command::new(BINARY)
+            .args(&args)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(Duration::from_secs_f64(share * 0.6 * long.as_secs_f64()));
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    ok(&args);
+    assert_eq!(measured(&out), measured(&whole));
+    let left: Vec<_> = std::fs::read_dir(store.join("work")).into_iter().flatten().collect();
+    assert!(left.is_empty(), "states of finished trainings are left: {left:?}");
+}
+
+#[test]
+fn a_failed_cell_does_not_stop_the_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, out) = (dir.path().join("store"), dir.path().join("report"));
+    let mut args = small(&store, &out);
+    args.extend(["--set".into(), "rows.1.settings.lr=1e30".into()]);
+    let output = cdbench(&args);
+    let err = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(7), "{err}");
+    assert!(err.contains("fine-tune all") && err.contains("diverged"), "{err}");
+    let results = std::fs::read_to_string(out.join("results.csv")).unwrap();
+    assert!(
+        results.contains("textual-inversion") && !results.contains("fine-tune-all,"),
+        "{results}"
+    );
+}
+
+#[test]
+fn a_check_passes_fails_and_refuses_other_protocols() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, out) = (dir.path().join("store"), dir.path().join("report"));
+    let baseline = dir.path().join("baseline.json");
+    let mut args = small(&store, &out);
+    args[0] = "check".into();
+    args.extend(["--baseline".into(), baseline.display().to_string()]);
+    let missing = cdbench(&args);
+    assert_eq!(missing.status.code(), Some(4), "no baseline");
+    ok(&[&args[..], &["--update".to_owned()]].concat());
+    ok(&args);
+
+    // a baseline that was better everywhere
+    let text = std::fs::read_to_string(&baseline).unwrap();
+    let mut value: serde_json::Value = serde_json::from_str(&text).unwrap();
+    for cell in value["cells"].as_array_mut().unwrap() {
+        for v in cell["text"].as_array_mut().unwrap() {
+            *v = (v.as_f64().unwrap() + 0.5).into();
+        }
+    }
+    std::fs::write(&baseline, value.to_string()).unwrap();
+    assert_eq!(cdbench(&args).status.code(), Some(8));
+    let other = [&args[..], &["--set".to_owned(), "sampling.guidance=3".to_owned()]].concat();
+    assert_eq!(cdbench(&other).status.code(), Some(9));
+}
+
+#[test]
+fn what_cannot_be_run_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = dir.path().join("store").display().to_string();
+    let smoke = root("experiments/smoke.toml");
+    let cases: [(&[&str], &str, i32); 6] = [
+        (&["--set", "rows.0.method=custom-difusion"], "custom-diffusion", 3),
+        (&["--set", "scales.default.concepts=[\"dog_plam\"]"], "dog_plum", 3),
+        (&["--set", "scales.default.concepts=[\"dog_plum\",\"dog_plum\"]"], "twice", 3),
+        (&["--set", "sampling.step=4"], "steps", 3),
+        (&["--scale", "huge"], "default", 3),
+        (&["--backbone", "/nowhere/at/all"], "/nowhere/at/all", 3),
+    ];
+    for (extra, wanted, code) in cases {
+        let args = [&["run", &smoke, "--store", &store], extra].concat();
+        let output = cdbench(&args);
+        let err = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{extra:?}: {err}");
+        assert!(err.contains(wanted), "{extra:?}: {err}");
+    }
+    let newer = dir.path().join("newer");
+    std::fs::create_dir(&newer).unwrap();
+    std::fs::write(newer.join("store.json"), r#"{"version": 99}"#).unwrap();
+    let output = cdbench(&["run", &smoke, "--store", &newer.display().to_string()]);
+    assert_eq!(output.status.code(), Some(3));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("version 99"));
+}
+
+#[test]
+fn folders_of_photographs_are_concepts() {
+    let dir = tempfile::tempdir().unwrap();
+    let photos = dir.path().join("photos");
+    std::fs::create_dir(&photos).unwrap();
+    for i in 0..3u8 {
+        let image = image::RgbImage::from_fn(90, 70, |x, y| image::Rgb([x as u8, y as u8, 60 * i]));
+        image.save(photos.join(format!("{i}.png"))).unwrap();
+    }
+    let text = "name = \"own\"\ntitle = \"own\"\n[sampling]\nsteps = 2\n[[rows]]\n\
+        method = \"custom-diffusion\"\nsettings = { steps = 2, class_images = 4 }\n\
+        [[concepts]]\nname = \"mine\"\npath = \"photos\"\ncategory = \"dog\"\n\
+        prompts = [\"photo of a {} in the snow\"]\n[scales.default]\nconcepts = [\"mine\"]\n";
+    let file = dir.path().join("own.toml");
+    std::fs::write(&file, text).unwrap();
+    let path = |p: PathBuf| p.display().to_string();
+    let (store, out) = (path(dir.path().join("store")), path(dir.path().join("out")));
+    let args = ["run", &path(file), "--store", &store, "--out", &out].map(str::to_owned);
+    let (table, _) = ok(&args);
+    assert!(table.contains("Custom Diffusion"), "{table}");
+
+    std::fs::write(photos.join("9.png"), "no image").unwrap();
+    let output = cdbench(&args);
+    assert_eq!(output.status.code(), Some(3));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("9.png"));
+}
