@@ -5,7 +5,7 @@ mod common;
 
 use std::path::Path;
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use cdbench::clip::{Clip, Embed, Embedder, Preprocessor, Runtime};
 use cdbench::diffusion::tokenizer::Tokenizer;
 use cdbench::nn::Var;
@@ -91,7 +91,16 @@ fn images_and_texts() {
             let wanted = golden.get(&format!("image.{name}"));
             assert_same(&format!("{tower} {name}"), &tensor(&row.to_owned()), wanted);
         }
+        if runtime() == Runtime::Tract {
+            let again = found.rows().into_iter().enumerate().skip(3);
+            again.for_each(|(i, row)| assert_eq!(row, found.row(i % 3), "the same bits anywhere"));
+        }
         let texts = texts();
+        let tokenizer = Tokenizer::load(Path::new(&folder(tower))).unwrap();
+        for (i, text) in texts.iter().enumerate() {
+            let wanted = golden.get(&format!("ids.{i}")).to_dtype(DType::U32).unwrap();
+            assert_eq!(tokenizer.encode(text).unwrap().ids, wanted.to_vec1::<u32>().unwrap());
+        }
         let many: Vec<&str> = texts.iter().map(String::as_str).cycle().take(22).collect();
         let found = clip.texts(&many).unwrap();
         for (i, row) in found.rows().into_iter().enumerate() {

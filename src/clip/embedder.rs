@@ -16,7 +16,9 @@ use super::{ClipConfig, Embed, Preprocessor};
 use crate::diffusion::tokenizer::Tokenizer;
 use crate::{Error, Result};
 
-/// Pictures and texts of one run: enough to keep a GPU busy; for a CPU more gains nothing.
+/// Pictures or texts of one run. tract takes them one by one: it is no faster with more, and would round
+/// by a picture's place among the others.
+const BATCH_TRACT: usize = 1;
 const BATCH_CPU: usize = 8;
 const BATCH_CUDA: usize = 64;
 
@@ -97,13 +99,18 @@ impl Embedder {
         if device_cuda {
             images.warm()?;
         }
+        let batch = match (backend.native, device_cuda) {
+            (false, _) => BATCH_TRACT,
+            (true, false) => BATCH_CPU,
+            (true, true) => BATCH_CUDA,
+        };
         Ok(Embedder {
             images,
             texts,
             preprocessor,
             tokenizer,
             end,
-            batch: if device_cuda { BATCH_CUDA } else { BATCH_CPU },
+            batch,
             width: config.projection_dim,
             identity,
             runtime: format!("{}{}", backend.name, if device_cuda { ", CUDA" } else { "" }),

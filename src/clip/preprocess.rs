@@ -53,23 +53,20 @@ impl Preprocessor {
         if file.is_file() {
             return Self::from_object(read_object(&file)?, side, file);
         }
-        if newer.is_file() {
-            if let Some(Value::Object(object)) = read_object(&newer)?.remove("image_processor") {
-                return Self::from_object(object, side, newer);
-            }
+        if newer.is_file()
+            && let Some(Value::Object(object)) = read_object(&newer)?.remove("image_processor")
+        {
+            return Self::from_object(object, side, newer);
         }
-        let object = serde_json::json!({ "size": side, "crop_size": side });
-        let Value::Object(object) = object else { unreachable!("it is an object") };
-        Self::from_object(object, side, file)
+        let sizes = ["size", "crop_size"].map(|key| (key.to_owned(), side.into()));
+        Self::from_object(Map::from_iter(sizes), side, file)
     }
 
     fn from_object(object: Map<String, Value>, side: u32, path: PathBuf) -> Result<Self> {
         let file = File { object, path };
         let kind = file.get("image_processor_type").or(file.get("feature_extractor_type"));
-        if let Some(kind) = kind {
-            if !kind.as_str().is_some_and(|kind| kind.starts_with("CLIP")) {
-                return file.wrong("image_processor_type", "only CLIP's is supported");
-            }
+        if kind.is_some_and(|kind| !kind.as_str().is_some_and(|kind| kind.starts_with("CLIP"))) {
+            return file.wrong("image_processor_type", "only CLIP's is supported");
         }
         let resize = match file.get("size") {
             _ if !file.flag("do_resize")? => Resize::No,

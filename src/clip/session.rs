@@ -24,6 +24,9 @@ pub(super) struct Pool {
     freed: Condvar,
 }
 
+/// Loading takes several times the memory of what is loaded: one at a time.
+static LOADING: Mutex<()> = Mutex::new(());
+
 #[derive(Default)]
 struct State {
     idle: Vec<Session>,
@@ -124,6 +127,7 @@ impl Pool {
                 .with_execution_providers([CUDA::default().build().error_on_failure()])
                 .map_err(|e| no_cuda(&format!("{name} on CUDA: {e}")))?;
         }
+        let _one = LOADING.lock().unwrap_or_else(PoisonError::into_inner);
         builder.commit_from_file(&self.file).map_err(broken)
     }
 }

@@ -83,3 +83,66 @@ fn hash(config: &ClipConfig, graphs: &[(&str, graph::Graph)], weights: &Weights)
     each.iter().for_each(|line| hash.update(line));
     Ok(format!("{:x}", hash.finalize()))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use candle_core::{DType, Device};
+    use prost::Message;
+
+    use super::proto::ModelProto;
+    use super::*;
+    use crate::clip::Clip;
+
+    /// A checker's rules: one message, every value defined once and before it is used, the outputs given.
+    #[test]
+    fn files_are_sound() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/clip");
+        let cache = tempfile::tempdir().unwrap();
+        let config = ClipConfig::read(&folder).unwrap();
+        let exported = export(&folder, &config, cache.path()).unwrap();
+        for (path, output) in [(&exported.image, IMAGE_EMBEDS), (&exported.text, TEXT_EMBEDS)] {
+            let model = ModelProto::decode(&std::fs::read(path).unwrap()[..]).unwrap();
+            assert_eq!((model.ir_version, model.opset_import[0].version), (Some(8), Some(17)));
+            let graph = model.graph.unwrap();
+            let mut known = HashSet::new();
+            let inputs = graph.input.iter().map(|i| i.name().to_owned());
+            let tensors = graph.initializer.iter().map(|i| i.name().to_owned());
+            for name in inputs.chain(tensors) {
+                assert!(known.insert(name.clone()), "{name} twice");
+            }
+            for node in &graph.node {
+                let unknown = node.input.iter().find(|name| !known.contains(*name));
+                assert_eq!(unknown, None, "{}", node.op_type());
+                assert!(known.insert(node.output[0].clone()), "{} twice", node.output[0]);
+            }
+            assert_eq!(graph.output.len(), 1);
+            assert!(graph.output[0].name() == output && known.contains(output));
+            for tensor in &graph.initializer {
+                let elements: i64 = tensor.dims.iter().product();
+                let size = if tensor.data_type() == proto::FLOAT { 4 } else { 8 };
+                assert_eq!(tensor.raw_data().len() as i64, elements * size, "{}", tensor.name());
+            }
+        }
+    }
+
+    #[test]
+    fn the_hash_is_of_the_values_not_of_their_type() {
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/clip");
+        let cache = tempfile::tempdir().unwrap();
+        let hash = |folder: &Path| {
+            let config = ClipConfig::read(folder).unwrap();
+            export(folder, &config, cache.path()).unwrap().hash
+        };
+        let [full, half, again] = [(); 3].map(|_| tempfile::tempdir().unwrap());
+        Clip::load(&golden, &Device::Cpu).unwrap().save(full.path(), DType::F32).unwrap();
+        let clip = Clip::load(full.path(), &Device::Cpu).unwrap();
+        clip.save(half.path(), DType::F16).unwrap();
+        let clip = Clip::load(half.path(), &Device::Cpu).unwrap();
+        clip.save(again.path(), DType::F32).unwrap();
+        assert_eq!(hash(&golden), hash(full.path()));
+        assert_ne!(hash(&golden), hash(half.path()), "f16 has rounded");
+        assert_eq!(hash(half.path()), hash(again.path()));
+    }
+}
