@@ -30,7 +30,8 @@ fn noise(seed: u64) -> RgbImage {
 
 fn instance(category: &str) -> Instance {
     let seed = category.len() as u64;
-    let class = |i| ClassPicture { image: noise(100 + i), caption: format!("a {category} in snow") };
+    let class =
+        |i| ClassPicture { image: noise(100 + i), caption: format!("a {category} in snow") };
     Instance {
         name: format!("my {category}"),
         category: category.into(),
@@ -144,9 +145,8 @@ fn modifier_tokens_start_as_they_should() {
         delta.tokens().first().map(|(_, row)| floats(row))
     };
     let table = backbone.text_encoder.vocabulary().value();
-    let row_of = |row: &[f32]| {
-        (0..table.dims()[0]).position(|i| floats(&table.get(i).unwrap()) == row)
-    };
+    let row_of =
+        |row: &[f32]| (0..table.dims()[0]).position(|i| floats(&table.get(i).unwrap()) == row);
     let rare = start(&mut backbone, Modifier::Rare, 1).unwrap();
     assert!(row_of(&rare).is_some());
     assert_eq!(start(&mut backbone, Modifier::Frozen, 1).unwrap(), rare);
@@ -317,7 +317,8 @@ fn a_merge_does_to_each_concepts_words_what_its_checkpoint_does() {
     let mut backbone = backbone();
     let before = snapshot(&backbone);
     let settings = settings("custom-diffusion");
-    let (dog, cat) = (learn(&mut backbone, "dog", &settings), learn(&mut backbone, "cat", &settings));
+    let (dog, cat) =
+        (learn(&mut backbone, "dog", &settings), learn(&mut backbone, "cat", &settings));
     let parts = [part(&dog, "dog"), part(&cat, "cat")];
     let options = MergeSettings::default();
     let (both, report) = merge(&mut backbone, &parts, &captions(), &options).unwrap();
@@ -353,8 +354,7 @@ fn merges_of_one_of_the_same_category_and_of_tokens_alone() {
     let settings = settings("custom-diffusion");
     let dog = learn(&mut backbone, "dog", &settings);
     let options = MergeSettings::default();
-    let (one, report) =
-        merge(&mut backbone, &[part(&dog, "dog")], &captions(), &options).unwrap();
+    let (one, report) = merge(&mut backbone, &[part(&dog, "dog")], &captions(), &options).unwrap();
     assert!(report.unwrap().residual < 1e-4);
     let undo = dog.apply(&mut backbone).unwrap();
     let wanted: Vec<Tensor> = dog
@@ -376,7 +376,8 @@ fn merges_of_one_of_the_same_category_and_of_tokens_alone() {
     assert_eq!((report.targets, report.residual < 1e-4), (2 * report.rank, true), "{report:?}");
     assert!(report.warnings()[0].contains("depend"));
 
-    let inversion = Settings { regularization: Regularization::None, ..self::settings("textual-inversion") };
+    let inversion =
+        Settings { regularization: Regularization::None, ..self::settings("textual-inversion") };
     let token = learn(&mut backbone, "dog", &inversion);
     let tokens = Part { delta: &token, modifier: Modifier::Category, category: "dog" };
     let (side_by_side, report) = merge(&mut backbone, &[tokens, tokens], &[], &options).unwrap();

@@ -36,8 +36,7 @@ pub struct Augmented {
 pub fn fit(image: &RgbImage, side: usize) -> RgbImage {
     let (width, height) = image.dimensions();
     let short = width.min(height).max(1);
-    let square =
-        imageops::crop_imm(image, (width - short) / 2, (height - short) / 2, short, short);
+    let square = imageops::crop_imm(image, (width - short) / 2, (height - short) / 2, short, short);
     resize(&square.to_image(), side)
 }
 
@@ -51,8 +50,7 @@ fn resize(square: &RgbImage, side: usize) -> RgbImage {
 /// Shows the middle of `image` at a random size and place on a canvas of `side` × `side`: one time in
 /// three 1.2 to 1.4 times as large, otherwise 0.4 to 1 times.
 pub fn augment(image: &RgbImage, side: usize, rng: &mut Rng) -> Augmented {
-    let ratio =
-        if rng.below(3) == 0 { rng.uniform(1.2, 1.4) } else { rng.uniform(0.4, 1.0) };
+    let ratio = if rng.below(3) == 0 { rng.uniform(1.2, 1.4) } else { rng.uniform(0.4, 1.0) };
     place(image, side, ratio, rng)
 }
 

@@ -123,9 +123,8 @@ impl Delta {
                 let name = name.strip_prefix(model)?.strip_prefix('.')?;
                 params.iter().find(|p| p.name() == name)
             });
-            let other = |what: String| {
-                Error::input_hint(what, "these weights belong to another backbone")
-            };
+            let other =
+                |what: String| Error::input_hint(what, "these weights belong to another backbone");
             let param =
                 param.ok_or_else(|| other(format!("the backbone has no weight `{name}`")))?;
             if param.shape() != tensor.dims() {

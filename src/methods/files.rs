@@ -110,25 +110,27 @@ fn files(path: &Path) -> Result<Vec<PathBuf>> {
         vec![path.to_owned()]
     } else {
         let entries = fs::read_dir(path).map_err(Error::io(path))?;
-        entries
-            .map(|e| Ok(e.map_err(Error::io(path))?.path()))
-            .collect::<Result<Vec<PathBuf>>>()?
+        entries.map(|e| Ok(e.map_err(Error::io(path))?.path())).collect::<Result<Vec<PathBuf>>>()?
     };
     found.sort();
     // diffusers writes pickles, too, for some who ask
-    if let Some(pickled) = found.iter().find(|p| pickle(p) && !p.with_extension("safetensors").is_file())
+    if let Some(pickled) =
+        found.iter().find(|p| pickle(p) && !p.with_extension("safetensors").is_file())
     {
         return Err(Error::input_hint(
             format!("{}: a pickled file, which can run code when it is read", pickled.display()),
-            "convert it: in Python, torch.load(file, weights_only=True) and \
-             safetensors.torch.save_file, one file for the weights and one for each token",
+            "convert it: in Python, load it with torch.load(file, weights_only=True); of the authors' \
+             delta.bin save `unet` as unet.safetensors and each modifier token as <new1>.safetensors, \
+             with safetensors.torch.save_file",
         ));
     }
     found.retain(|p| extension(p) == "safetensors" && p.is_file());
     match found.is_empty() {
         true => Err(Error::input_hint(
             format!("{}: no weights and no tokens are here", path.display()),
-            format!("a checkpoint holds {KEYS_AND_VALUES}.safetensors or unet.safetensors, and <new1>.safetensors"),
+            format!(
+                "a checkpoint holds {KEYS_AND_VALUES}.safetensors or unet.safetensors, and <new1>.safetensors"
+            ),
         )),
         false => Ok(found),
     }

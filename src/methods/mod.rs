@@ -101,11 +101,7 @@ pub fn find(name: &str) -> Result<&'static dyn Method> {
         let names: Vec<&str> = registry().iter().map(|method| method.name()).collect();
         Error::input_hint(
             format!("there is no method `{name}`"),
-            format!(
-                "did you mean {}? All: {}",
-                settings::nearest(name, &names),
-                names.join(", ")
-            ),
+            format!("did you mean {}? All: {}", settings::nearest(name, &names), names.join(", ")),
         )
     })
 }

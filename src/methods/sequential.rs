@@ -30,14 +30,12 @@ impl Method for Sequential {
     }
 
     fn recipe(&self, concepts: &[String], settings: &Settings, seed: u64) -> Recipe {
-        concepts.iter().zip(1..).fold(Recipe::Pretrained, |from, (concept, number)| {
-            Recipe::Train {
-                from: Box::new(from),
-                concepts: vec![concept.clone()],
-                settings: settings.clone(),
-                seed,
-                tokens: vec![number],
-            }
+        concepts.iter().zip(1..).fold(Recipe::Pretrained, |from, (concept, number)| Recipe::Train {
+            from: Box::new(from),
+            concepts: vec![concept.clone()],
+            settings: settings.clone(),
+            seed,
+            tokens: vec![number],
         })
     }
 }

@@ -206,7 +206,8 @@ mod tests {
 
     #[test]
     fn single_keys_change() {
-        let settings = with("lr = 1\naugmentation = false\ntrain = ['kv']\ntoken_lr = 0.5").unwrap();
+        let settings =
+            with("lr = 1\naugmentation = false\ntrain = ['kv']\ntoken_lr = 0.5").unwrap();
         let wanted = Settings {
             lr: 1.0,
             token_lr: Some(0.5),

@@ -13,8 +13,8 @@ use crate::{Error, Result};
 /// pieces, the first two of which the paper names, and `sks` (48136), `mth` (48151) and `bsa` (46619)
 /// as words.
 const RARE: [&str; 16] = [
-    "ktn", "pll", "ucd", "sks", "mth", "bsa", "oxi", "nxj", "zwx", "phw", "qrl", "vdg", "jkm", "fyr",
-    "gtu", "rwb",
+    "ktn", "pll", "ucd", "sks", "mth", "bsa", "oxi", "nxj", "zwx", "phw", "qrl", "vdg", "jkm",
+    "fyr", "gtu", "rwb",
 ];
 
 /// The ids of rare entries of the vocabulary, in order: those of [`RARE`] that it has, then its last

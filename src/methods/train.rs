@@ -73,9 +73,13 @@ impl Training<'_> {
         }
         for (i, instance) in self.instances.iter().enumerate() {
             if instance.category.trim().is_empty() {
-                return Err(Error::input(format!("the concept `{}` has no category", instance.name)));
+                return Err(Error::input(format!(
+                    "the concept `{}` has no category",
+                    instance.name
+                )));
             }
-            if self.settings.modifier_token.has_token() && self.tokens[..i].contains(&self.tokens[i])
+            if self.settings.modifier_token.has_token()
+                && self.tokens[..i].contains(&self.tokens[i])
             {
                 return Err(Error::input(format!(
                     "two concepts are to share the modifier token {}",
