@@ -20,6 +20,8 @@ pub struct Problem {
     targets: DMatrix<f64>,
     // C G⁻¹ [targets, features]
     directions: DMatrix<f64>,
+    // what a step along the directions does to C_reg: directions · G · directionsᵀ
+    metric: DMatrix<f64>,
     // the inverse of S [targets, targets], on the directions that are independent
     inverse: DMatrix<f64>,
     /// The condition number of `G`, before any ridge; infinite if it is singular.
@@ -63,7 +65,7 @@ impl Problem {
             )));
         }
         let gram = regularization.transpose() * regularization;
-        if gram.iter().chain(&targets).any(|x| !x.is_finite()) || !(ridge >= 0.0) {
+        if gram.iter().chain(&targets).any(|x| !x.is_finite()) || ridge.is_nan() || ridge < 0.0 {
             return Err(Error::input("merge: text features or a ridge that are not finite"));
         }
         let eigenvalues = gram.symmetric_eigenvalues();
@@ -83,7 +85,8 @@ impl Problem {
         let directions = cholesky.solve(&targets.transpose()).transpose();
         let middle = &directions * targets.transpose();
         let (inverse, rank) = pseudo_inverse(&middle);
-        Ok(Problem { gram, targets, directions, inverse, condition, ridge, rank })
+        let metric = &directions * &gram * directions.transpose();
+        Ok(Problem { gram, targets, directions, metric, inverse, condition, ridge, rank })
     }
 
     /// The layer with pretrained `weight` [outputs, features] whose outputs for the targets are to be
@@ -92,14 +95,12 @@ impl Problem {
     pub fn solve(&self, weight: &DMatrix<f64>, values: &DMatrix<f64>) -> Solved {
         // [targets, outputs]
         let missing = values - &self.targets * weight.transpose();
-        let change = (&self.inverse * missing).transpose() * &self.directions;
-        let solution = weight + &change;
-        let residual = &self.targets * solution.transpose() - values;
-        let energy = |w: &DMatrix<f64>| (w * &self.gram).dot(w);
+        let along = (&self.inverse * missing).transpose();
+        let solution = weight + &along * &self.directions;
         Solved {
-            residual: residual.norm() / values.norm().max(f64::MIN_POSITIVE),
-            moved: energy(&change).max(0.0),
-            norm: energy(weight),
+            residual: self.residual(&solution, values),
+            moved: (&along * &self.metric).dot(&along).max(0.0),
+            norm: (weight * &self.gram).dot(weight),
             weight: solution,
         }
     }

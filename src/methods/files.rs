@@ -119,8 +119,9 @@ fn files(path: &Path) -> Result<Vec<PathBuf>> {
     {
         return Err(Error::input_hint(
             format!("{}: a pickled file, which can run code when it is read", pickled.display()),
-            "convert it: in Python, torch.load(file, weights_only=True) and \
-             safetensors.torch.save_file, one file for the weights and one for each token",
+            "convert it: in Python, load it with torch.load(file, weights_only=True); of the authors' \
+             delta.bin save `unet` as unet.safetensors and each modifier token as <new1>.safetensors, \
+             with safetensors.torch.save_file",
         ));
     }
     found.retain(|p| extension(p) == "safetensors" && p.is_file());

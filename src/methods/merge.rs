@@ -13,6 +13,7 @@ use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor};
 use nalgebra::DMatrix;
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::constrained::Problem;
@@ -182,44 +183,23 @@ pub fn merge(
     let features = features(backbone, parts, captions, settings);
     undo.restore(backbone)?;
     let (regularization, targets) = features?;
-    let each: Vec<usize> = targets.iter().map(DMatrix::nrows).collect();
-    let all = stack(&targets);
-    let problem = Problem::new(&regularization, all, settings.ridge)?;
+    let words = stack(&targets);
+    let count = words.nrows();
+    let problem = Problem::new(&regularization, words, settings.ridge)?;
 
+    let one = |name: &&String| solve(backbone, name, parts, &targets, &problem);
+    let solved = layers.par_iter().map(one).collect::<Result<Vec<Layer>>>()?;
     let (mut residual, mut moved, mut norm) = (0f64, 0.0, 0.0);
-    for name in layers.iter().copied() {
-        let pretrained = weight_of(backbone, name)?;
-        let w0 = matrix(&pretrained)?;
-        let values: Result<Vec<DMatrix<f64>>> = parts
-            .iter()
-            .zip(&targets)
-            .map(|(part, words)| {
-                // a part that left this layer alone keeps what it does
-                let own = part.delta.tensors().get(name);
-                if let Some(own) = own
-                    && own.dims() != pretrained.dims()
-                {
-                    return Err(Error::input(format!(
-                        "`{name}` has the shape {:?}, but the backbone's is {:?}",
-                        own.dims(),
-                        pretrained.dims()
-                    )));
-                }
-                Ok(words * matrix(own.unwrap_or(&pretrained))?.transpose())
-            })
-            .collect();
-        let values = stack(&values?);
-        let solved = problem.solve(&w0, &values);
-        let stored = tensor(&solved.weight)?;
-        residual = residual.max(problem.residual(&matrix(&stored)?, &values));
-        moved += solved.moved;
-        norm += solved.norm;
-        merged.tensors.insert(name.clone(), stored);
+    for (name, layer) in layers.iter().zip(solved) {
+        residual = residual.max(layer.residual);
+        moved += layer.moved;
+        norm += layer.norm;
+        merged.tensors.insert((*name).clone(), layer.weight);
     }
     let report = MergeReport {
         layers: layers.len(),
         features: regularization.nrows(),
-        targets: each.iter().sum(),
+        targets: count,
         rank: problem.rank,
         residual,
         drift: (moved / norm.max(f64::MIN_POSITIVE)).sqrt(),
@@ -228,6 +208,43 @@ pub fn merge(
         seconds: start.elapsed().as_secs_f64(),
     };
     Ok((merged, Some(report)))
+}
+
+struct Layer {
+    weight: Tensor,
+    residual: f64,
+    moved: f64,
+    norm: f64,
+}
+
+/// Solves for the matrix `name`. `targets` are each part's words.
+fn solve(
+    backbone: &Backbone,
+    name: &str,
+    parts: &[Part],
+    targets: &[DMatrix<f64>],
+    problem: &Problem,
+) -> Result<Layer> {
+    let pretrained = weight_of(backbone, name)?;
+    let mut values = vec![];
+    for (part, words) in parts.iter().zip(targets) {
+        // a part that left this layer alone keeps what it does
+        let own = part.delta.tensors().get(name).unwrap_or(&pretrained);
+        if own.dims() != pretrained.dims() {
+            return Err(Error::input(format!(
+                "`{name}` has the shape {:?}, but the backbone's is {:?}",
+                own.dims(),
+                pretrained.dims()
+            )));
+        }
+        values.push(words * matrix(own)?.transpose());
+    }
+    let values = stack(&values);
+    let solved = problem.solve(&matrix(&pretrained)?, &values);
+    let weight = tensor(&solved.weight)?;
+    // of the weights as stored, f32
+    let residual = problem.residual(&matrix(&weight)?, &values);
+    Ok(Layer { weight, residual, moved: solved.moved, norm: solved.norm })
 }
 
 fn check(parts: &[Part], settings: &MergeSettings) -> Result<()> {

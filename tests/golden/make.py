@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 import backbones
 import forward
+import merge
 import tokens
 import training
 import trajectories
@@ -46,7 +47,7 @@ def tensors(name, dtype=torch.float32, folder=None):
 
 
 def build(folder: Path):
-    files = {"schedulers": trajectories.golden()}
+    files = {"schedulers": trajectories.golden(), "merge": merge.golden()}
     for name in backbones.NAMES:
         files |= tensors(name, folder=folder)
     for file, content in files.items():

@@ -1,20 +1,15 @@
-"""Makes merge.safetensors: equation 4 of the paper solved by its KKT system, in f64.
+"""Equation 4 of the paper solved by its KKT system, in f64.
 
 minimise |(W - W0) R'|^2  subject to  W C' = V', row by row of W:
     [ R'R  C' ] [ w ]   [ R'R w0 ]
     [ C    0  ] [ l ] = [ v      ]
 """
 
-from pathlib import Path
-
 import numpy as np
-from safetensors.numpy import save_file
-
-rng = np.random.default_rng(0)
-out = {}
+import torch
 
 
-def case(name, samples, features, targets, repeat=False):
+def case(rng, out, name, samples, features, targets, repeat=False):
     # correlated and off centre, as text features are
     mix = rng.normal(size=(features, features)) / np.sqrt(features)
     draw = lambda n: (rng.normal(size=(n, features)) @ mix + rng.normal(size=features) * 0.3).astype(np.float32)
@@ -42,7 +37,9 @@ def case(name, samples, features, targets, repeat=False):
         out[f"{name}.{layer}.merged"] = np.ascontiguousarray(w.astype(np.float32))
 
 
-case("plain", 200, 32, 6)
-case("repeated", 200, 32, 6, repeat=True)
-case("few", 20, 32, 4)  # fewer captions than features: singular
-save_file(out, Path(__file__).with_name("merge.safetensors"))
+def golden():
+    rng, out = np.random.default_rng(0), {}
+    case(rng, out, "plain", 200, 32, 6)
+    case(rng, out, "repeated", 200, 32, 6, repeat=True)
+    case(rng, out, "few", 20, 32, 4)  # fewer captions than features: singular
+    return {key: torch.from_numpy(value) for key, value in out.items()}
