@@ -54,6 +54,17 @@ impl Estimate {
         self.interval().map(|(low, high)| (high - low) / 2.0)
     }
 
+    /// Student's interval from the standard error, for a confidence that few draws of a bootstrap
+    /// cannot show; infinite where there is one group.
+    pub fn t_interval(&self, confidence: f64) -> (f64, f64) {
+        if !self.se.is_finite() || self.groups < 2 {
+            return (f64::NEG_INFINITY, f64::INFINITY);
+        }
+        let t = StudentsT::new(0.0, 1.0, (self.groups - 1) as f64).expect("two groups or more");
+        let half = self.se * t.inverse_cdf(0.5 + confidence / 2.0);
+        (self.mean - half, self.mean + half)
+    }
+
     /// Whether the interval lies on one side of zero.
     pub fn excludes_zero(&self) -> bool {
         self.low > 0.0 || self.high < 0.0

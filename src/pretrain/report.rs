@@ -4,13 +4,15 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use candle_core::{D, Device, Tensor};
+use candle_core::{Device, Tensor};
+use ndarray::Array2;
 
 use super::judge::{Count, Judge, Truth};
 use super::scenes::held_out;
 use super::vae::{psnr, restore};
 use crate::diffusion::scheduler::SchedulerKind;
 use crate::diffusion::{Backbone, Request, Sampling};
+use crate::metrics::{kid, wilson};
 use crate::world::{self, Background, Category, ColorWord, SIZE, Scene, Style};
 use crate::{Result, safefile};
 
@@ -114,9 +116,9 @@ pub fn report(args: &ReportArgs, device: &Device) -> Result<()> {
         let bytes: Vec<Vec<u8>> = scenes[range].iter().map(|s| s.image.clone()).collect();
         judge.images_of_bytes(&bytes)
     };
-    let generated = kid(&judge.images_of_bytes(&images)?, &real(0..of)?)?;
+    let generated = distance(&judge.images_of_bytes(&images)?, &real(0..of)?)?;
     let half = SCENES / 2;
-    let ceiling = kid(&real(0..half)?, &real(half..SCENES)?)?;
+    let ceiling = distance(&real(0..half)?, &real(half..SCENES)?)?;
     let value = format!(
         "{:.2} ({of} against {of}); real against real {:.2} ({half} against {half})",
         1e3 * generated,
@@ -325,47 +327,22 @@ impl<'a> Report<'a> {
     }
 }
 
-/// Wilson's 95 % interval of a share.
-fn wilson(hits: usize, of: usize) -> (f64, f64) {
-    if of == 0 {
-        return (0.0, 1.0);
-    }
-    let (n, p, z) = (of as f64, hits as f64 / of as f64, 1.959_964);
-    let centre = p + z * z / (2.0 * n);
-    let spread = z * (p * (1.0 - p) / n + z * z / (4.0 * n * n)).sqrt();
-    let scale = 1.0 + z * z / n;
-    (((centre - spread) / scale).max(0.0), ((centre + spread) / scale).min(1.0))
-}
-
-/// The unbiased kernel distance (Bińkowski et al. 2018, arXiv:1801.01401) of two sets of features, a
-/// row each, with the kernel `(x·y/d + 1)³`; features are scaled so that x·x is d.
-fn kid(a: &Tensor, b: &Tensor) -> Result<f64> {
-    let kernel = |x: &Tensor, y: &Tensor| -> Result<Tensor> {
-        Ok((x.matmul(&y.t()?)? + 1.0)?.powf(3.0)?.to_dtype(candle_core::DType::F64)?)
+/// KID of two sets of the judge's features, a row of length 1 each: scaled so that x·x is d, as the
+/// features of a network about are.
+fn distance(a: &Tensor, b: &Tensor) -> Result<f64> {
+    let scaled = |x: &Tensor| -> Result<Array2<f32>> {
+        let (n, d) = x.dims2()?;
+        let values = (x * (d as f64).sqrt())?.flatten_all()?.to_vec1()?;
+        Ok(Array2::from_shape_vec((n, d), values).expect("n · d values"))
     };
-    let within = |x: &Tensor| -> Result<f64> {
-        let n = x.dim(0)?;
-        let k = kernel(x, x)?;
-        let diagonal = (x.sqr()?.sum(D::Minus1)? + 1.0)?.powf(3.0)?;
-        let diagonal = diagonal.to_dtype(candle_core::DType::F64)?.sum_all()?.to_scalar::<f64>()?;
-        Ok((k.sum_all()?.to_scalar::<f64>()? - diagonal) / (n * (n - 1)) as f64)
-    };
-    let across = kernel(a, b)?.mean_all()?.to_scalar::<f64>()?;
-    Ok(within(a)? + within(b)? - 2.0 * across)
+    let (a, b) = (scaled(a)?, scaled(b)?);
+    Ok(kid(a.view(), b.view(), 1, a.nrows().max(b.nrows()), 0)?.mean)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::rng::Rng;
-
-    #[test]
-    fn wilson_intervals_at_known_values() {
-        let (low, high) = wilson(90, 100);
-        assert!((low - 0.8256).abs() < 1e-4 && (high - 0.9448).abs() < 1e-4, "{low} {high}");
-        assert!(wilson(0, 10).0 < 1e-9);
-        assert!(wilson(10, 10).1 > 1.0 - 1e-9);
-    }
 
     #[test]
     fn kid_is_near_zero_within_a_distribution_and_not_across() {
@@ -375,8 +352,8 @@ mod tests {
             x.broadcast_div(&x.sqr().unwrap().sum_keepdim(1).unwrap().sqrt().unwrap()).unwrap()
         };
         let (a, b, c) = (draw(0.0), draw(0.0), draw(1.0));
-        assert!(kid(&a, &b).unwrap().abs() < 0.02, "{}", kid(&a, &b).unwrap());
-        assert!(kid(&a, &c).unwrap() > 0.2, "{}", kid(&a, &c).unwrap());
+        assert!(distance(&a, &b).unwrap().abs() < 0.02, "{}", distance(&a, &b).unwrap());
+        assert!(distance(&a, &c).unwrap() > 0.2, "{}", distance(&a, &c).unwrap());
     }
 
     #[test]

@@ -1,26 +1,32 @@
 //! Views of results: tables, plots, grids, and the comparison with a baseline.
+//!
+//! [`Results`] is all the data there is; everything else here is made from it, and again from the
+//! files it was written to.
 
+mod baseline;
+mod check;
 mod csv;
 mod files;
+mod grid;
 mod latex;
 mod md;
+mod render;
 mod results;
+mod scatter;
 mod table;
 mod tables;
+mod text;
 mod view;
 
+pub use baseline::{Baseline, BaselineCell};
+pub use check::{Change, CheckOutcome, Tolerance, Verdict, check};
 pub use csv::Csv;
+pub use grid::{Samples, Targets};
 pub use latex::Latex;
 pub use md::Markdown;
+pub use render::{render, render_with};
 pub use results::{Cell, ImageRow, Results, SEED};
+pub use scatter::{Figure, ScatterOptions, scatter};
 pub use table::{Entry, Export, Mark, Number, Section, Table, TableRow, export};
 pub use tables::tables;
 pub use view::Metric;
-
-#[cfg(test)]
-mod fixture;
-#[cfg(test)]
-use crate::{
-    metrics::{KID_SUBSET, KID_SUBSETS, Kid},
-    rng::Rng,
-};

@@ -143,24 +143,37 @@ fn concepts(results: &Results, group: &Group) -> Table {
     let mut whats = vec![What::Metric(Metric::Text), What::Metric(Metric::Image)];
     whats.extend(each);
     whats.push(What::Metric(Metric::Kid));
-    let sets = || group.concepts.iter().map(|s| Some(*s)).chain([None]);
+    let sets: Vec<Option<&[String]>> =
+        group.concepts.iter().map(|s| Some(*s)).chain([None]).collect();
     let sections = whats.into_iter().map(|what| {
+        let of_row = |row: &Row| -> Vec<Option<Number>> {
+            let mut numbers: Vec<_> = sets.iter().map(|set| pick(what, row, *set)).collect();
+            if let Some(Some(mean)) = numbers.last_mut() {
+                mean.partial = partial(group, row, what.metric());
+            }
+            numbers
+        };
+        let mut found: Vec<(&Row, Vec<Option<Number>>)> =
+            group.rows.iter().map(|r| (r, of_row(r))).collect();
+        for column in 0..sets.len() {
+            let rivals = found.iter_mut().filter(|(row, _)| !row.anchor);
+            let rivals = rivals.filter_map(|(_, n)| n[column].as_mut()).filter(|n| !n.partial);
+            let value = |n: &&mut Number| what.metric().sign() * n.value;
+            if let Some(best) = rivals.max_by(|a, b| value(a).total_cmp(&value(b))) {
+                best.mark = Mark::Strong;
+            }
+        }
+        let shown = |n: &Option<Number>| match n {
+            None => Entry::Empty,
+            Some(n) => {
+                let interval = n.interval.filter(|_| group.concepts.len() <= WIDE);
+                Entry::Number(Number { interval, ..n.clone() })
+            }
+        };
         let line = |row: &Row| {
-            let entry = |set: Option<&[String]>| match pick(what, row, set) {
-                None => Entry::Empty,
-                Some(mut n) => {
-                    let (sign, metric) = (what.metric().sign(), what.metric());
-                    let mut best =
-                        group.rows.iter().filter(|r| !r.anchor).filter_map(|r| pick(what, r, set));
-                    n.partial = set.is_none() && partial(group, row, metric);
-                    if !row.anchor && !n.partial && !best.any(|b| sign * b.value > sign * n.value) {
-                        n.mark = Mark::Strong;
-                    }
-                    n.interval = n.interval.filter(|_| group.concepts.len() <= WIDE);
-                    Entry::Number(n)
-                }
-            };
-            TableRow { label: row.label.to_owned(), entries: sets().map(entry).collect() }
+            let numbers = found.iter().find(|(r, _)| std::ptr::eq(*r, row)).map(|(_, n)| n);
+            let entries = numbers.into_iter().flatten().map(shown).collect();
+            TableRow { label: row.label.to_owned(), entries }
         };
         section(what.title(), group, line)
     });

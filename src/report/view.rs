@@ -1,5 +1,6 @@
 //! Results as the rows of a table: cells of one label together, pooled over concepts and seeds.
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, HashMap};
 
 use super::results::{Cell, ImageRow, Results, SEED};
@@ -74,6 +75,8 @@ pub struct Row<'a> {
     images: HashMap<&'a str, Vec<&'a ImageRow>>,
     /// Place in the table.
     order: (bool, usize, usize),
+    /// A bootstrap each: computed once.
+    estimates: [OnceCell<Option<Estimate>>; 3],
 }
 
 /// The groups of the results, with their rows.
@@ -95,18 +98,17 @@ pub fn groups(results: &Results) -> Vec<Group<'_>> {
             if !cell.anchor && !concepts.contains(&&*cell.concepts) {
                 concepts.push(&cell.concepts);
             }
-            let at = match rows
-                .iter()
-                .position(|r| r.label == cell.label && r.anchor == cell.anchor)
-            {
-                Some(at) => at,
-                None => {
-                    let order = (cell.anchor, place(table, cell), rows.len());
-                    let (label, anchor) = (cell.label.as_str(), cell.anchor);
-                    rows.push(Row { label, anchor, cells: vec![], images: HashMap::new(), order });
-                    rows.len() - 1
-                }
-            };
+            let at =
+                match rows.iter().position(|r| r.label == cell.label && r.anchor == cell.anchor) {
+                    Some(at) => at,
+                    None => {
+                        let order = (cell.anchor, place(table, cell), rows.len());
+                        let (label, anchor) = (cell.label.as_str(), cell.anchor);
+                        let (images, estimates) = Default::default();
+                        rows.push(Row { label, anchor, cells: vec![], images, order, estimates });
+                        rows.len() - 1
+                    }
+                };
             rows[at].cells.push(cell);
             rows[at].images.insert(&cell.id, images.remove(cell.id.as_str()).unwrap_or_default());
         }
@@ -172,7 +174,7 @@ impl<'a> Row<'a> {
 
     /// The mean over concept sets of the mean over seeds; none where nothing is measured.
     pub fn estimate(&self, metric: Metric) -> Option<Estimate> {
-        self.estimate_where(metric, &|_| true)
+        *self.estimates[metric as usize].get_or_init(|| self.estimate_where(metric, &|_| true))
     }
 
     /// The same, of some of its cells.

@@ -1,0 +1,133 @@
+//! A report's folder.
+
+use std::collections::HashSet;
+use std::fmt::Write as _;
+use std::path::Path;
+
+use image::RgbImage;
+
+use super::csv::Csv;
+use super::grid::{Samples, Targets, grid};
+use super::latex::Latex;
+use super::md::{Markdown, escape};
+use super::results::Results;
+use super::scatter::{ScatterOptions, scatter};
+use super::table::{Export, export};
+use super::tables::{tables, title};
+use super::view::groups;
+use crate::{Error, Result, safefile};
+
+/// Written by hand, and shown in the README where it is there.
+const FINDINGS: &str = "FINDINGS.md";
+
+/// Writes everything under `reports/<name>/`: `README.md`, tables, figure, grids, and the data they
+/// are made of. Each file is whole or not there. Nothing is computed but views.
+///
+/// # Errors
+/// A file that cannot be written.
+pub fn render(results: &Results, samples: Samples, targets: Targets, out: &Path) -> Result<()> {
+    render_with(results, samples, targets, out, ScatterOptions::default())
+}
+
+/// [`render`] with a choice of what the figure shows.
+///
+/// # Errors
+/// As [`render`].
+pub fn render_with(
+    results: &Results,
+    samples: Samples,
+    targets: Targets,
+    out: &Path,
+    options: ScatterOptions,
+) -> Result<()> {
+    results.write(out)?;
+    let tables = tables(results);
+    let shown = tables.iter().filter(|t| !t.sections.is_empty()).cloned().collect::<Vec<_>>();
+    for format in [&Markdown as &dyn Export, &Latex] {
+        let path = out.join(format!("table.{}", format.extension()));
+        safefile::write(&path, export(&shown, format))?;
+    }
+    for table in &shown {
+        safefile::write(&out.join(format!("{}.csv", table.name)), Csv.table(table))?;
+    }
+    let mut text = format!(
+        "# {}\n\n`{}`, scale {}, protocol `{}`.\n\n",
+        escape(&results.title),
+        results.experiment,
+        results.scale,
+        results.protocol
+    );
+    if let Ok(findings) = std::fs::read_to_string(out.join(FINDINGS)) {
+        let _ = write!(text, "{}\n\n", findings.trim_end());
+    }
+    text += "## Table\n\n";
+    text += &Markdown.table(&tables[0]);
+    if shown.iter().any(|t| t.name == "differences") {
+        let _ = write!(text, "\n## Differences\n\n{}", Markdown.table(&tables[1]));
+    }
+    if let Some(figure) = scatter(results, options)? {
+        safefile::write(&out.join("scatter.svg"), figure.svg)?;
+        write_png(&out.join("scatter.png"), &figure.png)?;
+        text += "\n## Text against image alignment\n\n![scatter](scatter.png)\n";
+    }
+    let mut names = HashSet::new();
+    let mut pictures = String::new();
+    for group in &groups(results) {
+        for concepts in &group.concepts {
+            let Some(page) = grid(group, concepts, samples, targets)? else { continue };
+            let mut name = file_name(concepts);
+            while !names.insert(name.clone()) {
+                name.push('_');
+            }
+            write_png(&out.join(format!("grids/{name}.png")), &page)?;
+            let what = escape(&concepts.join(" + "));
+            let _ =
+                write!(pictures, "\n### {}: {what}\n\n![{what}](grids/{name}.png)\n", title(group));
+        }
+    }
+    if !pictures.is_empty() {
+        let _ = write!(
+            text,
+            "\n## Samples\n\nThe first images of each prompt, not chosen.\n{pictures}"
+        );
+    }
+    if !results.failed.is_empty() {
+        text += "\n## Failed\n\n";
+        for (cell, reason) in &results.failed {
+            let known = results.cells.iter().find(|c| c.id == *cell);
+            let what = known.map_or(cell.clone(), |c| {
+                format!("{}: {} on {}, seed {}", c.group, c.label, c.concepts.join(" + "), c.seed)
+            });
+            let _ = writeln!(text, "- {}: {}", escape(&what), escape(reason));
+        }
+    }
+    let _ = write!(text, "\n## Files\n\n");
+    let _ = writeln!(
+        text,
+        "- `results.csv`: a row a cell; `images.csv`: a row an image; `report.json`: the rest"
+    );
+    let _ = writeln!(text, "- `table.md`, `table.tex`: all tables, those by concept too");
+    let csvs: Vec<String> = shown.iter().map(|t| format!("`{}.csv`", t.name)).collect();
+    let _ = writeln!(text, "- {}: each with the ends of its intervals", csvs.join(", "));
+    let _ = write!(
+        text,
+        "\n## Again\n\n```sh\ncdbench run experiments/{0}.toml --scale {1}     # what is in the store is not computed again\n\
+         cdbench report experiments/{0}.toml --scale {1}  # these files from the store\n```\n",
+        results.experiment, results.scale
+    );
+    safefile::write(&out.join("README.md"), text)
+}
+
+/// A file's name in which nothing is a path.
+fn file_name(concepts: &[String]) -> String {
+    let plain = |c: char| if c.is_ascii_alphanumeric() || "-_".contains(c) { c } else { '_' };
+    let names: Vec<String> = concepts.iter().map(|c| c.chars().map(plain).collect()).collect();
+    names.join("+")
+}
+
+fn write_png(path: &Path, page: &RgbImage) -> Result<()> {
+    let mut png = std::io::Cursor::new(vec![]);
+    let written = page.write_to(&mut png, image::ImageFormat::Png);
+    written.map_err(|e| Error::input(format!("{}: {e}", path.display())))?;
+    safefile::write(path, png.into_inner())
+}
