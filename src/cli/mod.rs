@@ -118,7 +118,9 @@ fn start_log(verbose: u8) {
     let default = ["cdbench=warn", "cdbench=info", "cdbench=debug"][verbose.min(2) as usize];
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    log.without_time().with_target(false).with_ansi(terminal).init();
 }
 
 fn start_threads(threads: Option<u16>) -> Result<()> {

@@ -172,7 +172,7 @@ impl Resources {
         if self.embedder.get().is_none() {
             let cuda = self.machine.device.is_cuda();
             let workers = rayon::current_num_threads();
-            let cache = self.store.cache_dir().join("clip");
+            let cache = mini::cache_folder()?.join("clip");
             let opened = Embedder::open(&self.clip, self.machine.runtime, cuda, &cache, workers)?;
             let _ = self.embedder.set(opened);
         }
@@ -205,11 +205,6 @@ impl Resources {
         let corpus = self.corpus(corpus)?;
         let (len, count) = (corpus.len(), count.min(corpus.len()));
         Ok((0..count).filter_map(|i| corpus.caption(i * len / count)).collect())
-    }
-
-    /// Where the embedded captions of corpora are kept.
-    pub fn caption_cache(&self) -> PathBuf {
-        self.store.cache_dir().join("captions")
     }
 }
 

@@ -15,7 +15,7 @@ use crate::diffusion::png::Png;
 use crate::diffusion::{Backbone, Request, Sampling};
 use crate::methods::{self, ClassPicture, Delta, Instance, Part, Training, Undo};
 use crate::spec::SamplingSpec;
-use crate::{Error, Result, safefile};
+use crate::{Error, Result, mini, safefile};
 
 /// Images sampled between two looks at what the user wants, and at most lost.
 const BATCH: usize = 8;
@@ -55,16 +55,9 @@ impl<'a> Worker<'a> {
             Work::Retrieve { corpus, queries, count, threshold } => {
                 let corpus = self.resources.corpus(corpus)?;
                 let embedder = self.resources.embedder()?;
-                let cache = self.resources.caption_cache();
+                let cache = mini::cache_folder()?.join("captions");
                 let found =
                     data::retrieve(&*corpus, queries, *count, *threshold, embedder, Some(&cache))?;
-                if found.entries.len() < *count {
-                    tracing::warn!(
-                        "{}: {} of {count} pictures have captions with a similarity of at least {threshold}",
-                        stage.name,
-                        found.entries.len()
-                    );
-                }
                 found.save(&dir.join(MANIFEST))?;
                 Ok(1.0)
             }

@@ -7,7 +7,7 @@ use plotters::prelude::*;
 use super::results::Results;
 use super::tables::title;
 use super::text::{self, FAMILY, drawn};
-use super::view::{Group, Metric, Row, groups, paper_table};
+use super::view::{Group, Metric, groups, paper_table};
 use crate::Result;
 use crate::metrics::Estimate;
 
@@ -97,19 +97,18 @@ fn panels(results: &Results, options: ScatterOptions) -> Vec<Panel<'_>> {
     let paper = paper_table(results).filter(|_| options.paper);
     let mut panels = vec![];
     for group in &groups {
-        let of_row = |row: &Row| {
-            let mean = [row.estimate(Metric::Text)?, row.estimate(Metric::Image)?];
-            let (label, anchor) = (row.cells[0].label.as_str(), row.anchor);
-            let concepts = group.concepts.iter().filter_map(|set| {
-                let of = |m| Some(row.estimate_where(m, &|c| c.concepts == *set)?.mean);
-                Some((of(Metric::Text)?, of(Metric::Image)?))
-            });
-            Some((label, anchor, mean, concepts.collect::<Vec<_>>(), row.paper_row()))
-        };
         let series: Vec<Series> = group
             .rows
             .iter()
-            .filter_map(of_row)
+            .filter_map(|row| {
+                let mean = [row.estimate(Metric::Text)?, row.estimate(Metric::Image)?];
+                let (label, anchor) = (row.cells[0].label.as_str(), row.anchor);
+                let concepts = group.concepts.iter().filter_map(|set| {
+                    let of = |m| Some(row.estimate_where(m, &|c| c.concepts == *set)?.mean);
+                    Some((of(Metric::Text)?, of(Metric::Image)?))
+                });
+                Some((label, anchor, mean, concepts.collect::<Vec<_>>(), row.paper_row()))
+            })
             .map(|(label, anchor, mean, concepts, name)| {
                 let (color, marker) = looks.of(label, anchor);
                 let found = paper.and_then(|p| p.row(group.name, name?));

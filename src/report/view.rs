@@ -183,6 +183,9 @@ impl<'a> Row<'a> {
         if metric == Metric::Kid {
             return kid(&cells, |k| k.se);
         }
+        if cells.iter().all(|c| self.images_of(c).is_empty()) {
+            return whole(&cells, metric);
+        }
         let value = |i: &ImageRow| metric.of_image(i);
         self.pool(&cells, &value)
     }
@@ -252,6 +255,16 @@ impl<'a> Row<'a> {
         let values: Vec<f64> = self.measured(Metric::Text).map(value).collect();
         (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
     }
+}
+
+/// The mean of cells that come without their images, such as real images.
+fn whole(cells: &[&Cell], metric: Metric) -> Option<Estimate> {
+    let of = |c: &&Cell| if metric == Metric::Text { c.text } else { c.image };
+    let each: Vec<Estimate> = cells.iter().filter_map(of).collect();
+    let n = each.len() as f64;
+    let mean = each.iter().map(|e| e.mean).sum::<f64>() / n;
+    let se = each.iter().map(|e| e.se * e.se).sum::<f64>().sqrt() / n;
+    (!each.is_empty()).then(|| Estimate::normal(mean, se, each.iter().map(|e| e.n).sum()))
 }
 
 fn same(a: &Cell, b: &Cell) -> bool {
