@@ -31,7 +31,7 @@ fn noise(seed: u64) -> RgbImage {
 fn instance(category: &str) -> Instance {
     let seed = category.len() as u64;
     let class =
-        |i| ClassPicture { image: noise(100 + i), caption: format!("a {category} in snow") };
+        |i: u64| ClassPicture { image: noise(100 + i), caption: format!("a {category} in snow") };
     Instance {
         name: format!("my {category}"),
         category: category.into(),

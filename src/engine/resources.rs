@@ -30,7 +30,6 @@ pub struct Machine {
 /// See the module.
 pub struct Resources {
     machine: Machine,
-    store: Store,
     backbone: String,
     identity: String,
     profile: Profile,
@@ -80,7 +79,6 @@ impl Resources {
             size: folder.default_size(),
             profile: Profile::Mini,
             machine,
-            store: store.clone(),
             backbone,
             identity,
             concepts: BTreeMap::new(),

@@ -214,6 +214,8 @@ mod tests {
     use candle_core::Device;
     use proptest::prelude::*;
 
+    use crate::rng::Rng;
+
     fn normals(rng: &mut Rng, n: usize) -> Vec<f64> {
         let x = rng.normal(n, &Device::Cpu).unwrap();
         x.to_vec1::<f32>().unwrap().into_iter().map(f64::from).collect()
