@@ -154,6 +154,15 @@ impl Clip {
         &self.config
     }
 
+    /// What cosines are multiplied with before the softmax.
+    ///
+    /// # Errors
+    /// Only candle's.
+    pub fn logit_scale(&self) -> TensorResult<f64> {
+        let log = self.logit_scale.value().to_dtype(DType::F64)?.to_scalar::<f64>()?;
+        Ok(log.exp())
+    }
+
     /// All parameters, under the names of the file.
     pub fn params(&self) -> &[Param] {
         &self.params

@@ -1,5 +1,7 @@
 //! The engine: an experiment's cells as a graph of stages, each kept under the hash of what it means.
 
+mod cell;
+mod filter;
 mod key;
 mod plan;
 mod resources;
@@ -10,8 +12,10 @@ mod stage;
 mod store;
 mod work;
 
+pub use cell::{Cell, CellKind};
+pub use filter::Filter;
 pub use key::{Key, differences};
-pub use plan::{Cell, CellKind, Filter, Plan, plan};
+pub use plan::{Plan, plan};
 pub use resources::{Machine, Resources};
 pub use results::results;
 pub use run::{Event, Outcome, Todo, Watch, run, survey};

@@ -1,9 +1,11 @@
 //! From an experiment to its cells, and to the stages that they need.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use serde_json::{Value, json};
 
+use super::cell::{Cell, CellKind};
+use super::filter::{Filter, Named};
 use super::key::Key;
 use super::resources::Resources;
 use super::stage::{ClassImages, Images, KidSide, Kind, ScoreWork, Stage, Work, image_seed};
@@ -20,111 +22,6 @@ pub struct Plan {
     /// The rows of `results.csv`.
     pub cells: Vec<Cell>,
     index: HashMap<Key, usize>,
-}
-
-/// One method × concepts × seed.
-#[derive(Clone, Debug)]
-pub struct Cell {
-    /// Of single concepts or of several.
-    pub group: GroupName,
-    /// `dog_plum`, or a pair's name.
-    pub subject: String,
-    /// The concepts.
-    pub concepts: Vec<String>,
-    /// What is shown in the table.
-    pub label: String,
-    /// The row of the paper's table.
-    pub paper: Option<String>,
-    /// What it is measured on.
-    pub kind: CellKind,
-    /// Of training and sampling.
-    pub seed: u64,
-    /// The number of its scoring stage.
-    pub scores: usize,
-    /// The number of the stage that makes its checkpoint, if it has one.
-    pub checkpoint: Option<usize>,
-    /// Training steps, over all that were trained for it.
-    pub steps: u64,
-}
-
-/// What a cell measures.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum CellKind {
-    /// A method's images.
-    Method(&'static str),
-    /// The images of the backbone as it is.
-    Pretrained,
-    /// Real images: the ceiling.
-    Real,
-    /// The training images themselves.
-    Copies,
-}
-
-impl CellKind {
-    /// The method's name, or what stands for it in `--filter`.
-    pub fn as_str(&self) -> &'static str {
-        match self {
-            CellKind::Method(name) => name,
-            CellKind::Pretrained => "pretrained",
-            CellKind::Real => "real",
-            CellKind::Copies => "copies",
-        }
-    }
-}
-
-impl Cell {
-    /// For people, and for `--filter`.
-    pub fn name(&self) -> String {
-        format!("{} · {} · seed {}", self.label, self.subject, self.seed)
-    }
-}
-
-/// Which cells run.
-#[derive(Clone, Debug, Default)]
-pub struct Filter {
-    /// `method`, `label`, `concept`, `group` or `seed`, and the value wanted; all of them must agree,
-    /// values of one key are alternatives.
-    pub wanted: BTreeMap<String, Vec<String>>,
-}
-
-impl std::str::FromStr for Filter {
-    type Err = String;
-
-    fn from_str(text: &str) -> std::result::Result<Self, String> {
-        const KEYS: [&str; 5] = ["method", "label", "concept", "group", "seed"];
-        let mut filter = Filter::default();
-        for part in text.split(',') {
-            let (key, value) =
-                part.split_once('=').ok_or("use KEY=VALUE, such as method=custom-diffusion")?;
-            if !KEYS.contains(&key.trim()) {
-                return Err(format!("`{key}`: filter by one of {}", KEYS.join(", ")));
-            }
-            let values = filter.wanted.entry(key.trim().to_owned()).or_default();
-            values.push(value.trim().to_owned());
-        }
-        Ok(filter)
-    }
-}
-
-impl Filter {
-    /// Adds the conditions of another.
-    pub fn and(&mut self, other: Filter) {
-        for (key, values) in other.wanted {
-            self.wanted.entry(key).or_default().extend(values);
-        }
-    }
-
-    fn lets(&self, row: &RowPlan, subject: &Subject, seed: u64) -> bool {
-        self.wanted.iter().all(|(key, values)| {
-            values.iter().any(|v| match key.as_str() {
-                "method" => v == row.kind.as_str(),
-                "label" => *v == row.label,
-                "concept" => *v == subject.name || subject.concepts.contains(v),
-                "group" => v == subject.group.as_str(),
-                _ => *v == seed.to_string(),
-            })
-        })
-    }
 }
 
 /// A concept, or several together.
@@ -170,8 +67,18 @@ pub fn plan(
                 CellKind::Real | CellKind::Copies => 1,
                 _ => scale.seeds,
             };
-            for seed in (0..seeds).filter(|&s| filter.lets(&row, subject, s)) {
-                planner.cell(&row, subject, seed)?;
+            for seed in 0..seeds {
+                let cell = Named {
+                    kind: &row.kind,
+                    label: &row.label,
+                    subject: &subject.name,
+                    concepts: &subject.concepts,
+                    group: subject.group,
+                    seed,
+                };
+                if filter.lets(&cell) {
+                    planner.cell(&row, subject, seed)?;
+                }
             }
         }
     }

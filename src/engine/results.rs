@@ -2,8 +2,9 @@
 
 use serde_json::json;
 
+use super::cell::{Cell, CellKind};
 use super::key::Key;
-use super::plan::{Cell, CellKind, Plan};
+use super::plan::Plan;
 use super::resources::Resources;
 use super::run::survey;
 use super::scores::Scores;

@@ -6,7 +6,7 @@ use image::RgbImage;
 use ndarray::{Array2, ArrayView2, Axis, concatenate};
 use serde::{Deserialize, Serialize};
 
-use super::plan::CellKind;
+use super::cell::CellKind;
 use crate::clip::Embed;
 use crate::data::Concept;
 use crate::metrics::{self, KID_SUBSET, KID_SUBSETS, Kid};

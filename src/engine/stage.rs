@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
+use super::cell::CellKind;
 use super::key::Key;
-use super::plan::CellKind;
 use crate::methods::{MergeSettings, Modifier, Settings};
 use crate::spec::SamplingSpec;
 

@@ -68,74 +68,84 @@ impl Judge {
         unit(no_grad(|| self.clip.encode_texts(&ids))?.value())
     }
 
-    /// For each picture, which of `classes` is nearest; a class is the mean of its prompts.
-    fn nearest(&self, images: &Tensor, classes: &[Vec<String>]) -> Result<Vec<usize>> {
-        let each: Result<Vec<Tensor>> = classes
-            .iter()
-            .map(|prompts| Ok(unit(&self.texts(prompts)?.mean_keepdim(0)?)?.squeeze(0)?))
-            .collect();
-        let scores = images.matmul(&Tensor::stack(&each?, 0)?.t()?)?;
-        let best = scores.argmax(D::Minus1)?.to_vec1::<u32>()?;
-        Ok(best.into_iter().map(|i| i as usize).collect())
+    /// For each picture, the class whose captions are together the likeliest, among all captions given,
+    /// by the softmax that the judge was trained with.
+    fn likeliest<T: Copy + PartialEq>(
+        &self,
+        images: &Tensor,
+        captions: &[(T, String)],
+    ) -> Result<Vec<T>> {
+        let texts: Vec<&str> = captions.iter().map(|(_, text)| text.as_str()).collect();
+        let logits = (images.matmul(&self.texts(&texts)?.t()?)? * self.clip.logit_scale()?)?;
+        let mut classes: Vec<T> = vec![];
+        let mut class_of = vec![];
+        for (class, _) in captions {
+            let known = classes.iter().position(|c| c == class);
+            class_of.push(known.unwrap_or(classes.len()));
+            if known.is_none() {
+                classes.push(*class);
+            }
+        }
+        let likeliest = |row: Vec<f32>| {
+            let most = row.iter().copied().fold(f32::MIN, f32::max);
+            let mut sums = vec![0f32; classes.len()];
+            row.iter().zip(&class_of).for_each(|(x, &class)| sums[class] += (x - most).exp());
+            let best = (0..sums.len()).max_by(|&a, &b| sums[a].total_cmp(&sums[b]));
+            classes[best.unwrap_or(0)]
+        };
+        Ok(logits.to_vec2::<f32>()?.into_iter().map(likeliest).collect())
     }
 
-    pub fn categories(&self, images: &Tensor) -> Result<Vec<Category>> {
-        self.ask(images, Category::ALL, |c| {
-            ["photo of a {}", "a {}", "a {} in the snow", "pixel art of a {}", "watercolor of a {}"]
-                .map(|p| p.replace("{}", c.word()))
-                .into()
-        })
-    }
-
-    pub fn backgrounds(&self, images: &Tensor) -> Result<Vec<Background>> {
-        self.ask(images, Background::ALL, |b| {
-            let place = place(b);
-            Category::ALL.iter().map(|c| format!("a {} {place}", c.word())).collect()
-        })
-    }
-
-    pub fn styles(&self, images: &Tensor) -> Result<Vec<Style>> {
-        self.ask(images, Style::ALL, |s| {
-            let style = match s {
-                Style::Watercolor => "watercolor painting",
-                other => other.word(),
-            };
-            Category::ALL.iter().map(|c| format!("{style} of a {}", c.word())).collect()
-        })
+    /// What pictures of one object show, each attribute whatever the others are.
+    fn attributes<T: Copy + PartialEq>(
+        &self,
+        images: &Tensor,
+        attribute: impl Fn(Truth) -> T,
+    ) -> Result<Vec<T>> {
+        let mut captions = vec![];
+        for &category in Category::ALL {
+            for &background in Background::ALL {
+                for &style in Style::ALL {
+                    let truth = Truth { category, background, style };
+                    captions.push((attribute(truth), truth.caption()));
+                }
+            }
+        }
+        self.likeliest(images, &captions)
     }
 
     /// The colour word of the objects, whose category is known.
     pub fn colors(&self, images: &Tensor, category: Category) -> Result<Vec<ColorWord>> {
-        self.ask(images, ColorWord::ALL, |c| {
-            ["photo of a", "a"].map(|p| format!("{p} {} {}", c.word(), category.word())).into()
-        })
+        let mut captions = vec![];
+        for &color in ColorWord::ALL {
+            for &background in Background::ALL {
+                let (color_word, noun, place) = (color.word(), category.word(), place(background));
+                captions.push((color, format!("photo of a {color_word} {noun} {place}")));
+            }
+        }
+        self.likeliest(images, &captions)
     }
 
-    /// How often the two categories that are nearest, of all pairs, are those wanted, in any order.
+    /// How often the two categories that are likeliest, of all pairs, are those wanted, in any order.
     pub fn pairs(&self, images: &Tensor, wanted: &[[Category; 2]]) -> Result<Count> {
-        let mut pairs = vec![];
+        let mut captions = vec![];
         for (i, &a) in Category::ALL.iter().enumerate() {
-            pairs.extend(Category::ALL[i + 1..].iter().map(|&b| [a, b]));
+            for &b in &Category::ALL[i + 1..] {
+                for (first, second) in [(a, b), (b, a)] {
+                    for relation in ["next to", "on top of"] {
+                        for &background in Background::ALL {
+                            let (first, second) = (first.word(), second.word());
+                            let place = place(background);
+                            let text = format!("photo of a {first} {relation} a {second} {place}");
+                            captions.push(([a, b], text));
+                        }
+                    }
+                }
+            }
         }
-        let found = self.ask(images, &pairs, |[a, b]| {
-            let orders = [(a, b), (b, a)];
-            let phrases = orders.iter().flat_map(|(a, b)| {
-                ["next to", "on top of"].map(|r| format!("a {} {r} a {}", a.word(), b.word()))
-            });
-            phrases.collect()
-        })?;
+        let found = self.likeliest(images, &captions)?;
         let same = |a: &[Category; 2], b: &[Category; 2]| a == b || *a == [b[1], b[0]];
         Ok((found.iter().zip(wanted).filter(|(a, b)| same(a, b)).count(), wanted.len()))
-    }
-
-    fn ask<T: Copy>(
-        &self,
-        images: &Tensor,
-        all: &[T],
-        prompts: impl Fn(T) -> Vec<String>,
-    ) -> Result<Vec<T>> {
-        let classes: Vec<Vec<String>> = all.iter().map(|&t| prompts(t)).collect();
-        Ok(self.nearest(images, &classes)?.into_iter().map(|i| all[i]).collect())
     }
 
     /// How often pictures are seen as what they should be.
@@ -143,7 +153,9 @@ impl Judge {
         let count = |hits: usize| (hits, truths.len());
         let hits =
             |same: &dyn Fn(usize) -> bool| count((0..truths.len()).filter(|&i| same(i)).count());
-        let (c, b, s) = (self.categories(images)?, self.backgrounds(images)?, self.styles(images)?);
+        let c = self.attributes(images, |t| t.category)?;
+        let b = self.attributes(images, |t| t.background)?;
+        let s = self.attributes(images, |t| t.style)?;
         Ok(Right {
             category: hits(&|i| c[i] == truths[i].category),
             background: hits(&|i| b[i] == truths[i].background),
@@ -200,6 +212,15 @@ impl Truth {
     pub fn of(scene: &Scene) -> Self {
         let spec = &scene.spec;
         Truth { category: spec.objects[0].category, background: spec.background, style: spec.style }
+    }
+
+    /// As the world's grammar says it.
+    fn caption(self) -> String {
+        let style = match self.style {
+            Style::Watercolor => "watercolor painting",
+            other => other.word(),
+        };
+        format!("{style} of a {} {}", self.category.word(), place(self.background))
     }
 }
 
