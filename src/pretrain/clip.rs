@@ -15,7 +15,7 @@ use crate::clip::Clip;
 use crate::diffusion::tokenizer::Tokenizer;
 use crate::nn::{Builder, RandomSource, Var};
 use crate::train::{BatchSize, Part, Streams, Task};
-use crate::world::{self, SIZE};
+use crate::world::{self, SIZE, WorldConfig};
 use crate::{Error, Result, safefile};
 
 /// Apart from every other run's seed.
@@ -41,7 +41,7 @@ pub fn pretrain_clip(config: &PretrainConfig, out: &Path, device: &Device) -> Re
     let identity = serde_json::to_string(&recipe.model).unwrap_or_default();
     let drive = Drive::new("clip", out, &recipe.recipe, params, &identity, seed)?;
     let world = recipe.world.clone();
-    let stream = SceneStream::new(seed, recipe.recipe.batch, move |_| world.clone());
+    let stream = SceneStream::new(seed, recipe.recipe.batch, move |step| alike(&world, step));
     let task = ClipTask { device, judge: Judge::new(clip, tokenizer, device)?, stream };
     let scenes = held_out(recipe.recipe.look_scenes);
     let folder = model_folder(out).join("clip");
@@ -56,6 +56,29 @@ pub fn pretrain_clip(config: &PretrainConfig, out: &Path, device: &Device) -> Re
             ("retrieval", share(task.judge.retrieval(&scenes)?)),
         ]))
     })
+}
+
+/// The scenes of a step: of every four batches one of all there is, one of a single background and
+/// style, one of a single category, one of a single category and background. Where scenes are alike in
+/// what is easily told apart, the rest has to be.
+fn alike(world: &WorldConfig, step: u64) -> WorldConfig {
+    let mut world = world.clone();
+    let turn = (step / 4) as usize;
+    let backgrounds = world.backgrounds.len();
+    if matches!(step % 4, 1 | 3) {
+        world.backgrounds = vec![world.backgrounds[turn % backgrounds]];
+    }
+    if matches!(step % 4, 2 | 3) {
+        world.categories = vec![world.categories[turn % world.categories.len()]];
+        world.two_objects = 0.0;
+    }
+    if step % 4 == 1 {
+        // photos are the most, in their own turn as well
+        let style = turn / backgrounds % 6;
+        let share = |own: usize| f32::from(u8::from(style == own));
+        (world.watercolor, world.pencil_sketch, world.pixel_art) = (share(1), share(3), share(5));
+    }
+    world
 }
 
 struct ClipTask<'a> {
