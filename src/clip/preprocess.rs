@@ -13,6 +13,7 @@ use crate::{Error, Result};
 
 /// CLIP's own (Radford et al. 2021, the published code).
 const MEAN: [f32; 3] = [0.48145466, 0.4578275, 0.40821073];
+#[allow(clippy::excessive_precision)] // as published
 const STD: [f32; 3] = [0.26862954, 0.26130258, 0.27577711];
 
 /// The longest side asked for that is believed.
