@@ -73,16 +73,16 @@ pub fn scatter(results: &Results, options: ScatterOptions) -> Result<Option<Figu
     Ok(Some(Figure { svg, png }))
 }
 
-struct Panel<'a> {
+struct Panel {
     title: String,
-    series: Vec<Series<'a>>,
+    series: Vec<Series>,
     outside: Vec<String>,
     x: (f64, f64),
     y: (f64, f64),
 }
 
-struct Series<'a> {
-    label: &'a str,
+struct Series {
+    label: String,
     anchor: bool,
     color: RGBColor,
     marker: Marker,
@@ -91,32 +91,26 @@ struct Series<'a> {
     paper: Option<(f64, f64)>,
 }
 
-fn panels(results: &Results, options: ScatterOptions) -> Vec<Panel<'_>> {
+fn panels(results: &Results, options: ScatterOptions) -> Vec<Panel> {
     let groups = groups(results);
     let mut looks = Looks::default();
     let paper = paper_table(results).filter(|_| options.paper);
     let mut panels = vec![];
     for group in &groups {
-        let of_row = |row: &Row| {
+        let mut of_row = |row: &Row| {
             let mean = [row.estimate(Metric::Text)?, row.estimate(Metric::Image)?];
-            let (label, anchor) = (row.cells[0].label.as_str(), row.anchor);
             let concepts = group.concepts.iter().filter_map(|set| {
                 let of = |m| Some(row.estimate_where(m, &|c| c.concepts == *set)?.mean);
                 Some((of(Metric::Text)?, of(Metric::Image)?))
             });
-            Some((label, anchor, mean, concepts.collect::<Vec<_>>(), row.paper_row()))
+            let concepts = concepts.collect();
+            let (color, marker) = looks.of(row.label, row.anchor);
+            let found = paper.and_then(|p| p.row(group.name, row.paper_row()?));
+            let paper = found.and_then(|r| Some((r.text?, r.image?)));
+            let (label, anchor) = (row.label.to_owned(), row.anchor);
+            Some(Series { label, anchor, color, marker, mean, concepts, paper })
         };
-        let series: Vec<Series> = group
-            .rows
-            .iter()
-            .filter_map(of_row)
-            .map(|(label, anchor, mean, concepts, name)| {
-                let (color, marker) = looks.of(label, anchor);
-                let found = paper.and_then(|p| p.row(group.name, name?));
-                let paper = found.and_then(|r| Some((r.text?, r.image?)));
-                Series { label, anchor, color, marker, mean, concepts, paper }
-            })
-            .collect();
+        let series: Vec<Series> = group.rows.iter().filter_map(&mut of_row).collect();
         if series.iter().any(|s| !s.anchor) {
             panels.push(panel(group, series));
         }
@@ -124,7 +118,7 @@ fn panels(results: &Results, options: ScatterOptions) -> Vec<Panel<'_>> {
     panels
 }
 
-fn panel<'a>(group: &Group, series: Vec<Series<'a>>) -> Panel<'a> {
+fn panel(group: &Group, series: Vec<Series>) -> Panel {
     let range = |series: &[&Series], axis: usize| {
         let pick = |p: (f64, f64)| if axis == 0 { p.0 } else { p.1 };
         let values = series.iter().flat_map(|s| {
@@ -330,15 +324,15 @@ fn draw_legend<DB: DrawingBackend>(area: &DrawingArea<DB, Shift>, panels: &[Pane
     let mut entries: Vec<&Series> = panels.iter().flat_map(|p| &p.series).collect();
     entries.sort_by_key(|s| s.anchor);
     for s in entries {
-        if seen.contains(&s.label) {
+        if seen.contains(&s.label.as_str()) {
             continue;
         }
-        seen.push(s.label);
+        seen.push(&s.label);
         let at = (px(14.0), px(y + 4.0));
         let mark =
             EmptyElement::at(at) + Polygon::new(s.marker.outline(f64::from(px(5.6))), s.color);
         drawn(area.draw(&mark))?;
-        for line in text::wrap(s.label, LEGEND - 34, 16, FontStyle::Normal, 2) {
+        for line in text::wrap(&s.label, LEGEND - 34, 16, FontStyle::Normal, 2) {
             drawn(area.draw_text(&line, &style, (px(28.0), px(y))))?;
             y += 16.0;
         }
