@@ -30,8 +30,10 @@ fn noise(seed: u64) -> RgbImage {
 
 fn instance(category: &str) -> Instance {
     let seed = category.len() as u64;
-    let class =
-        |i: u64| ClassPicture { image: noise(100 + i), caption: format!("a {category} in snow") };
+    let class = |i: u64| {
+        let caption = format!("a {category} in snow");
+        ClassPicture { image: noise(100 + i), caption }
+    };
     Instance {
         name: format!("my {category}"),
         category: category.into(),

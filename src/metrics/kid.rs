@@ -209,7 +209,7 @@ mod tests {
     fn the_jackknife_is_right_where_sets_differ() {
         let mut rng = Rng::new(2, "test");
         let real = draw(&mut rng, 60, 6, 0.0);
-        let runs: Vec<Kid> = (0..150).map(|_| all(&draw(&mut rng, 60, 6, 0.7), &real)).collect();
+        let runs: Vec<Kid> = (0..150).map(|_| all(&draw(&mut rng, 60, 6, 1.0), &real)).collect();
         let mean = runs.iter().map(|k| k.mean).sum::<f64>() / 150.0;
         let std = (runs.iter().map(|k| (k.mean - mean).powi(2)).sum::<f64>() / 149.0).sqrt();
         let se = runs.iter().map(|k| k.se_generated).sum::<f64>() / 150.0;
