@@ -16,7 +16,7 @@ fn sample(row: &ImageRow) -> Option<RgbImage> {
     let hash = row.cell.bytes().fold(7u32, |h, b| h.wrapping_mul(31).wrapping_add(b.into()));
     let [_, r, g, b] = hash.to_be_bytes();
     let n = row.prompt as u32 + 3;
-    let dark = |x: u32, y: u32| (x / n + y / n + row.seed as u32) % 2 == 0;
+    let dark = |x: u32, y: u32| (x / n + y / n + row.seed as u32).is_multiple_of(2);
     let pixel = |x, y| if dark(x, y) { Rgb([r / 2, g / 2, b / 2]) } else { Rgb([r, g, b]) };
     (row.prompt != 5 || row.seed != 0).then(|| RgbImage::from_fn(64, 64, pixel))
 }

@@ -1,6 +1,7 @@
 //! What stages need besides each other: the backbone, the judge, concepts, corpora.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -99,9 +100,9 @@ impl Resources {
             resources.pairs.insert(name.clone(), (names, prompts));
         }
         for name in wanted {
-            if !resources.concepts.contains_key(&name) {
-                let concept = find_concept(experiment, &name).load()?;
-                resources.concepts.insert(name, concept);
+            if let Entry::Vacant(place) = resources.concepts.entry(name) {
+                let concept = find_concept(experiment, place.key()).load()?;
+                place.insert(concept);
             }
         }
         Ok(resources)

@@ -49,8 +49,11 @@ pub struct Judged<'a> {
     /// Of which of them each image is.
     pub groups: &'a [usize],
     /// The images that KID compares, and the real ones with their captions.
-    pub kid: Option<(Vec<RgbImage>, Vec<(RgbImage, String)>)>,
+    pub kid: Option<(Vec<RgbImage>, Vec<Captioned>)>,
 }
+
+/// An image with its caption.
+pub type Captioned = (RgbImage, String);
 
 /// Measures.
 ///
