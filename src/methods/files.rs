@@ -2,7 +2,7 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `pytorch_custom_diffusion_weights.safetensors` | keys and values of cross attention, if no other weight of the UNet changed: `….attn2.processor.to_k_custom_diffusion.weight`; `unet.load_attn_procs` reads it |
+//! | `pytorch_custom_diffusion_weights.safetensors` | keys and values of cross attention, if no other weight of the UNet changed: `….attn2.processor.to_k_custom_diffusion.weight`; `unet.load_attn_procs` reads it (diffusers 0.35 uses what it read only if called with `_pipeline=pipe`) |
 //! | `unet.safetensors` | otherwise the changed weights of the UNet, under diffusers' names |
 //! | `text_encoder.safetensors`, `vae.safetensors` | those of the other models |
 //! | `<new1>.safetensors` | a modifier token, `{"<new1>": [1, features]}`; `load_textual_inversion` reads it |
@@ -195,4 +195,40 @@ fn row(file: &Path, key: &str, tensor: Tensor) -> Result<Tensor> {
 fn number(token: &str) -> u64 {
     let digits = token.strip_prefix("<new").and_then(|t| t.strip_suffix('>'));
     digits.and_then(|d| d.parse().ok()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LAYER: &str = "mid_block.attentions.0.transformer_blocks.0";
+
+    #[test]
+    fn names_are_those_of_diffusers() {
+        for which in ["to_k", "to_v"] {
+            let own = format!("{LAYER}.attn2.{which}.weight");
+            let theirs = format!("{LAYER}.attn2.processor.{which}_custom_diffusion.weight");
+            assert_eq!(processor_name(&own).as_ref(), Some(&theirs));
+            assert_eq!(parameter_name(&theirs), Some(own));
+        }
+        assert_eq!(processor_name(&format!("{LAYER}.attn1.to_k.weight")), None);
+        // freeze_model = crossattn
+        let out = format!("{LAYER}.attn2.processor.to_out_custom_diffusion.0.bias");
+        assert_eq!(parameter_name(&out), Some(format!("{LAYER}.attn2.to_out.0.bias")));
+    }
+
+    #[test]
+    fn self_attention_has_an_entry_and_no_weights() {
+        let dir = tempfile::tempdir().unwrap();
+        let weight = Tensor::new(&[[1f32, 2.0]], &Device::Cpu).unwrap();
+        let names = ["to_k", "to_v"].map(|w| format!("unet.{LAYER}.attn2.{w}.weight"));
+        let delta = Delta::new(names.map(|name| (name, weight.clone())).into(), vec![]);
+        delta.save(dir.path()).unwrap();
+        let file = dir.path().join(format!("{KEYS_AND_VALUES}.safetensors"));
+        let weights = Weights::open_file(&file).unwrap();
+        let keys: Vec<&str> = weights.keys().collect();
+        assert_eq!(keys[0], format!("{LAYER}.attn1.processor"));
+        assert_eq!((keys.len(), weights.shape(keys[0])), (3, Some(vec![0])));
+        assert_eq!(Delta::load(dir.path()).unwrap().hash().unwrap(), delta.hash().unwrap());
+    }
 }
