@@ -10,4 +10,4 @@ mod stats;
 
 pub use alignment::{image_alignment, text_alignment};
 pub use kid::{KID_SUBSET, KID_SUBSETS, Kid, Subset, kid, kid_over};
-pub use stats::{Estimate, Stratum, estimate, paired_difference, pooled, wilson, z95};
+pub use stats::{Estimate, Stratum, estimate, paired_difference, pooled, student, wilson, z95};

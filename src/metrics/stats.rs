@@ -109,27 +109,49 @@ pub fn paired_difference(a: &[f64], b: &[f64], groups: &[usize], seed: u64) -> E
 /// # Panics
 /// Where a stratum has not one group for each value.
 pub fn pooled(strata: &[Stratum], seed: u64) -> Estimate {
-    let strata: Vec<Sums> = strata.iter().filter(|s| !s.values.is_empty()).map(Sums::new).collect();
-    let n = strata.iter().map(|s| s.count as usize).sum();
-    let groups = strata.iter().map(|s| s.of.len()).sum();
-    if strata.is_empty() {
-        return Estimate::bare(f64::NAN, 0, 0);
+    let strata = sums(strata);
+    let found = spread(&strata);
+    if !found.se.is_finite() {
+        return found;
     }
-    let share = 1.0 / strata.len() as f64;
-    let mean = share * strata.iter().map(Sums::mean).sum::<f64>();
-    // one group says nothing about the spread between groups
-    if strata.iter().any(|s| s.of.len() < 2) || !mean.is_finite() {
-        return Estimate::bare(mean, n, groups);
-    }
-    let se = share * strata.iter().map(Sums::variance).sum::<f64>().sqrt();
-
     let mut rng = Rng::new(seed, "bootstrap");
+    let share = 1.0 / strata.len() as f64;
     let mut means: Vec<f64> =
         (0..DRAWS).map(|_| share * strata.iter().map(|s| s.again(&mut rng)).sum::<f64>()).collect();
     means.sort_by(f64::total_cmp);
     let tail = tail(&strata);
     let (low, high) = (quantile(&means, tail), quantile(&means, 1.0 - tail));
-    Estimate { mean, se, low, high, n, groups }
+    Estimate { low, high, ..found }
+}
+
+/// [`pooled`] with Student's interval: nothing is drawn.
+///
+/// # Panics
+/// As [`pooled`].
+pub fn student(strata: &[Stratum]) -> Estimate {
+    let found = spread(&sums(strata));
+    let (low, high) = found.t_interval(CONFIDENCE);
+    Estimate { low, high, ..found }
+}
+
+fn sums(strata: &[Stratum]) -> Vec<Sums> {
+    strata.iter().filter(|s| !s.values.is_empty()).map(Sums::new).collect()
+}
+
+/// Mean and standard error.
+fn spread(strata: &[Sums]) -> Estimate {
+    let n = strata.iter().map(|s| s.count as usize).sum();
+    let groups = strata.iter().map(|s| s.of.len()).sum();
+    let share = 1.0 / strata.len() as f64;
+    // of nothing: not a number
+    let mean = share * strata.iter().map(Sums::mean).sum::<f64>();
+    let found = Estimate::bare(mean, n, groups);
+    // one group says nothing about the spread between groups
+    if strata.iter().any(|s| s.of.len() < 2) || !mean.is_finite() {
+        return found;
+    }
+    let se = share * strata.iter().map(Sums::variance).sum::<f64>().sqrt();
+    Estimate { se, ..found }
 }
 
 /// What is left out at each end of the sorted means.
@@ -266,6 +288,16 @@ mod tests {
         assert_eq!(found.interval(), None);
         assert!(!found.excludes_zero());
         assert!(estimate(&[], &[], 0).mean.is_nan());
+    }
+
+    #[test]
+    fn students_interval_is_near_the_bootstraps() {
+        let mut rng = Rng::new(4, "test");
+        let strata: Vec<_> = (0..3).map(|_| clustered(&mut rng, 12, 4)).collect();
+        let (t, drawn) = (student(&strata), pooled(&strata, 0));
+        assert_eq!((t.mean, t.se, t.n, t.groups), (drawn.mean, drawn.se, drawn.n, drawn.groups));
+        let wide = t.half_width().unwrap() / drawn.half_width().unwrap();
+        assert!((wide - 1.0).abs() < 0.1, "{wide}");
     }
 
     #[test]

@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::fmt;
 
 use super::baseline::{Baseline, BaselineCell};
-use super::results::{Cell, ImageRow, Results, SEED};
+use super::results::{Cell, ImageRow, Results};
 use super::view::Metric;
-use crate::metrics::{Estimate, Stratum, pooled};
+use crate::metrics::{Estimate, Stratum, student};
 
 /// Chance that a check of two runs that differ by nothing but noise finds something.
 const ALARM: f64 = 0.05;
@@ -185,7 +185,7 @@ impl Pairs {
 /// Both alignments, each cell counting the same.
 fn compare(what: String, cells: &[Pairs]) -> Vec<Compared> {
     let of = |metric, pick: fn(&Pairs) -> &Vec<(f64, f64)>| {
-        let pooled_of = |value: fn(&(f64, f64)) -> f64| {
+        let over = |value: fn(&(f64, f64)) -> f64| {
             let strata: Vec<Stratum> = cells
                 .iter()
                 .map(|c| {
@@ -193,10 +193,10 @@ fn compare(what: String, cells: &[Pairs]) -> Vec<Compared> {
                     Stratum { groups: (0..values.len()).collect(), values }
                 })
                 .collect();
-            pooled(&strata, SEED)
+            student(&strata)
         };
-        let (before, now) = (pooled_of(|p| p.0).mean, pooled_of(|p| p.1).mean);
-        (what.clone(), metric, before, now, pooled_of(|p| p.1 - p.0))
+        let (before, now) = (over(|p| p.0).mean, over(|p| p.1).mean);
+        (what.clone(), metric, before, now, over(|p| p.1 - p.0))
     };
     let all = [of(Metric::Text, |p| &p.text), of(Metric::Image, |p| &p.image)];
     all.into_iter().filter(|c| !c.2.is_nan()).collect()

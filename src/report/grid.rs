@@ -14,6 +14,8 @@ const MARGIN: u32 = 12;
 const SIZE: u32 = 17;
 const LINE: u32 = 15;
 const LABEL: u32 = 120;
+/// Between the texts of neighbours.
+const APART: u32 = 6;
 /// Columns of samples.
 const COLUMNS: usize = 8;
 /// Side of a sample on the page, unless it is so small that it is doubled.
@@ -57,14 +59,16 @@ pub fn grid(
     let size =
         rows.iter().flat_map(|(_, p)| p.iter().flatten()).map(|p| p.width().max(p.height())).max();
     let side = match size.unwrap_or(SIDE) {
-        small if small <= DOUBLED => 2 * small,
+        small if small <= DOUBLED => (2 * small).max(SIDE / 2),
         _ => SIDE,
     };
     let sets: Vec<Vec<RgbImage>> = concepts.iter().map(|c| targets(c)).collect();
 
     let step = side + GAP;
-    let head: Vec<Vec<String>> =
-        shown.iter().map(|(_, prompt)| wrap(prompt, side, SIZE, FontStyle::Normal, 6)).collect();
+    let head: Vec<Vec<String>> = shown
+        .iter()
+        .map(|(_, prompt)| wrap(prompt, side - APART, SIZE, FontStyle::Normal, 6))
+        .collect();
     let lines = head.iter().map(Vec::len).max().unwrap_or(1).max(2) as u32;
     let top = MARGIN + lines * LINE + 8;
     let left = MARGIN + sets.len() as u32 * step + 8;
@@ -75,7 +79,7 @@ pub fn grid(
 
     for (i, (name, pictures)) in concepts.iter().zip(&sets).enumerate() {
         let x = MARGIN + i as u32 * step;
-        let title = wrap(&format!("targets of {name}"), side, SIZE, FontStyle::Bold, 2);
+        let title = wrap(&format!("targets of {name}"), side - APART, SIZE, FontStyle::Bold, 2);
         stack(&mut page, &title, (x, top - 8 - title.len() as u32 * LINE), FontStyle::Bold)?;
         for (j, picture) in pictures.iter().take(rows.len()).enumerate() {
             place(&mut page, picture, (x, top + j as u32 * step), side);

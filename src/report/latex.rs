@@ -1,8 +1,8 @@
-//! Tables as LaTeX with booktabs.
+//! Tables as LaTeX with booktabs, made smaller where they are wider than the text.
 
 use super::table::{Entry, Export, Mark, Number, Table, TableRow};
 
-/// `table` environments for `\input`; needs `\usepackage{booktabs}`.
+/// `table` environments for `\input`; needs `\usepackage{booktabs,graphicx}`.
 pub struct Latex;
 
 impl Export for Latex {
@@ -11,7 +11,7 @@ impl Export for Latex {
     }
 
     fn head(&self) -> &'static str {
-        "% needs \\usepackage{booktabs}\n"
+        "% needs \\usepackage{booktabs,graphicx}\n"
     }
 
     fn table(&self, table: &Table) -> String {
@@ -19,7 +19,9 @@ impl Export for Latex {
         let columns = "r".repeat(width);
         let mut out = format!(
             "\\begin{{table}}\n\\centering\n\\small\n\\setlength{{\\tabcolsep}}{{4pt}}\n\\caption{{{}}}\n\
-             \\label{{tab:{}}}\n\\begin{{tabular}}{{l{columns}}}\n\\toprule\n",
+             \\label{{tab:{}}}\n\
+             \\resizebox{{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}}{{!}}{{%\n\
+             \\begin{{tabular}}{{l{columns}}}\n\\toprule\n",
             escape(&table.caption),
             table.name
         );
@@ -40,7 +42,7 @@ impl Export for Latex {
                 section.anchors.iter().for_each(|row| out += &line(row));
             }
         }
-        out += "\\bottomrule\n\\end{tabular}\n";
+        out += "\\bottomrule\n\\end{tabular}}\n";
         for note in &table.notes {
             out += &format!(
                 "\n\\smallskip\\parbox{{\\linewidth}}{{\\footnotesize {}}}\n",

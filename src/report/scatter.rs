@@ -97,6 +97,7 @@ fn panels(results: &Results, options: ScatterOptions) -> Vec<Panel> {
     let paper = paper_table(results).filter(|_| options.paper);
     let mut panels = vec![];
     for group in &groups {
+        let labels: Vec<&str> = group.rows.iter().map(|r| r.label).collect();
         let mut of_row = |row: &Row| {
             let mean = [row.estimate(Metric::Text)?, row.estimate(Metric::Image)?];
             let concepts = group.concepts.iter().filter_map(|set| {
@@ -104,7 +105,7 @@ fn panels(results: &Results, options: ScatterOptions) -> Vec<Panel> {
                 Some((of(Metric::Text)?, of(Metric::Image)?))
             });
             let concepts = concepts.collect();
-            let (color, marker) = looks.of(row.label, row.anchor);
+            let (color, marker) = looks.of(row.label, row.anchor, &labels);
             let found = paper.and_then(|p| p.row(group.name, row.paper_row()?));
             let paper = found.and_then(|r| Some((r.text?, r.image?)));
             let (label, anchor) = (row.label.to_owned(), row.anchor);
@@ -158,24 +159,34 @@ fn panel(group: &Group, series: Vec<Series>) -> Panel {
     Panel { title: title(group), series, outside, x, y }
 }
 
-/// A colour and a marker for each label, the same in all panels.
+/// A colour and a marker for each label, the same in all panels. Labels that never share a panel may
+/// share a colour, but no marker.
 #[derive(Default)]
 struct Looks {
-    methods: Vec<String>,
+    methods: Vec<(String, RGBColor, Marker)>,
     anchors: Vec<String>,
 }
 
 impl Looks {
-    fn of(&mut self, label: &str, anchor: bool) -> (RGBColor, Marker) {
-        let known = if anchor { &mut self.anchors } else { &mut self.methods };
-        let at = known.iter().position(|k| k == label).unwrap_or_else(|| {
-            known.push(label.to_owned());
-            known.len() - 1
-        });
-        match anchor {
-            true => (GREY, Marker::ANCHORS[at % Marker::ANCHORS.len()]),
-            false => (COLORS[at % COLORS.len()], Marker::METHODS[at % Marker::METHODS.len()]),
+    /// Of a row, where `panel` are all labels of its panel.
+    fn of(&mut self, label: &str, anchor: bool, panel: &[&str]) -> (RGBColor, Marker) {
+        if anchor {
+            let known = self.anchors.iter().position(|k| k == label);
+            let at = known.unwrap_or_else(|| {
+                self.anchors.push(label.to_owned());
+                self.anchors.len() - 1
+            });
+            return (GREY, Marker::ANCHORS[at % Marker::ANCHORS.len()]);
         }
+        if let Some((_, color, marker)) = self.methods.iter().find(|m| m.0 == label) {
+            return (*color, *marker);
+        }
+        let taken = |c: &RGBColor| self.methods.iter().any(|m| m.1 == *c && panel.contains(&&*m.0));
+        let at = self.methods.len();
+        let color = COLORS.into_iter().find(|c| !taken(c)).unwrap_or(COLORS[at % COLORS.len()]);
+        let marker = Marker::METHODS[at % Marker::METHODS.len()];
+        self.methods.push((label.to_owned(), color, marker));
+        (color, marker)
     }
 }
 
@@ -190,13 +201,15 @@ enum Marker {
 }
 
 impl Marker {
-    const METHODS: [Marker; 6] = [
+    const METHODS: [Marker; 8] = [
         Marker::Regular(40, 0.0, 1.0),
         Marker::Regular(4, 0.125, 1.2),
         Marker::Regular(3, 0.0, 1.3),
         Marker::Regular(4, 0.0, 1.25),
         Marker::Regular(3, 0.5, 1.3),
         Marker::Regular(5, 0.0, 1.15),
+        Marker::Star(4),
+        Marker::Star(6),
     ];
     const ANCHORS: [Marker; 3] = [Marker::Cross(0.125), Marker::Cross(0.0), Marker::Star(5)];
 
