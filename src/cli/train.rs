@@ -208,11 +208,7 @@ pub fn merge(args: MergeArgs) -> Result<()> {
             let text = std::fs::read_to_string(file).map_err(Error::io(file))?;
             text.lines().map(str::trim).filter(|l| !l.is_empty()).map(str::to_owned).collect()
         }
-        None => {
-            let corpus = WorldCorpus::retrieval();
-            let apart = corpus.len() / settings.captions;
-            (0..settings.captions).filter_map(|i| corpus.caption(i * apart)).collect()
-        }
+        None => WorldCorpus::retrieval().spread_captions(settings.captions),
     };
     let parts: Vec<Part> = deltas
         .iter()

@@ -33,7 +33,7 @@ impl fmt::Display for Key {
 
 /// The sha-256 of bytes, in lowercase hexadecimal digits.
 pub fn hex(bytes: impl AsRef<[u8]>) -> String {
-    Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
+    format!("{:x}", Sha256::digest(bytes))
 }
 
 /// JSON with sorted keys and no spaces.

@@ -188,22 +188,11 @@ impl Resources {
             return Ok(corpus.clone());
         }
         let corpus: Arc<dyn Corpus> = match name {
-            "mini" => Arc::new(data::WorldCorpus::retrieval()),
-            "mini-validation" => Arc::new(data::WorldCorpus::validation()),
+            "mini" | "mini-validation" => data::corpus(name)?.into(),
             path => data::corpus(&below(&self.base, Path::new(path)).to_string_lossy())?.into(),
         };
         corpora.insert(name.to_owned(), corpus.clone());
         Ok(corpus)
-    }
-
-    /// `count` captions of a corpus, evenly spread over it: what the merge makes its `C_reg` of.
-    ///
-    /// # Errors
-    /// As [`Resources::corpus`].
-    pub fn spread_captions(&self, corpus: &str, count: usize) -> Result<Vec<String>> {
-        let corpus = self.corpus(corpus)?;
-        let (len, count) = (corpus.len(), count.min(corpus.len()));
-        Ok((0..count).filter_map(|i| corpus.caption(i * len / count)).collect())
     }
 }
 

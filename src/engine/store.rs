@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 
 use super::key::{Key, hex};
 use crate::{Error, Result, safefile};
@@ -228,25 +229,11 @@ impl Store {
             return Ok(hash);
         }
         let mut file = fs::File::open(path).map_err(Error::io(path))?;
-        let mut hasher = HashWriter(sha2::Digest::new());
+        let mut hasher = Sha256::new();
         std::io::copy(&mut file, &mut hasher).map_err(Error::io(path))?;
-        let hash: String =
-            sha2::Digest::finalize(hasher.0).iter().map(|b| format!("{b:02x}")).collect();
+        let hash = format!("{:x}", hasher.finalize());
         safefile::write(&cached, &hash)?;
         Ok(hash)
-    }
-}
-
-struct HashWriter(sha2::Sha256);
-
-impl std::io::Write for HashWriter {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        sha2::Digest::update(&mut self.0, bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
     }
 }
 

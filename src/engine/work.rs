@@ -8,7 +8,7 @@ use image::RgbImage;
 use super::plan::Plan;
 use super::resources::Resources;
 use super::scores::{Judged, score};
-use super::stage::{ClassImages, Images, KidSide, Stage, Work, image_file, image_seed};
+use super::stage::{ClassImages, Images, KidSide, Kind, Stage, Work, image_file, image_seed};
 use super::store::Store;
 use crate::data::{self, Manifest};
 use crate::diffusion::png::Png;
@@ -115,7 +115,7 @@ impl<'a> Worker<'a> {
         for ((delta, name), &modifier) in deltas.iter().zip(concepts).zip(modifiers) {
             whole.push(Part { delta, modifier, category: &self.resources.concept(name)?.category });
         }
-        let captions = self.resources.spread_captions(corpus, settings.captions)?;
+        let captions = self.resources.corpus(corpus)?.spread_captions(settings.captions);
         let (delta, report) = methods::merge(self.backbone(None)?, &whole, &captions, settings)?;
         delta.save(dir)?;
         if let Some(report) = report {
@@ -318,7 +318,7 @@ pub fn is_there(plan: &Plan, store: &Store, resources: &Resources, at: usize) ->
     if let Work::Sample { images, .. } = &stage.work {
         // a folder that others share: what counts is every single image
         if let Images::CaptionsOf { stage: from, .. } = images
-            && store.provenance("retrieval", &plan.stages[*from].key)?.is_none()
+            && store.provenance(Kind::Retrieval.folder(), &plan.stages[*from].key)?.is_none()
         {
             return Ok(Missing { missing: images.count(), of: images.count() });
         }

@@ -28,7 +28,6 @@ use std::ops::RangeInclusive;
 use image::RgbImage;
 use serde::{Deserialize, Serialize};
 
-use crate::diffusion::Backbone;
 use crate::{Error, Result};
 
 pub use constrained::{Problem, Solved};
@@ -67,15 +66,6 @@ pub enum Profile {
     Sd,
     /// Scaled to the mini backbone.
     Mini,
-}
-
-impl Profile {
-    /// The profile that suits a backbone: `Mini` where the UNet has less than a hundred million
-    /// parameters.
-    pub fn of(backbone: &Backbone) -> Self {
-        let numbers: usize = backbone.unet.params().iter().map(|p| p.elem_count()).sum();
-        if numbers < 100_000_000 { Profile::Mini } else { Profile::Sd }
-    }
 }
 
 /// All methods, in the order of the paper's tables.

@@ -19,7 +19,7 @@ use crate::diffusion::scheduler::NoiseSchedule;
 use crate::diffusion::{Backbone, from_rgb};
 use crate::nn::{Var, no_grad, parallel};
 use crate::rng::Rng;
-use crate::train::{BatchSize, Part, Streams, Task, loss};
+use crate::train::{BatchSize, Noised, Part, Streams, Task, loss};
 use crate::{Error, Result};
 
 /// A training's images.
@@ -59,16 +59,6 @@ enum Shown {
     Whole(Source),
     /// An image of this step alone.
     Fresh(RgbImage),
-}
-
-/// One step's work.
-pub(super) struct Batch {
-    noised: Tensor,
-    target: Tensor,
-    weights: Tensor,
-    timesteps: Vec<f64>,
-    ids: Vec<Vec<u32>>,
-    captions: Vec<String>,
 }
 
 impl<'a> ImageTask<'a> {
@@ -195,9 +185,9 @@ impl<'a> ImageTask<'a> {
 }
 
 impl Task for ImageTask<'_> {
-    type Batch = Batch;
+    type Batch = Noised;
 
-    fn next_batch(&mut self, step: u64, streams: &mut Streams) -> Result<Batch> {
+    fn next_batch(&mut self, step: u64, streams: &mut Streams) -> Result<Noised> {
         let classes = self.settings.class_batch();
         let targets = self.settings.batch - classes;
         let mut captions = vec![];
@@ -236,35 +226,19 @@ impl Task for ImageTask<'_> {
         let draw = streams.stream("posterior").normal(mean.shape(), device)?;
         let posterior = Posterior { mean: Var::constant(mean), logvar: Var::constant(logvar) };
         let latents = self.backbone.vae.scale(&posterior.sample(&draw)?)?.value().clone();
-        let rng = streams.stream("timesteps");
-        let timesteps: Vec<usize> =
-            (0..captions.len()).map(|_| rng.below(self.schedule.len())).collect();
-        let noise = streams.stream("noise").normal(latents.shape(), device)?;
-        let ids = captions.iter().map(|c| Ok(self.backbone.tokenizer.encode(c)?.ids));
-        Ok(Batch {
-            noised: self.schedule.add_noise(&latents, &noise, &timesteps)?,
-            target: self.schedule.target(&latents, &noise, &timesteps)?,
-            weights: self.weights(masks, targets, classes)?,
-            timesteps: timesteps.into_iter().map(|t| t as f64).collect(),
-            ids: ids.collect::<Result<_>>()?,
-            captions,
-        })
+        let weights = |_: &[usize]| self.weights(masks, targets, classes);
+        Noised::draw(self.backbone, &self.schedule, &latents, captions, weights, streams)
     }
 
-    fn size(&self, batch: &Batch) -> BatchSize {
-        BatchSize { images: batch.ids.len(), pixels: self.latent * self.latent }
+    fn size(&self, batch: &Noised) -> BatchSize {
+        batch.size()
     }
 
-    fn loss(&self, batch: &Batch, part: &Part) -> Result<Var> {
-        let narrow = |x: &Tensor| x.narrow(0, part.images.start, part.images.len())?.contiguous();
-        let text = self.backbone.text_encoder.forward(&batch.ids[part.images.clone()])?;
-        let noised = Var::constant(narrow(&batch.noised)?);
-        let timesteps = &batch.timesteps[part.images.clone()];
-        let prediction = self.backbone.unet.forward(&noised, timesteps, &text)?;
-        Ok(loss::squared_error(&prediction, &narrow(&batch.target)?, &narrow(&batch.weights)?)?)
+    fn loss(&self, batch: &Noised, part: &Part) -> Result<Var> {
+        batch.loss(self.backbone, part)
     }
 
-    fn describe(&self, batch: &Batch) -> Vec<String> {
+    fn describe(&self, batch: &Noised) -> Vec<String> {
         batch.captions.clone()
     }
 }

@@ -16,7 +16,7 @@ use crate::diffusion::tokenizer::Tokenizer;
 use crate::diffusion::weights::{Weights, save_weights};
 use crate::diffusion::{Backbone, Request, Sampling};
 use crate::nn::{Param, Var, no_grad, parallel};
-use crate::train::{BatchSize, Part, Streams, Task, loss};
+use crate::train::{BatchSize, Noised, Part, Streams, Task, loss};
 use crate::world::{self, SIZE};
 use crate::{Error, Result};
 
@@ -93,25 +93,12 @@ struct UNetTask<'a> {
     stream: SceneStream,
 }
 
-struct Batch {
-    noised: Tensor,
-    target: Tensor,
-    weights: Tensor,
-    timesteps: Vec<f64>,
-    ids: Vec<Vec<u32>>,
-    captions: Vec<String>,
-}
-
 impl Task for UNetTask<'_> {
-    type Batch = Batch;
+    type Batch = Noised;
 
-    fn next_batch(&mut self, step: u64, streams: &mut Streams) -> Result<Batch> {
+    fn next_batch(&mut self, step: u64, streams: &mut Streams) -> Result<Noised> {
         let scenes = self.stream.batch(step);
         let latents = encode(&self.backbone.vae, &pictures(&scenes, self.device)?)?;
-        let batch = scenes.len();
-        let rng = streams.stream("timesteps");
-        let timesteps: Vec<usize> = (0..batch).map(|_| rng.below(self.schedule.len())).collect();
-        let noise = streams.stream("noise").normal(latents.shape(), self.device)?;
         let rng = streams.stream("caption dropout");
         let captions: Vec<String> = scenes
             .into_iter()
@@ -119,44 +106,31 @@ impl Task for UNetTask<'_> {
                 |s| if rng.chance(self.recipe.caption_dropout) { String::new() } else { s.caption },
             )
             .collect();
-        let ids = captions.iter().map(|c| Ok(self.backbone.tokenizer.encode(c)?.ids));
-        let (_, c, h, w) = latents.dims4()?;
-        let weights = loss::mean_weights(batch, c * h * w, self.device)?;
-        let weights = match self.recipe.snr_gamma {
-            0.0 => weights,
-            gamma => {
-                let predicts = self.schedule.prediction_type();
-                let factor =
-                    |&t: &usize| loss::min_snr_factor(self.schedule.snr(t), gamma, predicts);
-                loss::scale_images(&weights, &timesteps.iter().map(factor).collect::<Vec<_>>())?
-            }
+        let (batch, c, h, w) = latents.dims4()?;
+        let weights = |timesteps: &[usize]| {
+            let weights = loss::mean_weights(batch, c * h * w, self.device)?;
+            Ok(match self.recipe.snr_gamma {
+                0.0 => weights,
+                gamma => {
+                    let predicts = self.schedule.prediction_type();
+                    let factor =
+                        |&t: &usize| loss::min_snr_factor(self.schedule.snr(t), gamma, predicts);
+                    loss::scale_images(&weights, &timesteps.iter().map(factor).collect::<Vec<_>>())?
+                }
+            })
         };
-        Ok(Batch {
-            noised: self.schedule.add_noise(&latents, &noise, &timesteps)?,
-            target: self.schedule.target(&latents, &noise, &timesteps)?,
-            weights,
-            timesteps: timesteps.into_iter().map(|t| t as f64).collect(),
-            ids: ids.collect::<Result<_>>()?,
-            captions,
-        })
+        Noised::draw(&self.backbone, &self.schedule, &latents, captions, weights, streams)
     }
 
-    fn size(&self, batch: &Batch) -> BatchSize {
-        let side = SIZE / self.backbone.vae.config().downscale();
-        BatchSize { images: batch.ids.len(), pixels: side * side }
+    fn size(&self, batch: &Noised) -> BatchSize {
+        batch.size()
     }
 
-    fn loss(&self, batch: &Batch, part: &Part) -> Result<Var> {
-        let (first, count) = (part.images.start, part.images.len());
-        let narrow = |x: &Tensor| x.narrow(0, first, count)?.contiguous();
-        let text = self.backbone.text_encoder.forward(&batch.ids[part.images.clone()])?;
-        let noised = Var::constant(narrow(&batch.noised)?);
-        let timesteps = &batch.timesteps[part.images.clone()];
-        let prediction = self.backbone.unet.forward(&noised, timesteps, &text)?;
-        Ok(loss::squared_error(&prediction, &narrow(&batch.target)?, &narrow(&batch.weights)?)?)
+    fn loss(&self, batch: &Noised, part: &Part) -> Result<Var> {
+        batch.loss(&self.backbone, part)
     }
 
-    fn describe(&self, batch: &Batch) -> Vec<String> {
+    fn describe(&self, batch: &Noised) -> Vec<String> {
         batch.captions.clone()
     }
 }

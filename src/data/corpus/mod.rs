@@ -34,6 +34,12 @@ pub trait Corpus: Send + Sync {
     /// The caption of picture `index`; `None` past the end, or where it has none.
     fn caption(&self, index: usize) -> Option<String>;
 
+    /// `count` captions, evenly spread: what the merge makes its `C_reg` of.
+    fn spread_captions(&self, count: usize) -> Vec<String> {
+        let (len, count) = (self.len(), count.min(self.len()));
+        (0..count).filter_map(|i| self.caption(i * len / count)).collect()
+    }
+
     /// Picture `index`.
     ///
     /// # Errors
