@@ -90,3 +90,32 @@ impl Error {
         }
     }
 }
+
+/// The hint of an error about an unknown name: the known names that look most like it, or all of them
+/// where there are few.
+pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> String {
+    let mut known: Vec<&str> = known.into_iter().collect();
+    if known.is_empty() {
+        return "there is nothing to choose from".into();
+    }
+    let distance = |k: &str| strsim::osa_distance(&name.to_lowercase(), &k.to_lowercase());
+    known.sort_by_key(|k| distance(k));
+    let close = known.iter().take_while(|k| distance(k) <= 1 + name.chars().count() / 3).count();
+    match close {
+        0 => format!("there are {}", known[..known.len().min(20)].join(", ")),
+        close => format!("did you mean {}?", known[..close.min(3)].join(" or ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn near_names_are_offered_and_far_ones_listed() {
+        let known = ["dog_plum", "cat_mint", "car_bee"];
+        assert_eq!(nearest("dog_plumm", known), "did you mean dog_plum?");
+        assert_eq!(nearest("Cat-mint", known), "did you mean cat_mint?");
+        assert!(nearest("zebra", known).contains("car_bee"));
+    }
+}

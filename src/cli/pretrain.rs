@@ -1,14 +1,18 @@
 //! `cdbench pretrain`: the mini backbone and its judge, from nothing.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use candle_core::Device;
 
 use super::device::DeviceName;
 use crate::Result;
+use crate::diffusion::folder::Folder;
 use crate::pretrain::{self, PretrainConfig};
 
 const EXAMPLES: &str = "\
 Examples:
   cdbench pretrain vae
+  cdbench pretrain unet --from mini --config longer.toml --out runs/longer
   cdbench pretrain all --config assets/mini/pretrain.toml --out runs/pretrain --device cuda";
 
 #[derive(clap::Subcommand)]
@@ -39,6 +43,10 @@ pub struct Args {
     /// goes on
     #[arg(long, default_value = "runs/pretrain")]
     out: PathBuf,
+
+    /// Begin with the weights of this backbone, a folder or `mini`, instead of random ones
+    #[arg(long)]
+    from: Option<String>,
 
     /// auto, cpu, cuda, cuda:N or metal
     #[arg(long, default_value = "auto")]
@@ -78,44 +86,33 @@ pub struct ReportArgs {
 
 /// Runs `cdbench pretrain …`.
 pub fn run(command: Command) -> Result<()> {
-    let open = |args: &Args| {
-        Ok::<_, crate::Error>((PretrainConfig::read(&args.config)?, args.device.open()?))
+    use pretrain::{pretrain_clip, pretrain_decoder, pretrain_unet, pretrain_vae};
+
+    let (args, parts): (Args, &[Part]) = match command {
+        Command::Vae(args) => (args, &[pretrain_vae]),
+        Command::Decoder(args) => (args, &[pretrain_decoder]),
+        Command::Unet(args) => (args, &[pretrain_unet]),
+        Command::Clip(args) => (args, &[pretrain_clip]),
+        Command::All(args) => (args, &[pretrain_vae, pretrain_decoder, pretrain_clip, pretrain_unet]),
+        Command::Report(args) => return report(args),
     };
-    match command {
-        Command::Vae(args) => {
-            let (config, device) = open(&args)?;
-            pretrain::pretrain_vae(&config, &args.out, &device)
-        }
-        Command::Decoder(args) => {
-            let (config, device) = open(&args)?;
-            pretrain::pretrain_decoder(&config, &args.out, &device)
-        }
-        Command::Clip(args) => {
-            let (config, device) = open(&args)?;
-            pretrain::pretrain_clip(&config, &args.out, &device)
-        }
-        Command::All(args) => {
-            let (config, device) = open(&args)?;
-            pretrain::pretrain_vae(&config, &args.out, &device)?;
-            pretrain::pretrain_decoder(&config, &args.out, &device)?;
-            pretrain::pretrain_clip(&config, &args.out, &device)?;
-            pretrain::pretrain_unet(&config, &args.out, &device)
-        }
-        Command::Report(args) => {
-            let out = args.out.unwrap_or_else(|| args.model.clone());
-            let measured = pretrain::ReportArgs {
-                model: args.model,
-                out,
-                seeds: args.seeds.into(),
-                kid: args.kid.into(),
-                steps: args.steps.into(),
-                guidance: args.guidance,
-            };
-            pretrain::report(&measured, &args.device.open()?)
-        }
-        Command::Unet(args) => {
-            let (config, device) = open(&args)?;
-            pretrain::pretrain_unet(&config, &args.out, &device)
-        }
-    }
+    let config = PretrainConfig::read(&args.config)?;
+    let device = args.device.open()?;
+    let from = args.from.as_deref().map(Folder::open).transpose()?;
+    parts.iter().try_for_each(|part| part(&config, &args.out, from.as_ref(), &device))
+}
+
+type Part = fn(&PretrainConfig, &Path, Option<&Folder>, &Device) -> Result<()>;
+
+fn report(args: ReportArgs) -> Result<()> {
+    let out = args.out.unwrap_or_else(|| args.model.clone());
+    let measured = pretrain::ReportArgs {
+        model: args.model,
+        out,
+        seeds: args.seeds.into(),
+        kid: args.kid.into(),
+        steps: args.steps.into(),
+        guidance: args.guidance,
+    };
+    pretrain::report(&measured, &args.device.open()?)
 }

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use image::RgbImage;
 use serde::{Deserialize, Serialize};
 
-use super::nearest;
 use super::picture::{OnCorrupt, Picture, read_pictures};
 use super::prompt::{Prompt, read_prompts};
 use crate::world::{self, SIZE, Scene};
+use crate::error::nearest;
 use crate::{Error, Result};
 
 /// What is learnt.

@@ -28,6 +28,7 @@ use std::ops::RangeInclusive;
 use image::RgbImage;
 use serde::{Deserialize, Serialize};
 
+use crate::error::nearest;
 use crate::{Error, Result};
 
 pub use constrained::{Problem, Solved};
@@ -88,11 +89,8 @@ pub fn registry() -> &'static [&'static dyn Method] {
 pub fn find(name: &str) -> Result<&'static dyn Method> {
     let found = registry().iter().find(|method| method.name() == name);
     found.copied().ok_or_else(|| {
-        let names: Vec<&str> = registry().iter().map(|method| method.name()).collect();
-        Error::input_hint(
-            format!("there is no method `{name}`"),
-            format!("did you mean {}? All: {}", settings::nearest(name, &names), names.join(", ")),
-        )
+        let names = registry().iter().map(|method| method.name());
+        Error::input_hint(format!("there is no method `{name}`"), nearest(name, names))
     })
 }
 
@@ -151,7 +149,7 @@ mod tests {
             assert!(!method.about().is_empty());
         }
         let error = find("custom-difusion").err().unwrap();
-        assert!(error.hint().unwrap().starts_with("did you mean `custom-diffusion`"));
+        assert!(error.hint().unwrap().starts_with("did you mean custom-diffusion"));
     }
 
     #[test]

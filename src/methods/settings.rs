@@ -6,7 +6,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::train::{Trainable, distance};
+use crate::error::nearest;
+use crate::train::Trainable;
 use crate::{Error, Result};
 
 /// What a training is made of; every value is written out in reports.
@@ -108,7 +109,7 @@ impl Settings {
             if !known.contains(key) {
                 return Err(Error::input_hint(
                     format!("a method has no setting `{key}`"),
-                    format!("did you mean {}?", nearest(key, &known)),
+                    nearest(key, known.iter().map(String::as_str)),
                 ));
             }
             all.insert(key.clone(), to_json_value(value)?);
@@ -182,15 +183,6 @@ fn to_json_value(value: &toml::Value) -> Result<Value> {
     serde_json::to_value(value).map_err(|e| Error::input(format!("the value {value}: {e}")))
 }
 
-/// The three of `names` that come nearest to `word`, for hints.
-pub(super) fn nearest<S: AsRef<str>>(word: &str, names: &[S]) -> String {
-    let mut near: Vec<(usize, &str)> =
-        names.iter().map(|n| (distance(word, n.as_ref()), n.as_ref())).collect();
-    near.sort();
-    let near: Vec<String> = near.iter().take(3).map(|(_, n)| format!("`{n}`")).collect();
-    near.join(", ")
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::{Profile, find};
@@ -233,7 +225,7 @@ mod tests {
     fn errors_name_the_key() {
         let error = with("regularisation = 'none'").unwrap_err();
         assert!(error.to_string().contains("regularisation"), "{error}");
-        assert!(error.hint().unwrap().contains("`regularization`"));
+        assert!(error.hint().unwrap().contains("regularization"));
         for (text, key) in [
             ("batch = 'many'", "batch"),
             ("modifier_token = 'rarest'", "rarest"),

@@ -9,10 +9,12 @@ use serde_json::json;
 use super::config::PretrainConfig;
 use super::drive::{Drive, Findings};
 use super::judge::Judge;
-use super::model_folder;
+use super::{model_folder, read_params};
 use super::scenes::{SceneStream, held_out, pictures};
 use crate::clip::Clip;
+use crate::diffusion::folder::Folder;
 use crate::diffusion::tokenizer::Tokenizer;
+use crate::diffusion::weights::Weights;
 use crate::nn::{Builder, RandomSource, Var};
 use crate::train::{BatchSize, Part, Streams, Task};
 use crate::world::{self, SIZE, WorldConfig};
@@ -21,11 +23,18 @@ use crate::{Error, Result, safefile};
 /// Apart from every other run's seed.
 const SEED_OFFSET: u64 = 7_000_003;
 
-/// Trains the judge, from its latest state if there is one, and exports it in transformers' layout.
+/// Trains the judge, from its latest state if there is one, or else from that of `from`, and exports it
+/// in transformers' layout.
 ///
 /// # Errors
-/// What reading and writing the run folder gives; divergence.
-pub fn pretrain_clip(config: &PretrainConfig, out: &Path, device: &Device) -> Result<()> {
+/// [`Error::Input`] if `from` has none of this architecture; what reading and writing the run folder
+/// gives; divergence.
+pub fn pretrain_clip(
+    config: &PretrainConfig,
+    out: &Path,
+    from: Option<&Folder>,
+    device: &Device,
+) -> Result<()> {
     let recipe = &config.clip;
     let seed = config.seed + SEED_OFFSET;
     let tokenizer = Tokenizer::word_level(&world::vocabulary(), recipe.tokens)?;
@@ -37,6 +46,9 @@ pub fn pretrain_clip(config: &PretrainConfig, out: &Path, device: &Device) -> Re
     }
     model.check(Path::new("clip.model"))?;
     let clip = Clip::new(&Builder::new(RandomSource { seed }, device, DType::F32), &model)?;
+    if let Some(from) = from {
+        read_params(clip.params(), &Weights::open(&from.root.join("clip"), "model")?)?;
+    }
     let params = clip.params().to_vec();
     let identity = serde_json::to_string(&recipe.model).unwrap_or_default();
     let drive = Drive::new("clip", out, &recipe.recipe, params, &identity, seed)?;
@@ -72,12 +84,14 @@ fn alike(world: &WorldConfig, step: u64) -> WorldConfig {
         world.categories = vec![world.categories[turn % world.categories.len()]];
         world.two_objects = 0.0;
     }
-    if step % 4 == 1 {
-        // photos are the most, in their own turn as well
-        let style = turn / backgrounds % 6;
-        let share = |own: usize| f32::from(u8::from(style == own));
-        (world.watercolor, world.pencil_sketch, world.pixel_art) = (share(1), share(3), share(5));
-    }
+    let styles = match step % 4 {
+        // one style; photos are the most, in their own turn as well
+        1 => [1, 3, 5].map(|own| f32::from(u8::from(turn / backgrounds % 6 == own))),
+        // nothing is left to tell but styles and looks
+        3 => [0.25; 3],
+        _ => return world,
+    };
+    [world.watercolor, world.pencil_sketch, world.pixel_art] = styles;
     world
 }
 

@@ -23,7 +23,40 @@ pub use vae::{pretrain_decoder, pretrain_vae};
 
 use std::path::{Path, PathBuf};
 
+use crate::diffusion::config::{Config as _, VaeConfig};
+use crate::diffusion::folder::Folder;
+use crate::diffusion::weights::Weights;
+use crate::nn::Param;
+use crate::{Error, Result, safefile};
+
+const VAE_WEIGHTS: &str = "vae/diffusion_pytorch_model.safetensors";
+
 /// Below the run folder: the backbone, and `clip/`.
 pub fn model_folder(out: &Path) -> PathBuf {
     out.join("mini")
+}
+
+/// Gives parameters the values of a file, which must have these and no others.
+fn read_params(params: &[Param], weights: &Weights) -> Result<()> {
+    for param in params {
+        let value = weights.tensor(param.name(), param.shape())?;
+        let device = param.value().device().clone();
+        param.set_from_file(&value.to_device(&device)?)?;
+    }
+    weights.finish()
+}
+
+/// Copies the autoencoder of a backbone into the run folder, if that has none.
+fn adopt_autoencoder(from: &Folder, out: &Path) -> Result<()> {
+    let to = model_folder(out);
+    if to.join(VaeConfig::FILE).is_file() {
+        return Ok(());
+    }
+    // weights first: a configuration says that they are there
+    for file in [VAE_WEIGHTS, VaeConfig::FILE] {
+        let source = from.root.join(file);
+        let bytes = std::fs::read(&source).map_err(Error::io(&source))?;
+        safefile::write(&to.join(file), bytes)?;
+    }
+    Ok(())
 }

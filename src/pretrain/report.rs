@@ -300,7 +300,7 @@ impl<'a> Report<'a> {
     }
 
     fn write(&self) -> Result<()> {
-        let ReportArgs { model, out, seeds, steps, guidance, .. } = self.args;
+        let ReportArgs { out, seeds, steps, guidance, .. } = self.args;
         let mut text = format!(
             "# What the mini backbone can do\n\nMeasured by `cdbench pretrain report`: weights as \
              shipped (f16), DDIM, {steps} steps, guidance {guidance}, {seeds} images of a prompt. \
@@ -317,7 +317,6 @@ impl<'a> Report<'a> {
         for (name, own, ceiling) in &self.concepts {
             let _ = writeln!(text, "| {name} | {own:.3} | {ceiling:.3} |");
         }
-        let _ = writeln!(text, "\nModel: `{}`.", model.display());
         safefile::write(&out.join("report.md"), &text)?;
         let cells: Vec<(&[u8], &str)> =
             self.shown.iter().map(|(b, t)| (b.as_slice(), t.as_str())).collect();

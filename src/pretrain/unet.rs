@@ -6,14 +6,14 @@ use candle_core::{DType, Device, Tensor};
 
 use super::config::{PretrainConfig, UNetRecipe};
 use super::drive::Drive;
-use super::model_folder;
+use super::{adopt_autoencoder, model_folder, read_params};
 use super::scenes::{SceneStream, pictures};
 use crate::diffusion::config::{Config as _, ModelIndex, VaeConfig};
 use crate::diffusion::folder::Folder;
 use crate::diffusion::model::Vae;
 use crate::diffusion::scheduler::{NoiseSchedule, SchedulerKind};
 use crate::diffusion::tokenizer::Tokenizer;
-use crate::diffusion::weights::{Weights, save_weights};
+use crate::diffusion::weights::save_weights;
 use crate::diffusion::{Backbone, Request, Sampling};
 use crate::nn::{Param, Var, no_grad, parallel};
 use crate::train::{BatchSize, Noised, Part, Streams, Task, loss};
@@ -21,14 +21,28 @@ use crate::world::{self, SIZE};
 use crate::{Error, Result};
 
 /// Trains UNet and text encoder on the exported autoencoder, from their latest state if there is one,
-/// and exports them, which completes the backbone's folder.
+/// or else from the weights of `from`, and exports them, which completes the backbone's folder. Where
+/// there is no autoencoder yet, that of `from` is taken over.
 ///
 /// # Errors
-/// [`Error::Input`] if there is no autoencoder yet; what reading and writing gives; divergence.
-pub fn pretrain_unet(config: &PretrainConfig, out: &Path, device: &Device) -> Result<()> {
+/// [`Error::Input`] if there is no autoencoder, or `from` is another architecture; what reading and
+/// writing gives; divergence.
+pub fn pretrain_unet(
+    config: &PretrainConfig,
+    out: &Path,
+    from: Option<&Folder>,
+    device: &Device,
+) -> Result<()> {
     let recipe = &config.unet;
     let folder = model_folder(out);
+    if let Some(from) = from {
+        adopt_autoencoder(from, out)?;
+    }
     let backbone = backbone(recipe, &folder, device, config.seed)?;
+    if let Some(from) = from {
+        read_params(backbone.unet.params(), &from.unet_weights()?)?;
+        read_params(backbone.text_encoder.params(), &from.text_encoder_weights()?)?;
+    }
     let mut params = backbone.unet.params().to_vec();
     params.extend(backbone.text_encoder.params().to_vec());
     let identity = serde_json::to_string(&(&recipe.model, &recipe.text_encoder));
@@ -73,16 +87,6 @@ fn backbone(recipe: &UNetRecipe, folder: &Path, device: &Device, seed: u64) -> R
     let backbone = Backbone::random(folder, device, DType::F32, seed)?;
     read_params(backbone.vae.params(), &weights)?;
     Ok(backbone)
-}
-
-/// Gives parameters the values of a file.
-pub(super) fn read_params(params: &[Param], weights: &Weights) -> Result<()> {
-    for param in params {
-        let value = weights.tensor(param.name(), param.shape())?;
-        let device = param.value().device().clone();
-        param.set_from_file(&value.to_device(&device)?)?;
-    }
-    weights.finish()
 }
 
 struct UNetTask<'a> {

@@ -7,9 +7,10 @@ use candle_core::{DType, Device, Tensor};
 
 use super::config::{PretrainConfig, Recipe, VaeLoss, VaeRecipe};
 use super::drive::{Drive, Findings, started};
-use super::model_folder;
+use super::{VAE_WEIGHTS, adopt_autoencoder, model_folder, read_params};
 use super::scenes::{SceneStream, bytes, held_out, pictures};
 use crate::diffusion::config::{Config as _, VaeConfig};
+use crate::diffusion::folder::Folder;
 use crate::diffusion::model::Vae;
 use crate::diffusion::weights::{Weights, save_weights};
 use crate::nn::{Builder, Param, RandomSource, Var, no_grad, ops, parallel};
@@ -17,23 +18,41 @@ use crate::train::{BatchSize, Part, Streams, Task};
 use crate::world::{self, SIZE, Scene};
 use crate::{Error, Result};
 
-/// Trains the autoencoder, from its latest state if there is one, and exports it.
+/// Trains the autoencoder, from its latest state if there is one, or else from the weights of `from`,
+/// and exports it.
 ///
 /// # Errors
-/// What reading and writing the run folder gives; divergence.
-pub fn pretrain_vae(config: &PretrainConfig, out: &Path, device: &Device) -> Result<()> {
+/// [`Error::Input`] if `from` is another architecture; what reading and writing the run folder gives;
+/// divergence.
+pub fn pretrain_vae(
+    config: &PretrainConfig,
+    out: &Path,
+    from: Option<&Folder>,
+    device: &Device,
+) -> Result<()> {
     let builder = Builder::new(RandomSource { seed: config.seed }, device, DType::F32);
     let vae = Vae::new(&builder, &config.vae.model)?;
+    if let Some(from) = from {
+        read_params(vae.params(), &from.vae_weights()?)?;
+    }
     let params = vae.params().to_vec();
     run("vae", &config.vae.recipe, vae, params, config, out, device)
 }
 
 /// Goes on with the decoder alone, on the exported autoencoder's latents, which do not change: a UNet
-/// may be trained on them meanwhile.
+/// may be trained on them meanwhile. Where there is no autoencoder yet, that of `from` is taken over.
 ///
 /// # Errors
-/// [`Error::Input`] if there is no autoencoder yet; as [`pretrain_vae`].
-pub fn pretrain_decoder(config: &PretrainConfig, out: &Path, device: &Device) -> Result<()> {
+/// [`Error::Input`] if there is no autoencoder; as [`pretrain_vae`].
+pub fn pretrain_decoder(
+    config: &PretrainConfig,
+    out: &Path,
+    from: Option<&Folder>,
+    device: &Device,
+) -> Result<()> {
+    if let Some(from) = from {
+        adopt_autoencoder(from, out)?;
+    }
     let folder = model_folder(out);
     let weights = Weights::open(&folder.join("vae"), "diffusion_pytorch_model")?;
     let builder = Builder::new(Arc::new(weights), device, DType::F32);
@@ -264,7 +283,7 @@ fn export(vae: &Vae, latents: &Statistics, folder: &Path, dtype: DType) -> Resul
         tensors.push((param.name().to_owned(), value, dtype));
     }
     config.write(folder)?;
-    save_weights(&folder.join("vae/diffusion_pytorch_model.safetensors"), tensors)
+    save_weights(&folder.join(VAE_WEIGHTS), tensors)
 }
 
 #[cfg(test)]
@@ -320,9 +339,9 @@ mod tests {
         config.vae.recipe.train.steps = 2;
         config.vae.recipe.train.schedule.warmup = 0;
         let dir = tempfile::tempdir().unwrap();
-        pretrain_vae(&config, dir.path(), &Device::Cpu).unwrap();
+        pretrain_vae(&config, dir.path(), None, &Device::Cpu).unwrap();
         config.vae.recipe.train.steps = 4;
-        pretrain_vae(&config, dir.path(), &Device::Cpu).unwrap();
+        pretrain_vae(&config, dir.path(), None, &Device::Cpu).unwrap();
         let log = std::fs::read_to_string(dir.path().join("vae/log.csv")).unwrap();
         let steps: Vec<&str> = log.lines().skip(1).filter_map(|l| l.split(',').next()).collect();
         assert_eq!(steps, ["2", "4"]);

@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use crate::data::nearest;
+use crate::error::nearest;
 use crate::{Error, Result};
 
 /// A value given on the command line in place of the file's: `sampling.steps=20`,

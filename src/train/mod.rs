@@ -22,7 +22,6 @@ pub use clip::{clip_factor, gradient_norm};
 pub use ema::{Ema, EmaConfig};
 pub use lr::{Decay, Schedule};
 pub use noised::Noised;
-pub(crate) use select::distance;
 pub use select::{Component, GroupSpec, Trainable, apply_groups};
 pub use step::{Part, gradients, images_per_part};
 pub use streams::Streams;

@@ -180,7 +180,7 @@ fn nothing_matches(word: &str, pattern: &str, params: &[(String, &Param)]) -> Er
 
 /// How many characters must be inserted, deleted or replaced for `pattern`, whose stars stand for any
 /// characters, to match `name`: none if it does.
-pub(crate) fn distance(pattern: &str, name: &str) -> usize {
+fn distance(pattern: &str, name: &str) -> usize {
     let name = name.as_bytes();
     // for each prefix of the name, the distance of the pattern read so far
     let mut row: Vec<usize> = (0..=name.len()).collect();

@@ -151,34 +151,29 @@ fn pencil(canvas: &mut Canvas, rng: &mut Rng) {
     }
 }
 
-/// Blocks of 3 × 3 pixels in few colours. 22 blocks: the outer ones lose a pixel at the border.
+/// Blocks of 4 × 4 pixels in few colours.
 fn blocks(canvas: &mut Canvas) {
-    const BLOCK: usize = 3;
-    const COUNT: usize = 22;
+    const BLOCK: usize = 4;
+    /// More weight in the middle keeps edges crisp.
+    const WEIGHTS: [f32; BLOCK] = [1.0, 2.0, 2.0, 1.0];
     /// Levels a channel.
     const LEVELS: f32 = 16.0;
-    let inside = |b: usize| (b * BLOCK).saturating_sub(1)..(b * BLOCK + 2).min(SIZE);
-    for by in 0..COUNT {
-        for bx in 0..COUNT {
-            // more weight in the middle keeps edges crisp
-            let (mut sum, mut weight) = ([0.0; 3], 0.0);
-            for y in inside(by) {
-                for x in inside(bx) {
-                    let w = if y + 1 - by * BLOCK == 1 { 2.0 } else { 1.0 }
-                        * if x + 1 - bx * BLOCK == 1 { 2.0 } else { 1.0 };
-                    weight += w;
-                    for (s, v) in sum.iter_mut().zip(canvas.pixels[y * SIZE + x]) {
-                        *s += w * v;
-                    }
+    let step = 255.0 / (LEVELS - 1.0);
+    for block in 0..(SIZE / BLOCK).pow(2) {
+        let (top, left) = (block / (SIZE / BLOCK) * BLOCK, block % (SIZE / BLOCK) * BLOCK);
+        let (mut sum, mut weight) = ([0.0; 3], 0.0);
+        for (y, v) in WEIGHTS.iter().enumerate() {
+            for (x, h) in WEIGHTS.iter().enumerate() {
+                weight += v * h;
+                let pixel = canvas.pixels[(top + y) * SIZE + left + x];
+                for (s, p) in sum.iter_mut().zip(pixel) {
+                    *s += v * h * p;
                 }
             }
-            let step = 255.0 / (LEVELS - 1.0);
-            let color = sum.map(|s| (s / weight / step).round() * step);
-            for y in inside(by) {
-                for x in inside(bx) {
-                    canvas.pixels[y * SIZE + x] = color;
-                }
-            }
+        }
+        let color = sum.map(|s| (s / weight / step).round() * step);
+        for row in canvas.pixels.chunks_mut(SIZE).skip(top).take(BLOCK) {
+            row[left..left + BLOCK].fill(color);
         }
     }
 }

@@ -1,7 +1,8 @@
 //! Group normalisation of channels-last maps and layer normalisation of rows.
 //!
-//! Statistics take two passes, mean first, over blocks that stay in the first-level cache; blocks are
-//! joined by Chan et al.'s formula. So neither a large mean nor a large count costs digits.
+//! Statistics take two passes, mean first, over blocks that stay in the first-level cache; sums are of
+//! differences from the block's first pixel, and blocks are joined by Chan et al.'s formula. So neither a
+//! large mean nor a large count costs digits.
 
 use super::activation::{silu, silu_slope};
 use super::buffer::uninit;
@@ -21,10 +22,10 @@ pub struct GroupNorm {
     pub silu: bool,
 }
 
-/// Mean and reciprocal standard deviation.
+/// Mean and reciprocal standard deviation. The mean is exact: times a scale, its rounding would show.
 #[derive(Clone, Copy, Default)]
 pub struct Moments {
-    mean: f32,
+    mean: f64,
     rstd: f32,
 }
 
@@ -219,21 +220,22 @@ impl GroupNorm {
             let added = len as f64;
             let total = count + added;
             for ([mean, squares], [block_mean, block_squares]) in joined.iter_mut().zip(block) {
-                let delta = f64::from(*block_mean) - *mean;
+                let delta = block_mean - *mean;
                 *mean += delta * added / total;
-                *squares += f64::from(*block_squares) + delta * delta * count * added / total;
+                *squares += block_squares + delta * delta * count * added / total;
             }
             count = total;
         }
         for (out, [mean, squares]) in out.iter_mut().zip(joined) {
             let rstd = 1.0 / (squares / count + f64::from(self.eps)).sqrt();
-            *out = Moments { mean: mean as f32, rstd: rstd as f32 };
+            *out = Moments { mean, rstd: rstd as f32 };
         }
     }
 
-    fn block_moments(&self, x: &[f32], out: &mut [[f32; 2]]) {
+    fn block_moments(&self, x: &[f32], out: &mut [[f64; 2]]) {
         let width = self.width();
-        let count = (x.len() / self.groups) as f32;
+        let count = (x.len() / self.groups) as f64;
+        let first = &x[..self.channels];
         let mut sums = vec![0.0; self.channels];
         let mut means = vec![0.0; self.channels];
         vectorised(
@@ -242,14 +244,17 @@ impl GroupNorm {
                 add_rows(
                     &mut sums,
                     x,
-                    [],
+                    [first],
                     #[inline(always)]
-                    |x, []| x,
+                    |x, [first]| x - first,
                 );
                 let groups = sums.chunks_exact_mut(width).zip(means.chunks_exact_mut(width));
-                for ((sums, means), [mean, _]) in groups.zip(out.iter_mut()) {
-                    *mean = sums.iter().sum::<f32>() / count;
-                    means.fill(*mean);
+                for (((sums, means), first), [mean, _]) in
+                    groups.zip(first.chunks_exact(width)).zip(out.iter_mut())
+                {
+                    let total = |values: &[f32]| values.iter().map(|v| f64::from(*v)).sum::<f64>();
+                    *mean = total(first) / width as f64 + total(sums) / count;
+                    means.fill(*mean as f32);
                     sums.fill(0.0);
                 }
                 add_rows(
@@ -260,17 +265,19 @@ impl GroupNorm {
                     |x, [mean]| (x - mean) * (x - mean),
                 );
                 for (sums, [_, squares]) in sums.chunks_exact(width).zip(out) {
-                    *squares = sums.iter().sum();
+                    *squares = f64::from(sums.iter().sum::<f32>());
                 }
             },
         );
     }
 
     fn per_channel(&self, moments: &[Moments], weight: &[f32], bias: &[f32]) -> PerChannel {
-        let mean = self.spread(moments.iter().map(|m| m.mean));
+        let exact = moments.iter().flat_map(|m| std::iter::repeat_n(m.mean, self.width()));
+        let mean = self.spread(moments.iter().map(|m| m.mean as f32));
         let rstd = self.spread(moments.iter().map(|m| m.rstd));
         let scale: Vec<f32> = weight.iter().zip(&rstd).map(|(w, rstd)| w * rstd).collect();
-        let shift = bias.iter().zip(&mean).zip(&scale).map(|((b, m), s)| b - m * s).collect();
+        let shift = bias.iter().zip(exact).zip(&scale);
+        let shift = shift.map(|((&b, m), &s)| (f64::from(b) - m * f64::from(s)) as f32).collect();
         PerChannel { mean, rstd, scale, shift }
     }
 
@@ -318,7 +325,7 @@ pub fn layer_norm(x: &[f32], weight: &[f32], bias: &[f32], eps: f32) -> (Vec<f32
                         |[x]| (x - mean) * (x - mean),
                     );
                     let rstd = 1.0 / (squares / width as f32 + eps).sqrt();
-                    *moments = Moments { mean, rstd };
+                    *moments = Moments { mean: f64::from(mean), rstd };
                     assign(
                         out,
                         [x, weight, bias],
@@ -354,7 +361,8 @@ pub fn layer_norm_backward(
             || {
                 let rows = dx.chunks_exact_mut(width).zip(x.chunks_exact(width));
                 let rows = rows.zip(grad.chunks_exact(width)).zip(moments);
-                for (((dx, x), grad), Moments { mean, rstd }) in rows {
+                for (((dx, x), grad), &Moments { mean, rstd }) in rows {
+                    let mean = mean as f32;
                     let plain = sum(
                         [grad, weight],
                         #[inline(always)]
