@@ -93,7 +93,9 @@ pub fn run(command: Command) -> Result<()> {
         Command::Decoder(args) => (args, &[pretrain_decoder]),
         Command::Unet(args) => (args, &[pretrain_unet]),
         Command::Clip(args) => (args, &[pretrain_clip]),
-        Command::All(args) => (args, &[pretrain_vae, pretrain_decoder, pretrain_clip, pretrain_unet]),
+        Command::All(args) => {
+            (args, &[pretrain_vae, pretrain_decoder, pretrain_clip, pretrain_unet])
+        }
         Command::Report(args) => return report(args),
     };
     let config = PretrainConfig::read(&args.config)?;

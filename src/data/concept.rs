@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::picture::{OnCorrupt, Picture, read_pictures};
 use super::prompt::{Prompt, read_prompts};
-use crate::world::{self, SIZE, Scene};
 use crate::error::nearest;
+use crate::world::{self, SIZE, Scene};
 use crate::{Error, Result};
 
 /// What is learnt.

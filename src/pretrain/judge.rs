@@ -11,7 +11,7 @@ use crate::Result;
 use crate::clip::Clip;
 use crate::diffusion::tokenizer::Tokenizer;
 use crate::nn::{Var, no_grad, parallel};
-use crate::world::{Background, Category, ColorWord, Scene, Style};
+use crate::world::{Background, Category, ColorWord, PatternKind, Scene, SizeWord, Style};
 
 /// The judge, ready to be asked.
 pub(super) struct Judge {
@@ -68,50 +68,11 @@ impl Judge {
         unit(no_grad(|| self.clip.encode_texts(&ids))?.value())
     }
 
-    /// For each picture, the class whose captions are together the likeliest, among all captions given,
-    /// by the softmax that the judge was trained with.
-    fn likeliest<T: Copy + PartialEq>(
-        &self,
-        images: &Tensor,
-        captions: &[(T, String)],
-    ) -> Result<Vec<T>> {
+    /// For each picture and each caption, the logits of the softmax that the judge was trained with.
+    fn logits<T>(&self, images: &Tensor, captions: &[(T, String)]) -> Result<Vec<Vec<f32>>> {
         let texts: Vec<&str> = captions.iter().map(|(_, text)| text.as_str()).collect();
         let logits = (images.matmul(&self.texts(&texts)?.t()?)? * self.clip.logit_scale()?)?;
-        let mut classes: Vec<T> = vec![];
-        let mut class_of = vec![];
-        for (class, _) in captions {
-            let known = classes.iter().position(|c| c == class);
-            class_of.push(known.unwrap_or(classes.len()));
-            if known.is_none() {
-                classes.push(*class);
-            }
-        }
-        let likeliest = |row: Vec<f32>| {
-            let most = row.iter().copied().fold(f32::MIN, f32::max);
-            let mut sums = vec![0f32; classes.len()];
-            row.iter().zip(&class_of).for_each(|(x, &class)| sums[class] += (x - most).exp());
-            let best = (0..sums.len()).max_by(|&a, &b| sums[a].total_cmp(&sums[b]));
-            classes[best.unwrap_or(0)]
-        };
-        Ok(logits.to_vec2::<f32>()?.into_iter().map(likeliest).collect())
-    }
-
-    /// What pictures of one object show, each attribute whatever the others are.
-    fn attributes<T: Copy + PartialEq>(
-        &self,
-        images: &Tensor,
-        attribute: impl Fn(Truth) -> T,
-    ) -> Result<Vec<T>> {
-        let mut captions = vec![];
-        for &category in Category::ALL {
-            for &background in Background::ALL {
-                for &style in Style::ALL {
-                    let truth = Truth { category, background, style };
-                    captions.push((attribute(truth), truth.caption()));
-                }
-            }
-        }
-        self.likeliest(images, &captions)
+        Ok(logits.to_vec2()?)
     }
 
     /// The colour word of the objects, whose category is known.
@@ -123,7 +84,8 @@ impl Judge {
                 captions.push((color, format!("photo of a {color_word} {noun} {place}")));
             }
         }
-        self.likeliest(images, &captions)
+        let logits = self.logits(images, &captions)?;
+        Ok(likeliest(&logits, captions.iter().map(|(color, _)| *color)))
     }
 
     /// How often the two categories that are likeliest, of all pairs, are those wanted, in any order.
@@ -143,7 +105,8 @@ impl Judge {
                 }
             }
         }
-        let found = self.likeliest(images, &captions)?;
+        let logits = self.logits(images, &captions)?;
+        let found = likeliest(&logits, captions.iter().map(|(pair, _)| *pair));
         let same = |a: &[Category; 2], b: &[Category; 2]| a == b || *a == [b[1], b[0]];
         Ok((found.iter().zip(wanted).filter(|(a, b)| same(a, b)).count(), wanted.len()))
     }
@@ -153,9 +116,11 @@ impl Judge {
         let count = |hits: usize| (hits, truths.len());
         let hits =
             |same: &dyn Fn(usize) -> bool| count((0..truths.len()).filter(|&i| same(i)).count());
-        let c = self.attributes(images, |t| t.category)?;
-        let b = self.attributes(images, |t| t.background)?;
-        let s = self.attributes(images, |t| t.style)?;
+        let captions = Truth::captions();
+        let logits = self.logits(images, &captions)?;
+        let c = likeliest(&logits, captions.iter().map(|(t, _)| t.category));
+        let b = likeliest(&logits, captions.iter().map(|(t, _)| t.background));
+        let s = likeliest(&logits, captions.iter().map(|(t, _)| t.style));
         Ok(Right {
             category: hits(&|i| c[i] == truths[i].category),
             background: hits(&|i| b[i] == truths[i].background),
@@ -214,14 +179,56 @@ impl Truth {
         Truth { category: spec.objects[0].category, background: spec.background, style: spec.style }
     }
 
-    /// As the world's grammar says it.
-    fn caption(self) -> String {
+    /// Every caption of one object, as the world's grammar says it: each category, background and style,
+    /// with no other word, with each colour, pattern and size.
+    fn captions() -> Vec<(Truth, String)> {
+        let looks = ColorWord::ALL.iter().map(|c| c.word());
+        let looks = looks.chain(PatternKind::ALL.iter().map(|p| p.word()));
+        let mut words: Vec<[&str; 2]> = vec![["", ""]];
+        words.extend(looks.map(|look| ["", look]));
+        words.extend(SizeWord::ALL.iter().map(|size| [size.word(), ""]));
+        let mut captions = vec![];
+        for &category in Category::ALL {
+            for &background in Background::ALL {
+                for &style in Style::ALL {
+                    let truth = Truth { category, background, style };
+                    captions.extend(words.iter().map(|&words| (truth, truth.caption(words))));
+                }
+            }
+        }
+        captions
+    }
+
+    fn caption(self, [size, look]: [&str; 2]) -> String {
         let style = match self.style {
             Style::Watercolor => "watercolor painting",
             other => other.word(),
         };
-        format!("{style} of a {} {}", self.category.word(), place(self.background))
+        let (noun, place) = (self.category.word(), place(self.background));
+        let words = [size, style, "of a", look, noun, place];
+        words.into_iter().filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ")
     }
+}
+
+/// For each picture, the class whose captions are together the likeliest, among all captions given.
+fn likeliest<T: Copy + PartialEq>(logits: &[Vec<f32>], of: impl Iterator<Item = T>) -> Vec<T> {
+    let mut classes: Vec<T> = vec![];
+    let mut class_of = vec![];
+    for class in of {
+        let known = classes.iter().position(|c| *c == class);
+        class_of.push(known.unwrap_or(classes.len()));
+        if known.is_none() {
+            classes.push(class);
+        }
+    }
+    let likeliest = |row: &Vec<f32>| {
+        let most = row.iter().copied().fold(f32::MIN, f32::max);
+        let mut sums = vec![0f32; classes.len()];
+        row.iter().zip(&class_of).for_each(|(x, &class)| sums[class] += (x - most).exp());
+        let best = (0..sums.len()).max_by(|&a, &b| sums[a].total_cmp(&sums[b]));
+        classes[best.unwrap_or(0)]
+    };
+    logits.iter().map(likeliest).collect()
 }
 
 /// Pictures that go together on a thread.

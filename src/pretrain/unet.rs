@@ -6,8 +6,8 @@ use candle_core::{DType, Device, Tensor};
 
 use super::config::{PretrainConfig, UNetRecipe};
 use super::drive::Drive;
-use super::{adopt_autoencoder, model_folder, read_params};
 use super::scenes::{SceneStream, pictures};
+use super::{adopt_autoencoder, model_folder, read_params};
 use crate::diffusion::config::{Config as _, ModelIndex, VaeConfig};
 use crate::diffusion::folder::Folder;
 use crate::diffusion::model::Vae;

@@ -7,8 +7,8 @@ use candle_core::{DType, Device, Tensor};
 
 use super::config::{PretrainConfig, Recipe, VaeLoss, VaeRecipe};
 use super::drive::{Drive, Findings, started};
-use super::{VAE_WEIGHTS, adopt_autoencoder, model_folder, read_params};
 use super::scenes::{SceneStream, bytes, held_out, pictures};
+use super::{VAE_WEIGHTS, adopt_autoencoder, model_folder, read_params};
 use crate::diffusion::config::{Config as _, VaeConfig};
 use crate::diffusion::folder::Folder;
 use crate::diffusion::model::Vae;

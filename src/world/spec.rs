@@ -86,7 +86,7 @@ worded! {
         Watercolor = "watercolor",
         /// Grey lines on white paper.
         PencilSketch = "pencil sketch",
-        /// Blocks of 3 × 3 pixels.
+        /// Blocks of 4 × 4 pixels.
         PixelArt = "pixel art",
     }
 }
