@@ -134,6 +134,28 @@ fn killed_at_ten_moments_it_ends_with_the_same_results() {
     assert!(left.is_empty(), "states of finished trainings are left: {left:?}");
 }
 
+/// A limit on the size of files stands for a full disk: writing fails in the middle of a file.
+#[cfg(unix)]
+#[test]
+fn a_full_disk_costs_what_did_not_fit_and_no_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let whole = dir.path().join("whole");
+    ok(&small(&dir.path().join("undisturbed"), &whole));
+
+    let (store, out) = (dir.path().join("store"), dir.path().join("report"));
+    let args = small(&store, &out);
+    let blocks = "trap '' XFSZ; ulimit -f 600; exec \"$@\"";
+    let full = Command::new("sh").args(["-c", blocks, "sh", BINARY]).args(&args).output().unwrap();
+    let err = String::from_utf8_lossy(&full.stderr);
+    assert_eq!(full.status.code(), Some(7), "{err}");
+    assert!(err.contains("2 of 6 cells") && err.contains("File too large"), "{err}");
+    assert!(err.contains(&store.display().to_string()), "the file is named: {err}");
+
+    let (_, log) = ok(&args);
+    assert!(!log.contains("train Textual Inversion"), "what fitted was kept: {log}");
+    assert_eq!(measured(&out), measured(&whole));
+}
+
 #[test]
 fn a_failed_cell_does_not_stop_the_others() {
     let dir = tempfile::tempdir().unwrap();
