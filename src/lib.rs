@@ -5,6 +5,7 @@ pub mod cli;
 pub mod clip;
 pub mod data;
 pub mod diffusion;
+mod drawing;
 pub mod engine;
 mod error;
 pub mod methods;

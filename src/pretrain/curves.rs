@@ -2,28 +2,31 @@
 
 use std::path::Path;
 
-use font8x8::legacy::BASIC_LEGACY;
-use image::{Rgb, RgbImage};
+use image::RgbImage;
+use image::imageops::{replace, thumbnail};
 use plotters::prelude::*;
 
 use super::drive::Row;
-use crate::{Error, Result};
+use crate::Result;
+use crate::drawing::{self, FAMILY, drawn};
 
-const WIDTH: u32 = 720;
-const HEIGHT: u32 = 180;
-/// Above a panel, for its name and range.
-const TITLE: u32 = 14;
-/// Side of a glyph.
-const GLYPH: u32 = 8;
-const INK: [u8; 3] = [31, 119, 180];
+/// Of a panel, in pixels.
+const SIZE: (u32, u32) = (720, 220);
+/// Panels are drawn this much larger and made smaller, which makes lines smooth.
+const FINE: u32 = 3;
+const INK: RGBColor = RGBColor(0, 114, 178);
 
-/// Draws the loss and each thing found, against steps.
+/// Draws the loss, the speed and each thing found, against steps.
+///
+/// # Errors
+/// A picture that cannot be drawn or written.
 pub(super) fn draw(
     name: &str,
     rows: &[Row],
     found: &[(u64, String, f64)],
     path: &Path,
 ) -> Result<()> {
+    drawing::register();
     let mut panels = vec![
         ("loss".to_owned(), rows.iter().map(|r| (r.step as f64, r.loss)).collect::<Vec<_>>()),
         ("scenes a second".to_owned(), rows.iter().map(|r| (r.step as f64, r.speed)).collect()),
@@ -35,23 +38,16 @@ pub(super) fn draw(
             None => panels.push((what.clone(), vec![point])),
         }
     }
-    let mut page = RgbImage::from_pixel(WIDTH, panels.len() as u32 * HEIGHT, Rgb([255; 3]));
+    let height = panels.len() as u32 * SIZE.1;
+    let mut page = RgbImage::from_pixel(SIZE.0, height, image::Rgb([255; 3]));
     for (i, (what, points)) in panels.iter().enumerate() {
         let points: Vec<_> = points.iter().filter(|(_, y)| y.is_finite()).copied().collect();
-        let (Some(first), Some(last)) = (points.first(), points.last()) else { continue };
-        let (low, high) = range(&points);
-        let title = format!(
-            "{name}: {what} from {:.4} at step {} to {:.4} at step {}; axis {low:.4} to {high:.4}",
-            first.1, first.0, last.1, last.0
-        );
-        let top = i as u32 * HEIGHT;
-        write(&mut page, &title, 4, top + 3);
-        let panel = panel(&points, (low, high)).map_err(|e| Error::input(e.to_string()))?;
-        image::imageops::replace(&mut page, &panel, 0, i64::from(top + TITLE));
+        if let Some((_, last)) = points.last() {
+            let panel = panel(&format!("{name}: {what}, at last {last:.4}"), &points)?;
+            replace(&mut page, &panel, 0, i64::from(i as u32 * SIZE.1));
+        }
     }
-    let mut png = std::io::Cursor::new(vec![]);
-    page.write_to(&mut png, image::ImageFormat::Png).map_err(|e| Error::input(e.to_string()))?;
-    crate::safefile::write(path, png.into_inner())
+    drawing::write_png(path, &page)
 }
 
 /// The range of the values without the highest twentieth, which the first steps would set.
@@ -66,36 +62,41 @@ fn range(points: &[(f64, f64)]) -> (f64, f64) {
     (values[0] - margin, high + margin)
 }
 
-type Drawn<T> = std::result::Result<T, Box<dyn std::error::Error>>;
-
-fn panel(points: &[(f64, f64)], (low, high): (f64, f64)) -> Drawn<RgbImage> {
-    let size = (WIDTH, HEIGHT - TITLE);
-    let mut pixels = vec![255; (size.0 * size.1 * 3) as usize];
+fn panel(title: &str, points: &[(f64, f64)]) -> Result<RgbImage> {
+    let size = (SIZE.0 * FINE, SIZE.1 * FINE);
+    let px = |x: u32| x * FINE;
+    let text = |size: u32| (FAMILY, f64::from(px(size)));
+    let (low, high) = range(points);
+    let last = points.last().map_or(1.0, |p| p.0).max(1.0);
+    let mut pixels = vec![255; size.0 as usize * size.1 as usize * 3];
     {
         let root = BitMapBackend::with_buffer(&mut pixels, size).into_drawing_area();
-        let last = points.last().map_or(1.0, |p| p.0).max(1.0);
-        let mut chart =
-            ChartBuilder::on(&root).margin(4).build_cartesian_2d(0.0..last, low..high)?;
-        // no axes: their labels would need a font
-        chart.configure_mesh().disable_axes().draw()?;
-        let color = RGBColor(INK[0], INK[1], INK[2]);
-        let points = points.iter().map(|&(x, y)| (x, y.clamp(low, high)));
-        chart.draw_series(LineSeries::new(points, color.stroke_width(2)))?;
-        root.present()?;
+        let mut chart = drawn(
+            ChartBuilder::on(&root)
+                .margin(px(8))
+                .caption(title, text(16))
+                .x_label_area_size(px(22))
+                .y_label_area_size(px(56))
+                .build_cartesian_2d(0.0..last, low..high),
+        )?;
+        drawn(
+            chart
+                .configure_mesh()
+                .light_line_style(TRANSPARENT)
+                .bold_line_style(RGBColor(228, 228, 228).stroke_width(FINE))
+                .axis_style(RGBColor(120, 120, 120).stroke_width(FINE))
+                .x_labels(8)
+                .y_labels(4)
+                .x_label_formatter(&|step| format!("{step:.0}"))
+                .label_style(text(13).into_font())
+                .draw(),
+        )?;
+        let inside = points.iter().map(|&(x, y)| (x, y.clamp(low, high)));
+        drawn(chart.draw_series(LineSeries::new(inside, INK.stroke_width(px(2)))))?;
+        drawn(root.present())?;
     }
-    Ok(RgbImage::from_raw(size.0, size.1, pixels).expect("3 bytes a pixel"))
-}
-
-fn write(page: &mut RgbImage, line: &str, left: u32, top: u32) {
-    let fits = ((WIDTH - left) / GLYPH) as usize;
-    for (i, c) in line.chars().take(fits).enumerate() {
-        let glyph = BASIC_LEGACY.get(c as usize).unwrap_or(&BASIC_LEGACY['?' as usize]);
-        for (y, row) in (0..).zip(glyph) {
-            for x in (0..GLYPH).filter(|x| row >> x & 1 == 1) {
-                page.put_pixel(left + i as u32 * GLYPH + x, top + y, Rgb([30; 3]));
-            }
-        }
-    }
+    let fine = RgbImage::from_raw(size.0, size.1, pixels).expect("three bytes a pixel");
+    Ok(thumbnail(&fine, SIZE.0, SIZE.1))
 }
 
 #[cfg(test)]
@@ -110,10 +111,12 @@ mod tests {
         let rows: Vec<Row> = (1..=20).map(row).collect();
         draw("vae", &rows, &[(10, "psnr".into(), 20.0)], &path).unwrap();
         let page = image::open(&path).unwrap().to_rgb8();
-        assert_eq!(page.dimensions(), (WIDTH, 3 * HEIGHT));
-        let inked = |x: u32| {
-            (TITLE..HEIGHT).find(|&y| page.get_pixel(x, y).0 == INK).expect("the line is drawn")
+        assert_eq!(page.dimensions(), (SIZE.0, 3 * SIZE.1));
+        let blue = |x: u32, y: u32| {
+            let [r, _, b] = page.get_pixel(x, y).0;
+            b > r.saturating_add(80)
         };
-        assert!(inked(60) < inked(WIDTH - 20));
+        let inked = |x: u32| (0..SIZE.1).find(|&y| blue(x, y)).expect("the line is drawn");
+        assert!(inked(150) < inked(SIZE.0 - 30));
     }
 }

@@ -5,9 +5,9 @@ use image::{Rgb, RgbImage};
 use plotters::style::FontStyle;
 
 use super::results::{Cell, ImageRow};
-use super::text::{wrap, write};
 use super::view::{Group, Row};
 use crate::Result;
+use crate::drawing::{wrap, write};
 
 const GAP: u32 = 4;
 const MARGIN: u32 = 12;

@@ -15,7 +15,6 @@ mod results;
 mod scatter;
 mod table;
 mod tables;
-mod text;
 mod view;
 
 pub use baseline::{Baseline, BaselineCell};

@@ -4,8 +4,6 @@ use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::path::Path;
 
-use image::RgbImage;
-
 use super::csv::Csv;
 use super::grid::{Samples, Targets, grid};
 use super::latex::Latex;
@@ -15,7 +13,8 @@ use super::scatter::{ScatterOptions, scatter};
 use super::table::{Export, export};
 use super::tables::{tables, title};
 use super::view::groups;
-use crate::{Error, Result, safefile};
+use crate::drawing::write_png;
+use crate::{Result, safefile};
 
 /// Written by hand, and shown in the README where it is there.
 const FINDINGS: &str = "FINDINGS.md";
@@ -123,11 +122,4 @@ fn file_name(concepts: &[String]) -> String {
     let plain = |c: char| if c.is_ascii_alphanumeric() || "-_".contains(c) { c } else { '_' };
     let names: Vec<String> = concepts.iter().map(|c| c.chars().map(plain).collect()).collect();
     names.join("+")
-}
-
-fn write_png(path: &Path, page: &RgbImage) -> Result<()> {
-    let mut png = std::io::Cursor::new(vec![]);
-    let written = page.write_to(&mut png, image::ImageFormat::Png);
-    written.map_err(|e| Error::input(format!("{}: {e}", path.display())))?;
-    safefile::write(path, png.into_inner())
 }

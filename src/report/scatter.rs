@@ -6,9 +6,9 @@ use plotters::prelude::*;
 
 use super::results::Results;
 use super::tables::title;
-use super::text::{self, FAMILY, drawn};
 use super::view::{Group, Metric, Row, groups, paper_table};
 use crate::Result;
+use crate::drawing::{self, FAMILY, drawn};
 use crate::metrics::Estimate;
 
 /// plotters rounds to whole pixels: everything is drawn this much larger.
@@ -53,7 +53,7 @@ pub struct Figure {
 /// # Errors
 /// The drawing library's.
 pub fn scatter(results: &Results, options: ScatterOptions) -> Result<Option<Figure>> {
-    text::register();
+    drawing::register();
     let panels = panels(results, options);
     if panels.is_empty() {
         return Ok(None);
@@ -345,7 +345,7 @@ fn draw_legend<DB: DrawingBackend>(area: &DrawingArea<DB, Shift>, panels: &[Pane
         let mark =
             EmptyElement::at(at) + Polygon::new(s.marker.outline(f64::from(px(5.6))), s.color);
         drawn(area.draw(&mark))?;
-        for line in text::wrap(&s.label, LEGEND - 34, 16, FontStyle::Normal, 2) {
+        for line in drawing::wrap(&s.label, LEGEND - 34, 16, FontStyle::Normal, 2) {
             drawn(area.draw_text(&line, &style, (px(28.0), px(y))))?;
             y += 16.0;
         }
@@ -354,7 +354,7 @@ fn draw_legend<DB: DrawingBackend>(area: &DrawingArea<DB, Shift>, panels: &[Pane
     y += 6.0;
     let small = font(13.0).color(&RGBColor(90, 90, 90));
     let mut note = |line: &str| -> Result<()> {
-        for line in text::wrap(line, LEGEND - 14, 13, FontStyle::Normal, 3) {
+        for line in drawing::wrap(line, LEGEND - 14, 13, FontStyle::Normal, 3) {
             drawn(area.draw_text(&line, &small, (px(8.0), px(y))))?;
             y += 14.0;
         }

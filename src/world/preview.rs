@@ -2,19 +2,21 @@
 
 use std::path::Path;
 
-use font8x8::legacy::BASIC_LEGACY;
+use plotters::style::FontStyle;
 
 use super::{SIZE, Scene, WorldConfig, concepts};
+use crate::drawing::{wrap, write, write_png};
 use crate::{Error, Result};
 
 /// Side of a picture on a sheet: scenes are shown three times as large.
 const ZOOM: usize = 3;
 const PICTURE: usize = SIZE * ZOOM;
-const GLYPH: usize = 8;
-const LINE: usize = GLYPH + 2;
+/// Of the text, in pixels.
+const FONT: u32 = 13;
+const LINE: usize = 15;
 /// Lines of caption under a picture; the longest caption (18 words) fits.
 const LINES: usize = 5;
-const GAP: usize = 6;
+const GAP: usize = 8;
 
 /// Writes `count` scenes of the training sequence `seed` with their captions as a PNG.
 pub fn preview(count: usize, seed: u64, out: &Path, config: &WorldConfig) -> Result<()> {
@@ -40,11 +42,13 @@ pub fn preview_concepts(out: &Path) -> Result<()> {
 /// Writes pictures (64 × 64 × 3 bytes each) with a line of text under each as a PNG.
 pub fn sheet(cells: &[(&[u8], &str)], columns: usize, out: &Path) -> Result<()> {
     let columns = columns.clamp(1, cells.len().max(1));
-    let text_lines = cells.iter().map(|(_, text)| wrap(text).len()).max().unwrap_or(0);
+    let lines = |text: &str| wrap(text, PICTURE as u32, FONT, FontStyle::Normal, LINES);
+    let texts: Vec<Vec<String>> = cells.iter().map(|(_, text)| lines(text)).collect();
+    let text_lines = texts.iter().map(Vec::len).max().unwrap_or(0);
     let (cell_w, cell_h) = (PICTURE + GAP, PICTURE + text_lines * LINE + GAP);
     let (width, height) = (columns * cell_w, cells.len().div_ceil(columns) * cell_h);
     let mut page = image::RgbImage::from_pixel(width as u32, height as u32, image::Rgb([255; 3]));
-    for (i, (picture, text)) in cells.iter().enumerate() {
+    for (i, ((picture, _), lines)) in cells.iter().zip(&texts).enumerate() {
         if picture.len() != SIZE * SIZE * 3 {
             let message =
                 format!("picture {i} has {} bytes, a scene has 64 × 64 × 3", picture.len());
@@ -58,40 +62,10 @@ pub fn sheet(cells: &[(&[u8], &str)], columns: usize, out: &Path) -> Result<()> 
                 page.put_pixel((left + x) as u32, (top + y) as u32, image::Rgb(rgb));
             }
         }
-        for (n, line) in wrap(text).iter().enumerate() {
-            write(&mut page, line, left, top + PICTURE + 3 + n * LINE);
+        for (n, line) in lines.iter().enumerate() {
+            let at = (left as u32, (top + PICTURE + 4 + n * LINE) as u32);
+            write(&mut page, line, at, FONT, FontStyle::Normal)?;
         }
     }
-    page.save_with_format(out, image::ImageFormat::Png).map_err(|e| match e {
-        image::ImageError::IoError(source) => Error::Io { path: out.to_owned(), source },
-        other => Error::input(format!("{}: {other}", out.display())),
-    })
-}
-
-/// Lines of whole words that fit under a picture; what is too much is left out.
-fn wrap(text: &str) -> Vec<String> {
-    let mut lines: Vec<String> = Vec::new();
-    for word in text.split_whitespace() {
-        match lines.last_mut() {
-            Some(line) if (line.chars().count() + 1 + word.chars().count()) * GLYPH <= PICTURE => {
-                line.push(' ');
-                line.push_str(word);
-            }
-            _ => lines.push(word.chars().take(PICTURE / GLYPH).collect()),
-        }
-    }
-    lines.truncate(LINES);
-    lines
-}
-
-fn write(page: &mut image::RgbImage, line: &str, left: usize, top: usize) {
-    for (i, c) in line.chars().enumerate() {
-        let glyph = BASIC_LEGACY.get(c as usize).unwrap_or(&BASIC_LEGACY['?' as usize]);
-        for (y, row) in glyph.iter().enumerate() {
-            for x in (0..GLYPH).filter(|x| row >> x & 1 == 1) {
-                let at = ((left + i * GLYPH + x) as u32, (top + y) as u32);
-                page.put_pixel(at.0, at.1, image::Rgb([30; 3]));
-            }
-        }
-    }
+    write_png(out, &page)
 }

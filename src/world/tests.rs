@@ -309,7 +309,7 @@ fn sheets_are_pictures_of_the_right_size() {
     assert_eq!(sheet.width(), 8 * (3 * 64 + 6));
     assert!(sheet.height() > 2 * 3 * 64);
     assert!(preview(0, 0, &path, &WorldConfig::default()).is_err());
-    let nowhere = dir.path().join("no/such/folder.png");
+    let nowhere = path.join("below-a-file.png");
     assert!(matches!(
         preview(1, 0, &nowhere, &WorldConfig::default()),
         Err(crate::Error::Io { .. })

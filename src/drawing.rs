@@ -1,12 +1,14 @@
-//! Text in pictures: Noto Sans, so that no font of the system is needed.
+//! What every picture with words in it needs: text in Noto Sans, so that no font of the system is
+//! needed, and PNG files.
 
+use std::path::Path;
 use std::sync::Once;
 
 use image::{Rgb, RgbImage};
 use plotters::prelude::*;
 use plotters::style::{FontStyle, register_font};
 
-use crate::{Error, Result};
+use crate::{Error, Result, safefile};
 
 /// Family to name to plotters; a viewer of an SVG takes its own.
 pub const FAMILY: &str = "sans-serif";
@@ -102,4 +104,14 @@ pub fn wrap(text: &str, room: u32, size: u32, style: FontStyle, most: usize) -> 
         }
     }
     lines
+}
+
+/// Writes a page as a PNG.
+///
+/// # Errors
+/// [`Error::Io`] naming the file.
+pub fn write_png(path: &Path, page: &RgbImage) -> Result<()> {
+    let mut png = std::io::Cursor::new(vec![]);
+    drawn(page.write_to(&mut png, image::ImageFormat::Png))?;
+    safefile::write(path, png.into_inner())
 }
