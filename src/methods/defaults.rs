@@ -2,15 +2,15 @@
 //!
 //! `Sd` is the paper's table of settings (section 4 and appendix): learning rates with the batch size in
 //! them, steps for one concept. A joint training of n concepts takes n times the steps, as the paper's
-//! of two take twice. `Mini` is the same for the mini backbone, which learns at about ten times the
-//! rates: see the README of its folder for how the numbers were found.
+//! of two take twice. `Mini` is the same for the mini backbone, which learns at ten times the rates and
+//! more: see the README of its folder for the sweep that they were found by.
 //!
 //! | | trains | Sd: lr, steps | Mini: lr (token), steps | class images | modifier token |
 //! |---|---|---|---|---|---|
-//! | Custom Diffusion | K, V, V* | 8e-5, 250 | 1e-3, 250 | 200 real | rare |
-//! | … fine-tune all | UNet, V* | 8e-6, 500 | 3e-4 (1e-3), 500 | 200 real | rare |
-//! | DreamBooth | UNet | 1e-6, 2500 | 1e-4, 500 | 200 generated | rare, frozen |
-//! | Textual Inversion | V* | 0.04, 5000 | 1e-2, 500 | none | category's |
+//! | Custom Diffusion | K, V, V* | 8e-5, 250 | 1e-3 (1e-2), 250 | 200 real | rare |
+//! | … fine-tune all | UNet, V* | 8e-6, 500 | 2e-4 (1e-2), 200 | 200 real | rare |
+//! | DreamBooth | UNet | 1e-6, 2500 | 3e-4, 300 | 200 generated | rare, frozen |
+//! | Textual Inversion | V* | 0.04, 5000 | 1e-2, 250 | none | category's |
 //!
 //! Batch 8 everywhere, AdamW with a weight decay of 0.01, gradients clipped to norm 1 (diffusers'
 //! scripts). Only the methods of the Custom Diffusion family augment; all mirror images. Start-of-text
@@ -20,18 +20,18 @@ use super::{Modifier, Profile, Regularization, Settings};
 
 /// Keys and values of cross attention, and the tokens.
 pub(super) fn custom_diffusion(profile: Profile, concepts: usize) -> Settings {
-    let (lr, steps) = match profile {
-        Profile::Sd => (8e-5, 250),
-        Profile::Mini => (1e-3, 250),
+    let (lr, token_lr, steps) = match profile {
+        Profile::Sd => (8e-5, None, 250),
+        Profile::Mini => (1e-3, Some(1e-2), 250),
     };
-    Settings { lr, steps: steps * concepts.max(1) as u64, ..base("kv,tokens") }
+    Settings { lr, token_lr, steps: steps * concepts.max(1) as u64, ..base("kv,tokens") }
 }
 
 /// The UNet and the tokens.
 pub(super) fn fine_tune_all(profile: Profile, concepts: usize) -> Settings {
     let (lr, token_lr, steps) = match profile {
         Profile::Sd => (8e-6, None, 500),
-        Profile::Mini => (3e-4, Some(1e-3), 500),
+        Profile::Mini => (2e-4, Some(1e-2), 200),
     };
     Settings {
         lr,
@@ -46,7 +46,7 @@ pub(super) fn fine_tune_all(profile: Profile, concepts: usize) -> Settings {
 pub(super) fn dreambooth(profile: Profile, concepts: usize) -> Settings {
     let (lr, steps) = match profile {
         Profile::Sd => (1e-6, 2500),
-        Profile::Mini => (1e-4, 500),
+        Profile::Mini => (3e-4, 300),
     };
     Settings {
         lr,
@@ -63,7 +63,7 @@ pub(super) fn dreambooth(profile: Profile, concepts: usize) -> Settings {
 pub(super) fn textual_inversion(profile: Profile) -> Settings {
     let (lr, steps) = match profile {
         Profile::Sd => (0.04, 5000),
-        Profile::Mini => (1e-2, 500),
+        Profile::Mini => (1e-2, 250),
     };
     Settings {
         lr,

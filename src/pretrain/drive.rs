@@ -76,9 +76,13 @@ impl Drive {
         loop {
             let (start, stop) = (Instant::now(), AtomicBool::new(false));
             let (log, name, batch) = (&mut self.log, self.name, self.recipe.batch);
+            let mut saved = Ok(());
             let outcome = self.trainer.run(&mut task, &stop, |progress| {
                 if let Some(line) = log.add(progress, batch) {
                     eprintln!("{name}: {line}");
+                    if saved.is_ok() {
+                        saved = log.save();
+                    }
                 }
                 stop.store(start.elapsed() >= every, Ordering::Relaxed);
             });
@@ -87,6 +91,7 @@ impl Drive {
                 Ok(()) | Err(Error::Interrupted) => {}
                 Err(e) => return Err(e),
             }
+            saved?;
             let step = self.trainer.step();
             let found = match self.trainer.ema() {
                 Some(ema) => ema.with_averages(|| look(&task, step, &self.dir))?,

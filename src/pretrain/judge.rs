@@ -95,11 +95,12 @@ impl Judge {
             for &b in &Category::ALL[i + 1..] {
                 for (first, second) in [(a, b), (b, a)] {
                     for relation in ["next to", "on top of"] {
+                        let objects = format!("{} {relation} a {}", first.word(), second.word());
                         for &background in Background::ALL {
-                            let (first, second) = (first.word(), second.word());
-                            let place = place(background);
-                            let text = format!("photo of a {first} {relation} a {second} {place}");
-                            captions.push(([a, b], text));
+                            for &style in Style::ALL {
+                                let (style, place) = (in_front(style), place(background));
+                                captions.push(([a, b], format!("{style} of a {objects} {place}")));
+                            }
                         }
                     }
                 }
@@ -200,13 +201,18 @@ impl Truth {
     }
 
     fn caption(self, [size, look]: [&str; 2]) -> String {
-        let style = match self.style {
-            Style::Watercolor => "watercolor painting",
-            other => other.word(),
-        };
+        let style = in_front(self.style);
         let (noun, place) = (self.category.word(), place(self.background));
         let words = [size, style, "of a", look, noun, place];
         words.into_iter().filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ")
+    }
+}
+
+/// The words for a style in front of "of".
+fn in_front(style: Style) -> &'static str {
+    match style {
+        Style::Watercolor => "watercolor painting",
+        other => other.word(),
     }
 }
 
