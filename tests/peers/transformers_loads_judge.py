@@ -15,7 +15,7 @@ from transformers import CLIPModel, CLIPProcessor
 ROWS = ["dog", "cat", "teddybear", "chair", "flower", "car", "cup", "robot", "mushroom", "boat"]
 OTHERS = ["fish", "umbrella"]
 # a cell of the sheet: a picture shown three times as large, a gap, one line of text
-COLUMNS, SIDE, ZOOM, GAP, LINE = 8, 64, 3, 6, 10
+COLUMNS, SIDE, ZOOM, GAP, LINE = 8, 64, 3, 8, 15
 
 
 def targets(program):
