@@ -64,3 +64,24 @@ fn all_parts_make_a_backbone_and_its_judge_though_killed_in_between() {
     Backbone::load(folder.to_str().unwrap(), &Device::Cpu, DType::F32).unwrap();
     Clip::load(&folder.join("clip"), &Device::Cpu).unwrap();
 }
+
+#[test]
+fn a_key_that_means_nothing_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("typo.toml");
+    tiny(&config);
+    let text = std::fs::read_to_string(&config).unwrap();
+    let typo = text.replacen("look_scenes", "look_scene", 1);
+    assert_ne!(text, typo);
+    std::fs::write(&config, typo).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_cdbench"));
+    let out = command
+        .args(["pretrain", "vae", "--config"])
+        .arg(&config)
+        .current_dir(&dir)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert_eq!(out.status.code(), Some(3), "{said}");
+    assert!(said.contains("look_scene`") && said.contains("did you mean look_scenes"), "{said}");
+}

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clip::ClipConfig;
 use crate::diffusion::config::{SchedulerConfig, TextEncoderConfig, UNetConfig, VaeConfig};
+use crate::error::nearest;
 use crate::train::TrainConfig;
 use crate::world::WorldConfig;
 use crate::{Error, Result};
@@ -134,7 +135,7 @@ impl PretrainConfig {
         let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
         let config: PretrainConfig =
             toml::from_str(&text).map_err(|e| Error::input(format!("{}: {e}", path.display())))?;
-        config.check().map_err(|e| match e {
+        known_keys(&text, &config).and_then(|()| config.check()).map_err(|e| match e {
             Error::Input { message, hint } => {
                 Error::Input { message: format!("{}: {message}", path.display()), hint }
             }
@@ -179,4 +180,24 @@ impl UNetRecipe {
         let stage = self.stages.iter().find(|s| step < s.until).or(self.stages.last());
         &stage.expect("checked when it was read").world
     }
+}
+
+/// That every key of `text` means something: recipes are flattened, for which serde cannot refuse keys.
+fn known_keys(text: &str, config: &PretrainConfig) -> Result<()> {
+    fn compare(given: &toml::Table, known: &toml::Table, place: &str) -> Result<()> {
+        for (key, value) in given {
+            let Some(same) = known.get(key) else {
+                let hint = nearest(key, known.keys().map(String::as_str));
+                return Err(Error::input_hint(format!("there is no key `{place}{key}`"), hint));
+            };
+            if let (Some(given), Some(known)) = (value.as_table(), same.as_table()) {
+                compare(given, known, &format!("{place}{key}."))?;
+            }
+        }
+        Ok(())
+    }
+    let toml = |e: &dyn std::fmt::Display| Error::input(e.to_string());
+    let given = text.parse::<toml::Table>().map_err(|e| toml(&e))?;
+    let known = toml::Table::try_from(config).map_err(|e| toml(&e))?;
+    compare(&given, &known, "")
 }
