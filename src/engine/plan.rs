@@ -159,16 +159,7 @@ impl<'a> Planner<'a> {
     }
 
     fn sampling(&self, group: GroupName) -> SamplingSpec {
-        let mut sampling = self.experiment.sampling.clone();
-        let steps = match group {
-            GroupName::Single => self.scale.steps,
-            GroupName::Multi => self.scale.pair_steps,
-        };
-        sampling.steps = steps.unwrap_or(sampling.steps);
-        if let Some(scheduler) = &self.scale.scheduler {
-            sampling.scheduler.clone_from(scheduler);
-        }
-        sampling
+        self.scale.sampling(&self.experiment.sampling, group)
     }
 
     /// Adds a stage, unless it is there, and says its number.

@@ -14,7 +14,7 @@ use crate::Result;
 use crate::clip::Embed as _;
 use crate::metrics::estimate;
 use crate::report::{self, ImageRow, Results};
-use crate::spec::{Experiment, Scale};
+use crate::spec::{Experiment, GroupName, Scale};
 
 /// Collects all cells; those whose scores are not in the store are listed as missing.
 ///
@@ -142,12 +142,8 @@ fn protocol(
     scale: &Scale,
     resources: &Resources,
 ) -> Result<(String, String)> {
-    let mut sampling = experiment.sampling.clone();
-    sampling.steps = scale.steps.unwrap_or(sampling.steps);
-    if let Some(scheduler) = &scale.scheduler {
-        sampling.scheduler.clone_from(scheduler);
-    }
-    let pair_steps = scale.pair_steps.unwrap_or(sampling.steps);
+    let sampling = scale.sampling(&experiment.sampling, GroupName::Single);
+    let pair_steps = scale.sampling(&experiment.sampling, GroupName::Multi).steps;
     let embedder = resources.embedder()?.identity();
     let (width, height) = resources.size();
     let meaning = json!({

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::unique;
+use super::{GroupName, SamplingSpec, unique};
 use crate::{Error, Result};
 
 /// A scale as the file has it. What is not given is as in the scale `default`.
@@ -29,6 +29,8 @@ pub struct ScaleSpec {
     pub pair_steps: Option<usize>,
     /// The sampler, in place of the experiment's.
     pub scheduler: Option<String>,
+    /// The guidance scale, in place of the experiment's.
+    pub guidance: Option<f64>,
     /// Multiplies the methods' training steps.
     pub train_steps: Option<f64>,
 }
@@ -59,6 +61,8 @@ pub struct Scale {
     #[allow(missing_docs)]
     pub scheduler: Option<String>,
     #[allow(missing_docs)]
+    pub guidance: Option<f64>,
+    #[allow(missing_docs)]
     pub train_steps: f64,
 }
 
@@ -87,6 +91,9 @@ impl ScaleSpec {
                 )));
             }
         }
+        if self.guidance.is_some_and(|g| !g.is_finite()) {
+            return Err(Error::input(format!("`{}` must be finite", at("guidance"))));
+        }
         if self.kid_images == Some(1) {
             return Err(Error::input(format!(
                 "`{}` is 1: KID needs at least two",
@@ -97,6 +104,22 @@ impl ScaleSpec {
             return Err(Error::input(format!("`{}` must be positive", at("train_steps"))));
         }
         Ok(())
+    }
+}
+
+impl Scale {
+    /// How images of single concepts or of pairs are sampled: `base`, the experiment's, but for what the
+    /// scale says.
+    pub fn sampling(&self, base: &SamplingSpec, group: GroupName) -> SamplingSpec {
+        let steps = match group {
+            GroupName::Single => self.steps,
+            GroupName::Multi => self.pair_steps,
+        };
+        SamplingSpec {
+            scheduler: self.scheduler.clone().unwrap_or_else(|| base.scheduler.clone()),
+            steps: steps.unwrap_or(base.steps),
+            guidance: self.guidance.unwrap_or(base.guidance),
+        }
     }
 }
 
@@ -127,6 +150,7 @@ impl super::Experiment {
             steps: own.steps.or(default.steps),
             pair_steps: own.pair_steps.or(default.pair_steps).or(own.steps).or(default.steps),
             scheduler: own.scheduler.clone().or(default.scheduler.clone()),
+            guidance: own.guidance.or(default.guidance),
             train_steps: own.train_steps.or(default.train_steps).unwrap_or(1.0),
         })
     }

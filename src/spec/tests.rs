@@ -41,6 +41,20 @@ fn scales_inherit_from_the_default() {
 }
 
 #[test]
+fn a_scale_samples_in_its_own_way() {
+    let text = format!("{TEXT}guidance = 3.0\nscheduler = \"ddim\"\npair_steps = 20\n");
+    let experiment = parse(&text, &[]).unwrap();
+    let sampling = |scale, group| {
+        let s = experiment.scale(scale).unwrap().sampling(&experiment.sampling, group);
+        (s.scheduler, s.steps, s.guidance)
+    };
+    assert_eq!(sampling("default", GroupName::Multi), ("ddpm".into(), 10, 6.0));
+    assert_eq!(sampling("full", GroupName::Single), ("ddim".into(), 10, 3.0));
+    assert_eq!(sampling("full", GroupName::Multi), ("ddim".into(), 20, 3.0));
+    assert!(parse(&text.replace("3.0", "inf"), &[]).is_err());
+}
+
+#[test]
 fn unknown_keys_are_errors_with_a_line_and_a_hint() {
     let error = parse(&TEXT.replace("[sampling]\nsteps", "[sampling]\nstep"), &[]).unwrap_err();
     assert!(error.to_string().contains("line 6"), "{error}");
