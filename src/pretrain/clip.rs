@@ -71,14 +71,18 @@ pub fn pretrain_clip(
 }
 
 /// The scenes of a step: of every four batches one of all there is, one of a single background and
-/// style, one of a single category, one of a single category and background. Where scenes are alike in
-/// what is easily told apart, the rest has to be.
+/// style with looks that captions do not name, one of a single category, one of a single category and
+/// background. Where scenes are alike in what is easily told apart, the rest has to be.
 fn alike(world: &WorldConfig, step: u64) -> WorldConfig {
     let mut world = world.clone();
     let turn = (step / 4) as usize;
     let backgrounds = world.backgrounds.len();
     if matches!(step % 4, 1 | 3) {
         world.backgrounds = vec![world.backgrounds[turn % backgrounds]];
+    }
+    if step % 4 == 1 {
+        // categories are all that is left
+        world.unnamed = 1.0;
     }
     if matches!(step % 4, 2 | 3) {
         world.categories = vec![world.categories[turn % world.categories.len()]];
