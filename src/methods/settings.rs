@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::error::nearest;
-use crate::train::Trainable;
+use crate::train::{Decay, Trainable};
 use crate::{Error, Result};
 
 /// What a training is made of; every value is written out in reports.
@@ -22,6 +22,8 @@ pub struct Settings {
     pub lr: f64,
     /// The learning rate of modifier tokens, where it is another.
     pub token_lr: Option<f64>,
+    /// How both rates fall over the training.
+    pub decay: Decay,
     /// Images a step, class images included: half of them where there is regularisation.
     pub batch: usize,
     /// AdamW's weight decay.

@@ -13,7 +13,7 @@ use super::task::ImageTask;
 use super::{Delta, Instance, Modifier, Settings, Undo, phrase, token, tokens};
 use crate::diffusion::Backbone;
 use crate::nn::Param;
-use crate::train::{Checkpoints, Group, Progress, TrainConfig, Trainer};
+use crate::train::{Checkpoints, Group, Progress, Schedule, TrainConfig, Trainer};
 use crate::{Error, Result};
 
 /// A training, but for the backbone.
@@ -113,6 +113,7 @@ fn run(
     let config = TrainConfig {
         steps: settings.steps,
         max_grad_norm: settings.max_grad_norm,
+        schedule: Schedule { decay: settings.decay, ..Schedule::default() },
         ..TrainConfig::default()
     };
     let mut trainer = Trainer::new(config, groups, seed)?.with_checkpoints(checkpoints)?;
