@@ -14,6 +14,7 @@ use cdbench::methods::{
     Regularization, Settings, Training, find, merge, train,
 };
 use cdbench::rng::Rng;
+use cdbench::train::Decay;
 use cdbench::{Error, Result};
 use common::{Golden, assert_close, floats, path};
 use image::{Rgb, RgbImage};
@@ -159,6 +160,24 @@ fn modifier_tokens_start_as_they_should() {
     let normal = start(&mut backbone, Modifier::Normal, 1).unwrap();
     assert_eq!(row_of(&normal), None);
     assert_ne!(start(&mut backbone, Modifier::Normal, 2).unwrap(), normal);
+}
+
+#[test]
+fn rates_that_fall_move_less() {
+    let mut backbone = backbone();
+    let mut end = |decay, steps, lr| {
+        let settings =
+            Settings { decay, steps, lr, token_lr: Some(lr), ..settings("textual-inversion") };
+        floats(&learn(&mut backbone, "dog", &settings).tokens()[0].1)
+    };
+    let start = end(Decay::Constant, 1, 0.0);
+    let moved =
+        |row: Vec<f32>| row.iter().zip(&start).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    // AdamW moves a number by at most about the rate at each step: 1 + 1 + 1 + 1, 1 + 3/4 + 1/2 + 1/4
+    let constant = moved(end(Decay::Constant, 4, 1e-3)) / 1e-3;
+    let falling = moved(end(Decay::Linear, 4, 1e-3)) / 1e-3;
+    assert!((3.0..4.1).contains(&constant), "{constant}");
+    assert!((1.8..2.6).contains(&falling), "{falling}");
 }
 
 #[test]
