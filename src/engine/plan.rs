@@ -158,10 +158,6 @@ impl<'a> Planner<'a> {
         Ok(subjects)
     }
 
-    fn sampling(&self, group: GroupName) -> SamplingSpec {
-        self.scale.sampling(&self.experiment.sampling, group)
-    }
-
     /// Adds a stage, unless it is there, and says its number.
     fn add(
         &mut self,
@@ -327,7 +323,7 @@ impl<'a> Planner<'a> {
                 let seeds = (0..count).map(|i| (prompt.clone(), GENERATED_SEEDS + i as u64));
                 let images = Images::Listed(seeds.collect());
                 let name = format!("sample {count} × {prompt}");
-                let sampling = self.sampling(GroupName::Single);
+                let sampling = self.scale.sampling(&self.experiment.sampling, GroupName::Single);
                 ClassImages::Generated(self.samples(name, None, &images, &sampling), images)
             }
         })
@@ -350,7 +346,7 @@ impl<'a> Planner<'a> {
         let checkpoint = self.checkpoint(&row.label, &recipe)?;
 
         let title = format!("{} · {} · seed {seed}", row.label, subject.name);
-        let sampling = self.sampling(subject.group);
+        let sampling = self.scale.sampling(&self.experiment.sampling, subject.group);
         let per_prompt = match subject.group {
             GroupName::Single => self.scale.images,
             GroupName::Multi => self.scale.pair_images,

@@ -80,17 +80,17 @@ fn alike(world: &WorldConfig, step: u64) -> WorldConfig {
     if matches!(step % 4, 1 | 3) {
         world.backgrounds = vec![world.backgrounds[turn % backgrounds]];
     }
-    if step % 4 == 1 {
-        // categories are all that is left
-        world.unnamed = 1.0;
-    }
     if matches!(step % 4, 2 | 3) {
         world.categories = vec![world.categories[turn % world.categories.len()]];
         world.two_objects = 0.0;
     }
     let styles = match step % 4 {
-        // one style; photos are the most, in their own turn as well
-        1 => [1, 3, 5].map(|own| f32::from(u8::from(turn / backgrounds % 6 == own))),
+        1 => {
+            // nothing is left to tell but categories
+            world.unnamed = 1.0;
+            // one style; photos are the most, in their own turn as well
+            [1, 3, 5].map(|own| f32::from(u8::from(turn / backgrounds % 6 == own)))
+        }
         // nothing is left to tell but styles and looks
         3 => [0.25; 3],
         _ => return world,
