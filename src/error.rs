@@ -67,6 +67,16 @@ impl Error {
         move |source| Error::Io { path, source }
     }
 
+    /// Bad input with the file in front in which it was found.
+    pub fn of_file(self, path: &Path) -> Self {
+        match self {
+            Error::Input { message, hint } => {
+                Error::Input { message: format!("{}: {message}", path.display()), hint }
+            }
+            other => other,
+        }
+    }
+
     /// What to do about it, where that is known.
     pub fn hint(&self) -> Option<&str> {
         match self {
@@ -88,6 +98,22 @@ impl Error {
             Error::Protocol(_) => 9,
             Error::Interrupted => 130,
         }
+    }
+}
+
+/// What a TOML file has that its type has not: with a hint where a key, or a value of a few, is not
+/// known.
+impl From<toml::de::Error> for Error {
+    fn from(error: toml::de::Error) -> Self {
+        let message = error.to_string().trim_end().to_owned();
+        // serde's words: unknown field `a`, expected one of `b`, `c`
+        let mut quoted = error.message().split('`').skip(1).step_by(2);
+        if error.message().starts_with("unknown")
+            && let Some(name) = quoted.next()
+        {
+            return Error::input_hint(message, nearest(name, quoted));
+        }
+        Error::input(message)
     }
 }
 

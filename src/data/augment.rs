@@ -13,6 +13,10 @@ pub const PREFIXES_NEAR: [&str; 2] = ["zoomed in", "close up"];
 /// What the caption of a small image starts with.
 pub const PREFIXES_FAR: [&str; 2] = ["far away", "very small"];
 
+/// The paper's range of sizes, as parts of an image's own.
+pub const PAPER_SIZES: [f64; 2] = [0.4, 1.4];
+/// The least size of an image that is shown larger than life.
+const NEAR: f64 = 1.2;
 /// Sizes below this have a prefix.
 const FAR: f32 = 0.6;
 /// The canvas around a small image: zero, once pixels are in [−1, 1].
@@ -47,11 +51,13 @@ fn resize(square: &RgbImage, side: usize) -> RgbImage {
     imageops::resize(square, side as u32, side as u32, FilterType::CatmullRom)
 }
 
-/// Shows the middle of `image` at a random size and place on a canvas of `side` × `side`: one time in
-/// three 1.2 to 1.4 times as large, otherwise 0.4 to 1 times.
-pub fn augment(image: &RgbImage, side: usize, rng: &mut Rng) -> Augmented {
-    let ratio = if rng.below(3) == 0 { rng.uniform(1.2, 1.4) } else { rng.uniform(0.4, 1.0) };
-    place(image, side, ratio, rng)
+/// Shows the middle of `image` at a random size and place on a canvas of `side` × `side`. Of the sizes
+/// from `least` to `most`, those from 1.2 on come one time in three, otherwise those up to 1; none from
+/// 1.2 on if `most` is less.
+pub fn augment(image: &RgbImage, side: usize, [least, most]: [f64; 2], rng: &mut Rng) -> Augmented {
+    let near = most > NEAR && rng.below(3) == 0;
+    let (from, to) = if near { (NEAR, most) } else { (least, 1.0) };
+    place(image, side, rng.uniform(from as f32, to as f32), rng)
 }
 
 /// Shows the middle of `image` at `ratio` times its size, at a random place.
@@ -130,7 +136,7 @@ mod tests {
         let mut rng = Rng::new(1, "augment");
         let (mut near, mut far, mut plain) = (0, 0, 0);
         for _ in 0..600 {
-            let a = augment(&red(64, 64), 64, &mut rng);
+            let a = augment(&red(64, 64), 64, PAPER_SIZES, &mut rng);
             assert_eq!(a.image.dimensions(), (64, 64));
             match a.prefix {
                 Some(word) if a.ratio > 1.0 => {
@@ -155,10 +161,23 @@ mod tests {
     }
 
     #[test]
+    fn sizes_stay_in_their_range() {
+        let mut rng = Rng::new(3, "augment");
+        for (sizes, near) in [([0.7, 1.3], true), ([0.7, 1.0], false), ([1.0, 1.2], false)] {
+            let ratios: Vec<f64> =
+                (0..200).map(|_| augment(&red(64, 64), 64, sizes, &mut rng).ratio.into()).collect();
+            let inside =
+                |r: &f64| (sizes[0] - 1e-6..=1.0).contains(r) || (1.2..sizes[1]).contains(r);
+            assert!(ratios.iter().all(inside), "{sizes:?} {ratios:?}");
+            assert_eq!(ratios.iter().any(|&r| r > 1.0), near, "{sizes:?}");
+        }
+    }
+
+    #[test]
     fn the_mask_shows_nothing_but_the_target() {
         let mut rng = Rng::new(2, "augment");
         for _ in 0..200 {
-            let a = augment(&red(50, 90), 64, &mut rng);
+            let a = augment(&red(50, 90), 64, PAPER_SIZES, &mut rng);
             let mask = a.mask(16);
             let counted = mask.iter().filter(|&&m| m == 1.0).count();
             for (i, _) in mask.iter().enumerate().filter(|(_, m)| **m == 1.0) {

@@ -8,7 +8,9 @@ mod picture;
 mod prompt;
 mod retrieval;
 
-pub use augment::{Augmented, PREFIXES_FAR, PREFIXES_NEAR, augment, fit, place, shown_mask};
+pub use augment::{
+    Augmented, PAPER_SIZES, PREFIXES_FAR, PREFIXES_NEAR, augment, fit, place, shown_mask,
+};
 pub use concept::{
     Concept, ConceptSource, FolderSource, PromptSource, load_concepts, pair_prompts, world_pair,
 };

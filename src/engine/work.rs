@@ -143,7 +143,7 @@ impl<'a> Worker<'a> {
         let sampling = Sampling {
             steps: spec.steps,
             guidance: spec.guidance,
-            scheduler: spec.kind()?,
+            scheduler: spec.scheduler,
             eta: 0.0,
             height,
             width,

@@ -22,6 +22,7 @@
 //! is detached where K and V alone train.
 
 use super::{Modifier, Profile, Regularization, Settings};
+use crate::data::PAPER_SIZES;
 use crate::train::Decay;
 
 /// Keys and values of cross attention, and the tokens.
@@ -101,6 +102,7 @@ fn base(profile: Profile, train: &str) -> Settings {
         class_images: 200,
         prior_weight,
         augmentation: true,
+        augmentation_sizes: PAPER_SIZES,
         hflip: true,
         modifier_token: Modifier::Rare,
         detach_start_of_text: true,

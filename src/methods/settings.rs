@@ -38,6 +38,8 @@ pub struct Settings {
     pub prior_weight: f64,
     /// Whether target images are shown at random sizes: see [`crate::data::augment`].
     pub augmentation: bool,
+    /// The least and the largest of these sizes, as parts of an image's own.
+    pub augmentation_sizes: [f64; 2],
     /// Whether images, target and class, are mirrored half of the time.
     pub hflip: bool,
     /// How modifier tokens start, and whether they train.
@@ -162,6 +164,14 @@ impl Settings {
                 "from 1 to 4096 images; with regularisation at least one target and one class image",
             );
         }
+        let [least, most] = self.augmentation_sizes;
+        if !(least > 0.0 && least <= 1.0 && (1.0..=4.0).contains(&most)) {
+            return bad(
+                "augmentation_sizes",
+                &format!("[{least}, {most}]"),
+                "the least above 0 and at most 1, the largest from 1 to 4; the paper's are [0.4, 1.4]",
+            );
+        }
         if regularised && self.class_images == 0 {
             return bad("class_images", &0, "at least one, or `regularization = \"none\"`");
         }
@@ -235,6 +245,9 @@ mod tests {
             ("batch = 1", "batch"),
             ("lr = -1.0", "lr"),
             ("train = 'kv,'", "train"),
+            ("augmentation_sizes = [0.0, 1.4]", "augmentation_sizes"),
+            ("augmentation_sizes = [0.4, 0.9]", "augmentation_sizes"),
+            ("augmentation_sizes = [0.4]", "augmentation_sizes"),
         ] {
             let error = with(text).unwrap_err();
             assert!(error.to_string().contains(key), "{error}");

@@ -204,7 +204,8 @@ impl Task for ImageTask<'_> {
             let subject = &self.subjects[source.subject];
             if !class && self.settings.augmentation {
                 let rng = streams.stream("augmentation");
-                let augmented = augment(&self.picture(source), self.side, rng);
+                let sizes = self.settings.augmentation_sizes;
+                let augmented = augment(&self.picture(source), self.side, sizes, rng);
                 captions.push(augmented.caption(&subject.caption));
                 masks.extend(augmented.mask(self.latent));
                 shown.push(Shown::Fresh(augmented.image));

@@ -133,14 +133,13 @@ impl PretrainConfig {
     /// [`Error::Input`] naming the file, the key and what was wanted.
     pub fn read(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
-        let config: PretrainConfig =
-            toml::from_str(&text).map_err(|e| Error::input(format!("{}: {e}", path.display())))?;
-        known_keys(&text, &config).and_then(|()| config.check()).map_err(|e| match e {
-            Error::Input { message, hint } => {
-                Error::Input { message: format!("{}: {message}", path.display()), hint }
-            }
-            other => other,
-        })?;
+        Self::parse(&text).map_err(|e| e.of_file(path))
+    }
+
+    fn parse(text: &str) -> Result<Self> {
+        let config: PretrainConfig = toml::from_str(text)?;
+        known_keys(text, &config)?;
+        config.check()?;
         Ok(config)
     }
 
@@ -196,8 +195,7 @@ fn known_keys(text: &str, config: &PretrainConfig) -> Result<()> {
         }
         Ok(())
     }
-    let toml = |e: &dyn std::fmt::Display| Error::input(e.to_string());
-    let given = text.parse::<toml::Table>().map_err(|e| toml(&e))?;
-    let known = toml::Table::try_from(config).map_err(|e| toml(&e))?;
+    let given: toml::Table = toml::from_str(text)?;
+    let known = toml::Table::try_from(config).map_err(|e| Error::input(e.to_string()))?;
     compare(&given, &known, "")
 }

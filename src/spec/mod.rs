@@ -105,8 +105,8 @@ impl GroupName {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SamplingSpec {
-    /// `ddpm`, `ddim` or `dpm++`.
-    pub scheduler: String,
+    /// The sampler: `ddpm`, `ddim` or `dpm++`.
+    pub scheduler: SchedulerKind,
     /// Denoising steps.
     pub steps: usize,
     /// Classifier-free guidance scale.
@@ -115,22 +115,7 @@ pub struct SamplingSpec {
 
 impl Default for SamplingSpec {
     fn default() -> Self {
-        SamplingSpec { scheduler: "ddpm".into(), steps: 50, guidance: 6.0 }
-    }
-}
-
-impl SamplingSpec {
-    /// The sampler.
-    ///
-    /// # Errors
-    /// An unknown name.
-    pub fn kind(&self) -> Result<SchedulerKind> {
-        self.scheduler.parse().map_err(|_| {
-            Error::input_hint(
-                format!("`sampling.scheduler` is `{}`", self.scheduler),
-                "one of ddpm, ddim and dpm++",
-            )
-        })
+        SamplingSpec { scheduler: SchedulerKind::Ddpm, steps: 50, guidance: 6.0 }
     }
 }
 
@@ -191,12 +176,7 @@ impl Experiment {
         }
         let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
         let base = path.parent().unwrap_or(Path::new("")).to_owned();
-        Experiment::parse(&text, overrides, &base).map_err(|e| match e {
-            Error::Input { message, hint } => {
-                Error::Input { message: format!("{}: {message}", path.display()), hint }
-            }
-            other => other,
-        })
+        Experiment::parse(&text, overrides, &base).map_err(|e| e.of_file(path))
     }
 
     /// As [`Experiment::read`], from the text of a file in `base`.
@@ -205,11 +185,11 @@ impl Experiment {
     /// As there.
     pub fn parse(text: &str, overrides: &[Override], base: &Path) -> Result<Self> {
         // the text itself first: its errors know their lines
-        let mut experiment: Experiment = toml::from_str(text).map_err(overrides::explain)?;
+        let mut experiment: Experiment = toml::from_str(text)?;
         if !overrides.is_empty() {
-            let mut table: toml::Table = toml::from_str(text).map_err(overrides::explain)?;
+            let mut table: toml::Table = toml::from_str(text)?;
             overrides.iter().try_for_each(|o| o.apply(&mut table))?;
-            experiment = table.try_into().map_err(overrides::explain)?;
+            experiment = table.try_into()?;
         }
         experiment.base = base.to_owned();
         experiment.check()?;
@@ -254,7 +234,6 @@ impl Experiment {
         if self.sampling.steps == 0 || !self.sampling.guidance.is_finite() {
             return Err(Error::input("`sampling` needs at least one step and a finite guidance"));
         }
-        self.sampling.kind()?;
         if !(-1.0..=1.0).contains(&self.regularization.threshold) {
             return Err(Error::input("`regularization.threshold` is a cosine: -1 to 1"));
         }

@@ -1,8 +1,7 @@
-//! `--set a.b=c`, and what is said of keys that do not exist.
+//! `--set a.b=c`.
 
 use std::str::FromStr;
 
-use crate::error::nearest;
 use crate::{Error, Result};
 
 /// A value given on the command line in place of the file's: `sampling.steps=20`,
@@ -79,17 +78,4 @@ impl Override {
         }
         outcome
     }
-}
-
-/// TOML's error, with a hint where a key is not known.
-pub(super) fn explain(error: toml::de::Error) -> Error {
-    let message = error.to_string().trim_end().to_owned();
-    // serde's words: unknown field `a`, expected one of `b`, `c`
-    let mut quoted = error.message().split('`').skip(1).step_by(2);
-    if error.message().starts_with("unknown field")
-        && let Some(key) = quoted.next()
-    {
-        return Error::input_hint(message, nearest(key, quoted));
-    }
-    Error::input(message)
 }

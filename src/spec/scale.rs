@@ -3,6 +3,7 @@
 use serde::Deserialize;
 
 use super::{GroupName, SamplingSpec, unique};
+use crate::diffusion::scheduler::SchedulerKind;
 use crate::{Error, Result};
 
 /// A scale as the file has it. What is not given is as in the scale `default`.
@@ -28,7 +29,7 @@ pub struct ScaleSpec {
     /// Denoising steps for pairs, in place of the others'.
     pub pair_steps: Option<usize>,
     /// The sampler, in place of the experiment's.
-    pub scheduler: Option<String>,
+    pub scheduler: Option<SchedulerKind>,
     /// The guidance scale, in place of the experiment's.
     pub guidance: Option<f64>,
     /// Multiplies the methods' training steps.
@@ -59,7 +60,7 @@ pub struct Scale {
     #[allow(missing_docs)]
     pub pair_steps: Option<usize>,
     #[allow(missing_docs)]
-    pub scheduler: Option<String>,
+    pub scheduler: Option<SchedulerKind>,
     #[allow(missing_docs)]
     pub guidance: Option<f64>,
     #[allow(missing_docs)]
@@ -116,7 +117,7 @@ impl Scale {
             GroupName::Multi => self.pair_steps,
         };
         SamplingSpec {
-            scheduler: self.scheduler.clone().unwrap_or_else(|| base.scheduler.clone()),
+            scheduler: self.scheduler.unwrap_or(base.scheduler),
             steps: steps.unwrap_or(base.steps),
             guidance: self.guidance.unwrap_or(base.guidance),
         }
@@ -149,7 +150,7 @@ impl super::Experiment {
             kid_images: own.kid_images.or(default.kid_images).unwrap_or(0),
             steps: own.steps.or(default.steps),
             pair_steps: own.pair_steps.or(default.pair_steps).or(own.steps).or(default.steps),
-            scheduler: own.scheduler.clone().or(default.scheduler.clone()),
+            scheduler: own.scheduler.or(default.scheduler),
             guidance: own.guidance.or(default.guidance),
             train_steps: own.train_steps.or(default.train_steps).unwrap_or(1.0),
         })

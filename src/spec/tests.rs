@@ -48,10 +48,12 @@ fn a_scale_samples_in_its_own_way() {
         let s = experiment.scale(scale).unwrap().sampling(&experiment.sampling, group);
         (s.scheduler, s.steps, s.guidance)
     };
-    assert_eq!(sampling("default", GroupName::Multi), ("ddpm".into(), 10, 6.0));
-    assert_eq!(sampling("full", GroupName::Single), ("ddim".into(), 10, 3.0));
-    assert_eq!(sampling("full", GroupName::Multi), ("ddim".into(), 20, 3.0));
+    assert_eq!(sampling("default", GroupName::Multi), (SchedulerKind::Ddpm, 10, 6.0));
+    assert_eq!(sampling("full", GroupName::Single), (SchedulerKind::Ddim, 10, 3.0));
+    assert_eq!(sampling("full", GroupName::Multi), (SchedulerKind::Ddim, 20, 3.0));
     assert!(parse(&text.replace("3.0", "inf"), &[]).is_err());
+    let error = parse(&text.replace("\"ddim\"", "\"dpm+\""), &[]).unwrap_err();
+    assert_eq!(error.hint(), Some("did you mean dpm++ or ddpm?"), "{error}");
 }
 
 #[test]

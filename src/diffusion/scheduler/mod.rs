@@ -11,6 +11,9 @@ mod noise;
 mod timesteps;
 
 use candle_core::{DType, Tensor};
+use serde::de::IntoDeserializer;
+use serde::de::value::StrDeserializer;
+use serde::{Deserialize, Serialize};
 
 use super::config::SchedulerConfig;
 use crate::{Error, Result};
@@ -47,14 +50,17 @@ pub trait Scheduler {
     }
 }
 
-/// Which sampler runs; on the command line `ddpm`, `ddim` and `dpm++`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Which sampler runs; in files and on the command line `ddpm`, `ddim` and `dpm++`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SchedulerKind {
     /// Ancestral sampling (Ho et al. 2020).
+    #[serde(rename = "ddpm")]
     Ddpm,
     /// Song et al. 2021; deterministic for η = 0.
+    #[serde(rename = "ddim")]
     Ddim,
     /// DPM-Solver++(2M) (Lu et al. 2022).
+    #[serde(rename = "dpm++")]
     DpmSolver,
 }
 
@@ -94,15 +100,10 @@ impl std::str::FromStr for SchedulerKind {
     type Err = Error;
 
     fn from_str(name: &str) -> Result<Self> {
-        match name {
-            "ddpm" => Ok(SchedulerKind::Ddpm),
-            "ddim" => Ok(SchedulerKind::Ddim),
-            "dpm++" => Ok(SchedulerKind::DpmSolver),
-            _ => Err(Error::input_hint(
-                format!("there is no scheduler `{name}`"),
-                "use ddim, ddpm or dpm++",
-            )),
-        }
+        let named: StrDeserializer<serde::de::value::Error> = name.into_deserializer();
+        SchedulerKind::deserialize(named).map_err(|_| {
+            Error::input_hint(format!("there is no scheduler `{name}`"), "use ddim, ddpm or dpm++")
+        })
     }
 }
 

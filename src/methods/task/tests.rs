@@ -64,6 +64,21 @@ fn halves_and_turns() {
 }
 
 #[test]
+fn sizes_are_those_of_the_settings() {
+    let backbone = backbone();
+    let instances = [instance("dog", 3, 6)];
+    for (sizes, far, near) in
+        [([0.4, 1.4], true, true), ([0.7, 1.4], false, true), ([0.7, 1.0], false, false)]
+    {
+        let settings = Settings { augmentation_sizes: sizes, ..settings() };
+        let mut task = ImageTask::new(&backbone, &settings, &instances, &["dog".into()]).unwrap();
+        let (targets, _) = captions(&mut task, 10);
+        let any = |words: [&str; 2]| targets.iter().any(|c| words.iter().any(|w| c.starts_with(w)));
+        assert_eq!((any(PREFIXES_FAR), any(PREFIXES_NEAR)), (far, near), "{targets:?}");
+    }
+}
+
+#[test]
 fn without_regularisation_and_augmentation() {
     let backbone = backbone();
     let instances = [instance("dog", 3, 0)];
