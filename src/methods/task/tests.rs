@@ -3,7 +3,7 @@ use image::Rgb;
 
 use super::super::{Profile, find};
 use super::*;
-use crate::data::{PREFIXES_FAR, PREFIXES_NEAR};
+use crate::data::{PAPER_SIZES, PREFIXES_FAR, PREFIXES_NEAR};
 
 fn backbone() -> Backbone {
     let folder = format!("{}/tests/golden/sd1", env!("CARGO_MANIFEST_DIR"));
@@ -24,7 +24,7 @@ fn instance(name: &str, pictures: u8, class: u8) -> Instance {
 
 fn settings() -> Settings {
     let defaults = find("custom-diffusion").unwrap().defaults(Profile::Mini, 1);
-    Settings { batch: 8, class_images: 6, ..defaults }
+    Settings { batch: 8, class_images: 6, augmentation_sizes: PAPER_SIZES, ..defaults }
 }
 
 /// The captions of some steps, targets and class images apart.
