@@ -5,8 +5,8 @@ mod fixture;
 use std::path::Path;
 
 use cdbench::report::{
-    Baseline, Csv, Export, ImageRow, Latex, Markdown, Results, Tolerance, Verdict, check, export,
-    render, scatter, tables,
+    Baseline, Cell, Csv, Export, ImageRow, Latex, Markdown, Results, Tolerance, Verdict, check,
+    export, render, scatter, tables,
 };
 use fixture::{fail, results};
 use image::{Rgb, RgbImage};
@@ -267,6 +267,44 @@ fn a_report_has_all_its_files() {
     if let Ok(keep) = std::env::var("KEEP_REPORT") {
         rendered(&results(1, 0.0), Path::new(&keep));
     }
+}
+
+#[test]
+fn parts_of_a_sweep_join() {
+    let whole = results(1, 0.0);
+    let part = |keep: &dyn Fn(&Cell) -> bool| {
+        let mut part = whole.clone();
+        part.cells.retain(keep);
+        part.images.retain(|i| part.cells.iter().any(|c| c.id == i.cell));
+        part
+    };
+    let (mut singles, pairs) = (part(&|c| c.group == "single"), part(&|c| c.group == "multi"));
+    singles.add(pairs.clone()).unwrap();
+    assert_eq!(export(&tables(&singles)[..1], &Markdown), export(&tables(&whole)[..1], &Markdown));
+    assert_eq!(
+        (singles.cells.len(), singles.images.len()),
+        (whole.cells.len(), whole.images.len())
+    );
+
+    // what is there already stays, what failed here is taken from there
+    let mut again = whole.clone();
+    fail(&mut again, "DreamBooth", "dog_plum");
+    let failed = again.failed.len();
+    assert!(failed > 0);
+    again.add(pairs).unwrap();
+    assert_eq!(again.failed.len(), 1, "the pair was measured there, the single concept was not");
+    again.add(whole.clone()).unwrap();
+    assert_eq!(again.failed, []);
+    assert_eq!(export(&tables(&again)[..1], &Markdown), export(&tables(&whole)[..1], &Markdown));
+    let mut worse = whole.clone();
+    fail(&mut worse, "DreamBooth", "dog_plum");
+    again.add(worse).unwrap();
+    assert_eq!(again.failed, [], "it was measured here");
+
+    let other = Results { protocol: "another".into(), ..whole.clone() };
+    assert_eq!(again.add(other).unwrap_err().exit_code(), 9);
+    let other = Results { experiment: "table3".into(), ..whole.clone() };
+    assert_eq!(again.add(other).unwrap_err().exit_code(), 3);
 }
 
 #[test]

@@ -106,6 +106,34 @@ fn the_same_command_again_does_nothing_and_a_larger_scale_reuses() {
 }
 
 #[test]
+fn a_sweep_over_two_machines_becomes_one_report() {
+    let dir = tempfile::tempdir().unwrap();
+    let on = |machine: &str, method: &str| {
+        let path = |what: &str| dir.path().join(format!("{what}-{machine}"));
+        let mut args = small(&path("store"), &path("report"));
+        args.extend(["--filter".into(), format!("method={method}")]);
+        (args, path("report"))
+    };
+    let (first, out) = on("a", "textual-inversion");
+    let (second, other) = on("b", "custom-diffusion");
+    ok(&first);
+    ok(&second);
+    let mut report = [&first[..], &["--add".into(), other.display().to_string()]].concat();
+    report[0] = "report".into();
+    let (table, _) = ok(&report);
+    assert!(table.contains("Textual Inversion") && table.contains("Custom Diffusion"), "{table}");
+    for (file, rows) in measured(&out) {
+        let theirs = &measured(&other)[&file];
+        assert!(!theirs.is_empty() && rows.len() > theirs.len(), "{file}");
+        assert!(theirs.iter().all(|row| rows.contains(row)), "{file}: {rows:?}");
+    }
+    // twice is once
+    let joined = measured(&out);
+    ok(&report);
+    assert_eq!(measured(&out), joined);
+}
+
+#[test]
 fn killed_at_ten_moments_it_ends_with_the_same_results() {
     let dir = tempfile::tempdir().unwrap();
     let whole = dir.path().join("whole");

@@ -58,7 +58,8 @@ enum Command {
     /// Write an experiment's report again, from what is in the store
     Report(report::Args),
     /// List an experiment's cells, and which are done
-    Status(report::Args),
+    #[command(after_help = "Example:\n  cdbench status experiments/table1.toml --scale full")]
+    Status(experiment::ExperimentArgs),
     /// Run an experiment and fail if a metric is worse than its baseline
     Check(check::Args),
     /// Teach a backbone one or more concepts

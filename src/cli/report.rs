@@ -1,26 +1,39 @@
 //! `cdbench report` and `cdbench status`: views of what is in the store.
 
+use std::path::PathBuf;
+
 use super::experiment::ExperimentArgs;
 use crate::engine::Todo;
-use crate::report::{Markdown, export, tables};
+use crate::report::{Markdown, Results, export, tables};
 use crate::{Error, Result};
 
 const EXAMPLES: &str = "\
 Examples:
   cdbench report experiments/table1.toml
-  cdbench report experiments/table1.toml --scale full --out paper/figures";
+  cdbench report experiments/table1.toml --scale full --out paper/figures
+
+A sweep over two machines: `cdbench run … --filter seed=0` on one, `--filter seed=1` on the other,
+then on the first
+  cdbench report experiments/table1.toml --add from-the-other/reports/table1";
 
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
     #[command(flatten)]
     experiment: ExperimentArgs,
+
+    /// Another report of this experiment, whose cells join those of the store; may be given again
+    #[arg(long, value_name = "DIR")]
+    add: Vec<PathBuf>,
 }
 
 /// Runs `cdbench report`: nothing is trained, sampled or scored.
 pub fn run(args: Args) -> Result<()> {
     let session = args.experiment.open()?;
-    let results = session.results()?;
+    let mut results = session.results()?;
+    for folder in &args.add {
+        results.add(Results::read(folder)?)?;
+    }
     if results.cells.is_empty() {
         return Err(Error::input_hint(
             format!(
@@ -37,8 +50,8 @@ pub fn run(args: Args) -> Result<()> {
 }
 
 /// Runs `cdbench status`.
-pub fn status(args: Args) -> Result<()> {
-    let session = args.experiment.open()?;
+pub fn status(args: ExperimentArgs) -> Result<()> {
+    let session = args.open()?;
     let todo = session.survey()?;
     for cell in &session.plan.cells {
         let state = match &todo[cell.scores] {

@@ -45,7 +45,8 @@ pub fn results(
         let stage = &plan.stages[cell.scores];
         let path = store.dir(stage.kind.folder(), &stage.folder).join("scores.json");
         if todo[cell.scores] != super::Todo::Nothing {
-            results.failed.push((cell.name(), "not in the store".into()));
+            let reason = format!("{} is not in the store", cell.name());
+            results.failed.push((id(cell, plan), reason));
             continue;
         }
         let scores = Scores::read(&path)?;
@@ -56,6 +57,12 @@ pub fn results(
     Ok(results)
 }
 
+/// What a cell is known by in reports: what it measures, and where it stands in the table.
+fn id(cell: &Cell, plan: &Plan) -> String {
+    let scores = &plan.stages[cell.scores].key;
+    Key::of(&json!([scores, cell.label, cell.subject, cell.seed])).short().to_owned()
+}
+
 /// A row of each table.
 fn measured(
     cell: &Cell,
@@ -64,7 +71,7 @@ fn measured(
     scores: &Scores,
 ) -> Result<(report::Cell, Vec<ImageRow>)> {
     let stage = &plan.stages[cell.scores];
-    let id = Key::of(&json!([stage.key, cell.label, cell.subject, cell.seed])).short().to_owned();
+    let id = id(cell, plan);
     let mut row = report::Cell {
         id: id.clone(),
         group: cell.group.as_str().to_owned(),

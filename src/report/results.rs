@@ -1,8 +1,9 @@
 //! The data of a report: what was measured of every cell and every image.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::metrics::{Estimate, Kid, estimate};
+use crate::{Error, Result};
 
 /// Of every bootstrap of a report: the same data give the same page.
 pub const SEED: u64 = 0;
@@ -26,7 +27,7 @@ pub struct Results {
     pub cells: Vec<Cell>,
     /// The images that the cells' alignments were measured on.
     pub images: Vec<ImageRow>,
-    /// Cells that failed (by their id, or in words), with the reason.
+    /// Cells that failed or were not run, by their id, with the reason.
     pub failed: Vec<(String, String)>,
 }
 
@@ -126,5 +127,39 @@ impl Results {
             of.entry(&image.cell).or_default().push(image);
         }
         of
+    }
+
+    /// Adds what another run of the same experiment measured, on another machine perhaps. A cell that
+    /// both measured stays as it is here.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if it is another experiment's; [`Error::Protocol`] if it was measured by
+    /// another protocol.
+    pub fn add(&mut self, other: Results) -> Result<()> {
+        if other.experiment != self.experiment {
+            let (here, there) = (&self.experiment, &other.experiment);
+            return Err(Error::input(format!(
+                "results of `{there}` cannot join those of `{here}`"
+            )));
+        }
+        if other.protocol != self.protocol {
+            return Err(Error::Protocol(format!(
+                "results of protocol {} cannot join those of {}:\n  there: {}\n  here:  {}",
+                other.protocol, self.protocol, other.protocol_text, self.protocol_text
+            )));
+        }
+        let (ours, theirs) = (self.measured(), other.measured());
+        self.cells.retain(|c| ours.contains(&c.id) || !theirs.contains(&c.id));
+        let here: HashSet<String> = self.cells.iter().map(|c| c.id.clone()).collect();
+        self.cells.extend(other.cells.into_iter().filter(|c| !here.contains(&c.id)));
+        self.images.extend(other.images.into_iter().filter(|i| !here.contains(&i.cell)));
+        self.failed.extend(other.failed.into_iter().filter(|(cell, _)| !ours.contains(cell)));
+        self.failed.retain(|(cell, _)| !theirs.contains(cell));
+        Ok(())
+    }
+
+    /// Ids of the cells that something is known of.
+    fn measured(&self) -> HashSet<String> {
+        self.cells.iter().filter(|c| c.image.is_some()).map(|c| c.id.clone()).collect()
     }
 }
