@@ -67,12 +67,12 @@ impl Error {
         move |source| Error::Io { path, source }
     }
 
-    /// Bad input with the file in front in which it was found.
+    /// Bad input, or numbers of another protocol, with the file in front in which they were found.
     pub fn of_file(self, path: &Path) -> Self {
+        let placed = |message| format!("{}: {message}", path.display());
         match self {
-            Error::Input { message, hint } => {
-                Error::Input { message: format!("{}: {message}", path.display()), hint }
-            }
+            Error::Input { message, hint } => Error::Input { message: placed(message), hint },
+            Error::Protocol(message) => Error::Protocol(placed(message)),
             other => other,
         }
     }

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use cdbench::report::Results;
+
 const BINARY: &str = env!("CARGO_BIN_EXE_cdbench");
 
 /// smoke.toml with so little work that a run takes seconds.
@@ -130,6 +132,16 @@ fn a_sweep_over_two_machines_becomes_one_report() {
     // twice is once
     let joined = measured(&out);
     ok(&report);
+    assert_eq!(measured(&out), joined);
+
+    let mut stranger = Results::read(&other).unwrap();
+    stranger.protocol = "another".into();
+    let other = dir.path().join("stranger");
+    stranger.write(&other).unwrap();
+    report.extend(["--add".into(), other.display().to_string()]);
+    let refused = cdbench(&report);
+    assert_eq!(refused.status.code(), Some(9));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("stranger: results of protocol"));
     assert_eq!(measured(&out), joined);
 }
 

@@ -32,7 +32,7 @@ pub fn run(args: Args) -> Result<()> {
     let session = args.experiment.open()?;
     let mut results = session.results()?;
     for folder in &args.add {
-        results.add(Results::read(folder)?)?;
+        results.add(Results::read(folder)?).map_err(|e| e.of_file(folder))?;
     }
     if results.cells.is_empty() {
         return Err(Error::input_hint(

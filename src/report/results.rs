@@ -153,8 +153,10 @@ impl Results {
         let here: HashSet<String> = self.cells.iter().map(|c| c.id.clone()).collect();
         self.cells.extend(other.cells.into_iter().filter(|c| !here.contains(&c.id)));
         self.images.extend(other.images.into_iter().filter(|i| !here.contains(&i.cell)));
-        self.failed.extend(other.failed.into_iter().filter(|(cell, _)| !ours.contains(cell)));
         self.failed.retain(|(cell, _)| !theirs.contains(cell));
+        let failed: HashSet<String> = self.failed.iter().map(|(cell, _)| cell.clone()).collect();
+        let known = |cell: &String| ours.contains(cell) || failed.contains(cell);
+        self.failed.extend(other.failed.into_iter().filter(|(cell, _)| !known(cell)));
         Ok(())
     }
 

@@ -109,11 +109,7 @@ impl std::str::FromStr for SchedulerKind {
 
 impl std::fmt::Display for SchedulerKind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            SchedulerKind::Ddpm => "ddpm",
-            SchedulerKind::Ddim => "ddim",
-            SchedulerKind::DpmSolver => "dpm++",
-        })
+        self.serialize(f)
     }
 }
 
