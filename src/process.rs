@@ -19,7 +19,13 @@ pub fn prepare() {
     }
 }
 
-/// The most memory this process has ever held, in bytes, where the system tells.
+/// Lets [`peak_memory`] begin anew from what is held now, where the system can (Linux).
+pub fn forget_peak_memory() {
+    // elsewhere, and where it is forbidden, the peak is that of the whole process
+    let _ = std::fs::write("/proc/self/clear_refs", "5");
+}
+
+/// The most memory this process has held, in bytes, where the system tells.
 pub fn peak_memory() -> Option<u64> {
     #[cfg(unix)]
     {

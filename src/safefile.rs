@@ -6,6 +6,15 @@ use std::path::Path;
 
 use crate::{Error, Result};
 
+/// Around the names of files that are not whole yet.
+const PARTIAL: (&str, &str) = (".", ".tmp");
+
+/// Whether a file is one that a killed process left half written.
+pub fn is_partial(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    name.starts_with(PARTIAL.0) && name.ends_with(PARTIAL.1)
+}
+
 /// Writes `path` through `fill`: into a temporary file in the same folder, then to disk, then
 /// under its name. Missing parent folders are created.
 ///
@@ -18,7 +27,7 @@ pub fn write_with(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<()>) 
     };
     std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
     let mut builder = tempfile::Builder::new();
-    builder.prefix(".").suffix(".tmp");
+    builder.prefix(PARTIAL.0).suffix(PARTIAL.1);
     // temporary files are private by default; this one becomes an ordinary file
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));

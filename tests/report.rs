@@ -230,7 +230,7 @@ fn csv_has_the_ends_of_intervals() {
 #[test]
 fn a_report_has_all_its_files() {
     let dir = tempfile::tempdir().unwrap();
-    std::fs::write(dir.path().join("FINDINGS.md"), "## Found\n\nBy hand.\n").unwrap();
+    std::fs::write(dir.path().join("FINDINGS.default.md"), "## Found\n\nBy hand.\n").unwrap();
     rendered(&results(1, 0.0), dir.path());
     let readme = std::fs::read_to_string(dir.path().join("README.md")).unwrap();
     assert!(readme.contains("By hand."));

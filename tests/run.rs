@@ -1,6 +1,6 @@
 //! `cdbench run` through its public door: whole experiments, small, on the embedded backbone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -58,6 +58,14 @@ fn measured(out: &Path) -> BTreeMap<String, Vec<String>> {
         found.insert(name.to_owned(), rows.collect());
     }
     found
+}
+
+/// What says that stages are finished, and when they were; but for samples, whose folders grow.
+fn finished(store: &Path) -> BTreeSet<String> {
+    let entries = |folder: PathBuf| std::fs::read_dir(folder).into_iter().flatten();
+    let stages = ["checkpoints", "retrieval", "scores"].map(|kind| store.join(kind));
+    let files = stages.into_iter().flat_map(|kind| entries(kind).map(|e| e.unwrap().path()));
+    files.filter_map(|folder| std::fs::read_to_string(folder.join("stage.json")).ok()).collect()
 }
 
 #[test]
@@ -155,6 +163,7 @@ fn killed_at_ten_moments_it_ends_with_the_same_results() {
 
     let (store, out) = (dir.path().join("store"), dir.path().join("report"));
     let args = small(&store, &out);
+    let mut before = BTreeSet::new();
     // moments spread over a run by the golden ratio, the same in every test run
     for i in 1..=10u32 {
         let share = (f64::from(i) * 0.618_034).fract();
@@ -167,8 +176,13 @@ fn killed_at_ten_moments_it_ends_with_the_same_results() {
         std::thread::sleep(Duration::from_secs_f64(share * 0.6 * long.as_secs_f64()));
         child.kill().unwrap();
         child.wait().unwrap();
+        let now = finished(&store);
+        assert!(before.iter().all(|stage| now.contains(stage)), "a finished stage ran again");
+        before = now;
     }
+    assert!(!before.is_empty());
     ok(&args);
+    assert!(before.is_subset(&finished(&store)), "a finished stage ran again");
     assert_eq!(measured(&out), measured(&whole));
     let left: Vec<_> = std::fs::read_dir(store.join("work")).into_iter().flatten().collect();
     assert!(left.is_empty(), "states of finished trainings are left: {left:?}");
@@ -201,7 +215,7 @@ fn a_failed_cell_does_not_stop_the_others() {
     let dir = tempfile::tempdir().unwrap();
     let (store, out) = (dir.path().join("store"), dir.path().join("report"));
     let mut args = small(&store, &out);
-    args.extend(["--set".into(), "rows.1.settings.lr=1e30".into()]);
+    args.extend(["--set", "rows.1.settings.lr=1e30", "--jobs", "3"].map(str::to_owned));
     let output = cdbench(&args);
     let err = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(7), "{err}");
@@ -289,8 +303,75 @@ fn folders_of_photographs_are_concepts() {
     let (table, _) = ok(&args);
     assert!(table.contains("Custom Diffusion"), "{table}");
 
+    std::fs::write(dir.path().join("bare.toml"), text.replace("prompts = ", "# ")).unwrap();
+    let bare = ["run", &path(dir.path().join("bare.toml")), "--store", &store].map(str::to_owned);
+    let output = cdbench(&bare);
+    assert_eq!(output.status.code(), Some(3));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("`mine` has no prompts"));
+
     std::fs::write(photos.join("9.png"), "no image").unwrap();
     let output = cdbench(&args);
     assert_eq!(output.status.code(), Some(3));
     assert!(String::from_utf8_lossy(&output.stderr).contains("9.png"));
+}
+
+/// Golden backbone and CLIP, in the layouts of diffusers and transformers, stand for Stable Diffusion.
+#[test]
+fn another_backbone_runs_the_same_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut args = small(&dir.path().join("store"), &dir.path().join("report"));
+    args.extend(["--backbone".into(), root("tests/golden/sd1")]);
+    let output = cdbench(&args);
+    let err = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(3) && err.contains("give --clip"), "{err}");
+
+    args.extend(["--clip".into(), root("tests/golden/clip_towers/patch32")]);
+    let (table, _) = ok(&args);
+    assert!(table.contains("Textual Inversion") && table.contains("fine-tune all"), "{table}");
+    // what was computed with one type of weights is not what another gives
+    let more =
+        |dtype: &str| [&args[..], &["--dry-run", "--dtype", dtype].map(str::to_owned)].concat();
+    assert!(ok(&more("f32")).0.contains(" 0 stages to run"));
+    assert!(ok(&more("bf16")).0.contains("train Textual Inversion"));
+}
+
+#[test]
+fn two_runs_share_a_store() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = dir.path().join("store");
+    let outs = ["a", "b"].map(|name| dir.path().join(name));
+    let start = |out: &PathBuf| {
+        let mut run = Command::new(BINARY);
+        run.args(small(&store, out)).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    };
+    for mut child in outs.each_ref().map(start) {
+        assert!(child.wait().unwrap().success());
+    }
+    assert_eq!(measured(&outs[0]), measured(&outs[1]));
+    let mut status = small(&store, &outs[0]);
+    status[0] = "status".into();
+    assert!(ok(&status).0.contains("6 of 6 cells are done"));
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_keeps_the_state_of_a_training() {
+    use std::io::{BufRead, BufReader};
+    let dir = tempfile::tempdir().unwrap();
+    let (store, out) = (dir.path().join("store"), dir.path().join("report"));
+    let mut args = small(&store, &out);
+    let more = ["--filter", "method=textual-inversion", "--set", "scales.default.train_steps=0.3"];
+    args.extend(more.map(str::to_owned));
+    let mut run = Command::new(BINARY);
+    let mut child = run.args(&args).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    assert!(lines.any(|line| line.contains("] train Textual Inversion")));
+    std::thread::sleep(Duration::from_secs(1));
+    Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(lines.any(|line| line.contains("the same command goes on from here")));
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    let state = |e: std::fs::DirEntry| std::fs::read_dir(e.path()).unwrap().count() > 0;
+    assert!(std::fs::read_dir(store.join("work")).unwrap().any(|e| state(e.unwrap())));
+    ok(&args);
+    assert_eq!(std::fs::read_dir(store.join("work")).unwrap().count(), 0);
 }

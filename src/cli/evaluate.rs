@@ -17,7 +17,8 @@ Examples:
   cdbench evaluate out/both --targets photos/dog --targets photos/cat --clip clip-vit-base-patch32
   cdbench evaluate out/dog --targets photos/dog --real photos/many_dogs --clip clip-vit-base-patch32
 
-DIR holds samples/ and prompts.json, which gives the prompt of each file: {\"0.png\": \"photo of a <new1> dog\"}.
+FOLDER holds samples/ and prompts.json, which gives the prompt of each file by its name, as
+CustomConcept101's evaluation has it without the extension: {\"0\": \"photo of a <new1> dog\"}.
 Words such as <new1> are removed from the prompts.";
 
 #[derive(clap::Args)]
@@ -54,10 +55,12 @@ pub fn run(args: Args) -> Result<()> {
     let samples = read_pictures(&args.folder.join("samples"), corrupt)?;
     let (mut images, mut texts) = (vec![], vec![]);
     for sample in &samples {
-        let Some(prompt) = prompts.get(&sample.name) else {
+        let stem = Path::new(&sample.name).file_stem().unwrap_or_default();
+        let by_stem = || prompts.get(stem.to_string_lossy().as_ref());
+        let Some(prompt) = prompts.get(&sample.name).or_else(by_stem) else {
             return Err(Error::input_hint(
                 format!("prompts.json has no prompt for samples/{}", sample.name),
-                "it gives a prompt for every file: {\"0.png\": \"photo of a dog\"}",
+                PROMPTS,
             ));
         };
         images.push(&sample.image);
@@ -114,19 +117,18 @@ fn embed_folder(folder: &Path, corrupt: OnCorrupt, clip: &dyn Embed) -> Result<A
     clip.images(&pictures.iter().map(|p| &p.image).collect::<Vec<&RgbImage>>())
 }
 
-/// By file name.
+/// What `prompts.json` is, for who has another.
+const PROMPTS: &str = "it gives a prompt for every file: {\"0\": \"photo of a dog\"}";
+
+/// By the name of a file, with its extension or without.
 fn read_prompts(path: &Path) -> Result<BTreeMap<String, String>> {
     const MOST_BYTES: u64 = 64 << 20;
     if std::fs::metadata(path).map_err(Error::io(path))?.len() > MOST_BYTES {
         return Err(Error::input(format!("{}: too large", path.display())));
     }
     let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
-    let prompts: BTreeMap<String, String> = serde_json::from_str(&text).map_err(|e| {
-        Error::input_hint(
-            format!("{}: {e}", path.display()),
-            "it gives a prompt for every file: {\"0.png\": \"photo of a dog\"}",
-        )
-    })?;
+    let prompts: BTreeMap<String, String> = serde_json::from_str(&text)
+        .map_err(|e| Error::input_hint(format!("{}: {e}", path.display()), PROMPTS))?;
     match prompts.is_empty() {
         true => Err(Error::input(format!("{}: there is no prompt in it", path.display()))),
         false => Ok(prompts),

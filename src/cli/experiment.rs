@@ -13,7 +13,7 @@ use crate::engine::{
 };
 use crate::report::{self, Results};
 use crate::spec::{DEFAULT_SCALE, Experiment, Override, Scale};
-use crate::{Error, Result};
+use crate::{Error, Result, mini};
 
 /// Arguments of every command on an experiment.
 #[derive(clap::Args)]
@@ -38,12 +38,16 @@ pub struct ExperimentArgs {
     pub filter: Vec<Filter>,
 
     /// How many seeds, in place of the scale's
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1000))]
     pub seeds: Option<u64>,
 
     /// `mini`, a folder in diffusers' layout, or a hub id, in place of the experiment's
     #[arg(long)]
     pub backbone: Option<String>,
+
+    /// `mini`, or a CLIP folder in transformers' layout, in place of the experiment's
+    #[arg(long, value_name = "DIR")]
+    pub clip: Option<String>,
 
     #[command(flatten)]
     pub compute: ComputeArgs,
@@ -98,15 +102,28 @@ pub struct Session {
 impl ExperimentArgs {
     /// Reads and plans the experiment.
     pub fn open(&self) -> Result<Session> {
-        let experiment = Experiment::read(&self.file, &self.overrides)?;
+        let mut experiment = Experiment::read(&self.file, &self.overrides)?;
+        if let Some(clip) = &self.clip {
+            experiment.evaluation.clip = Some(from_here(clip)?);
+        }
         let mut scale = experiment.scale(&self.scale)?;
-        scale.seeds = self.seeds.unwrap_or(scale.seeds).max(1);
+        scale.seeds = self.seeds.unwrap_or(scale.seeds);
         let out = self.out.clone().unwrap_or_else(|| Path::new("reports").join(&experiment.name));
         let mut filter = Filter::default();
         self.filter.iter().cloned().for_each(|f| filter.and(f));
         let backbone = self.backbone.as_deref();
         Session::new(experiment, scale, backbone, &filter, &self.compute, &self.store, out)
     }
+}
+
+/// A path of the command line, which starts where the command runs, as an experiment may have it.
+fn from_here(path: &str) -> Result<String> {
+    let path = Path::new(path);
+    if path == Path::new(mini::NAME) {
+        return Ok(mini::NAME.into());
+    }
+    let full = std::path::absolute(path).map_err(Error::io(path))?;
+    Ok(full.to_string_lossy().into_owned())
 }
 
 impl Session {

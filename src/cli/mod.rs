@@ -32,7 +32,7 @@ Exit codes:
   6    training diverged: a loss or gradient that is not finite
   7    some cells of an experiment could not be finished; the others are
   8    a metric is worse than its baseline
-  9    the baseline was measured with another protocol
+  9    numbers of another protocol, which cannot be compared
   130  interrupted; what was finished is kept";
 
 /// Run and evaluate the experiments of Custom Diffusion (CVPR 2023).

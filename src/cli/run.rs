@@ -12,7 +12,8 @@ Examples:
   cdbench run experiments/table1.toml --dry-run
   cdbench run experiments/table1.toml --scale full --jobs 2
   cdbench run experiments/table3.toml --filter method=custom-diffusion --set sampling.steps=25
-  cdbench run experiments/table1.toml --backbone ~/models/sd14 --device cuda --dtype bf16
+  cdbench run experiments/table1.toml --backbone ~/models/sd14 --clip ~/models/clip-vit-base-patch32 \\
+    --device cuda --dtype bf16
 
 The same command again does only what is missing; an interrupted one goes on where it was.";
 

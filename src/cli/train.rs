@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use candle_core::DType;
 
 use super::experiment::{ComputeArgs, Session};
-use crate::data::{ConceptSource, Corpus as _, FolderSource, OnCorrupt, WorldCorpus};
+use crate::data::{ConceptSource, Corpus as _, FolderSource, OnCorrupt, PromptSource, WorldCorpus};
 use crate::diffusion::Backbone;
 use crate::engine::{Filter, Todo};
 use crate::methods::{self, Delta, MergeSettings, Modifier, Part};
@@ -34,7 +34,7 @@ pub struct Args {
     overrides: Vec<String>,
 
     /// Of noise and batches
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(..1000))]
     seed: u64,
 
     /// `mini`, a folder in diffusers' layout, or a hub id
@@ -144,17 +144,23 @@ fn source(text: &str) -> Result<ConceptSource> {
         path: path.into(),
         category: category.to_owned(),
         name: name.chars().map(plain).collect(),
-        prompts: None,
+        // nothing is sampled, but a plan wants to know of what
+        prompts: Some(PromptSource::List(vec!["photo of a {}".into()])),
         on_corrupt: OnCorrupt::default(),
     }))
 }
 
 fn copy_files(from: &Path, to: &Path) -> Result<()> {
+    let mut files = vec![];
     for entry in std::fs::read_dir(from).map_err(Error::io(from))? {
         let path = entry.map_err(Error::io(from))?.path();
-        if let Some(name) = path.file_name().filter(|_| path.is_file()) {
-            safefile::write(&to.join(name), std::fs::read(&path).map_err(Error::io(&path))?)?;
+        if path.is_file() && !safefile::is_partial(&path) {
+            files.push((to.join(path.file_name().unwrap_or_default()), path));
         }
+    }
+    methods::refuse_other_weights(to, files.iter().map(|(to, _)| to.as_path()))?;
+    for (to, path) in files {
+        safefile::write(&to, std::fs::read(&path).map_err(Error::io(&path))?)?;
     }
     Ok(())
 }
@@ -224,10 +230,7 @@ pub fn merge(args: MergeArgs) -> Result<()> {
     delta.save(&args.output)?;
     if let Some(report) = report {
         report.warnings().iter().for_each(|w| eprintln!("warning: {w}"));
-        eprintln!(
-            "{} matrices in {:.2} s: constraints met to {:.1e}, ordinary captions changed by {:.1e}",
-            report.layers, report.seconds, report.residual, report.drift
-        );
+        eprintln!("{report}");
         let text = serde_json::to_string_pretty(&report).unwrap_or_default();
         safefile::write(&args.output.join("merge.json"), text + "\n")?;
     }

@@ -1,5 +1,7 @@
 //! Sampling: noise to images, guided by text.
 
+use std::sync::{Mutex, PoisonError};
+
 use candle_core::{DType, Device, Result as TensorResult, Tensor};
 use image::RgbImage;
 
@@ -54,18 +56,40 @@ const PART: usize = 4;
 const LARGE: usize = 32 * 32;
 
 impl Backbone {
-    /// Samples one image for each request, in order. `on_step` is called behind each step with the
-    /// number of images that took it, from several threads; its error ends the sampling.
+    /// Samples one image for each request, in order; see [`Backbone::sample_each`].
     ///
     /// # Errors
-    /// [`Error::Input`] if the size does not fit the VAE, the latents given do not fit the size, or the
-    /// scheduler does not take the settings; what `on_step` returns.
+    /// As there.
     pub fn sample(
         &self,
         requests: &[Request],
         sampling: &Sampling,
         on_step: &(dyn Fn(usize) -> Result<()> + Sync),
     ) -> Result<Vec<Sample>> {
+        let done = Mutex::new(vec![]);
+        self.sample_each(requests, sampling, on_step, &|i, sample| {
+            done.lock().unwrap_or_else(PoisonError::into_inner).push((i, sample));
+            Ok(())
+        })?;
+        let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+        done.sort_by_key(|(i, _)| *i);
+        Ok(done.into_iter().map(|(_, sample)| sample).collect())
+    }
+
+    /// Samples one image for each request, and gives each with the request's number to `on_sample` once
+    /// it is made. `on_step` is called behind each step with the number of images that took it. Both are
+    /// called from several threads, and an error of theirs ends the sampling.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if the size does not fit the VAE, the latents given do not fit the size, or the
+    /// scheduler does not take the settings; what `on_step` and `on_sample` return.
+    pub fn sample_each(
+        &self,
+        requests: &[Request],
+        sampling: &Sampling,
+        on_step: &(dyn Fn(usize) -> Result<()> + Sync),
+        on_sample: &(dyn Fn(usize, Sample) -> Result<()> + Sync),
+    ) -> Result<()> {
         let (height, width) = self.latent_size(sampling.height, sampling.width)?;
         let shape = [self.unet.config().in_channels, height, width];
         for request in requests {
@@ -83,15 +107,18 @@ impl Backbone {
         sampling.scheduler.scheduler(&self.scheduler, sampling.steps, sampling.eta)?;
 
         let large = height * width > LARGE;
-        let parts: Vec<&[Request]> = requests.chunks(if large { 1 } else { PART }).collect();
-        let part = |i: usize| no_grad(|| self.sample_part(parts[i], sampling, shape, on_step));
-        // Threads inside the operations where an image is large, one for each part where it is not.
-        let done: Vec<Vec<Sample>> = if large || !self.device().is_cpu() {
-            (0..parts.len()).map(part).collect::<Result<_>>()?
-        } else {
-            parallel::parts(parts.len(), part)?
+        let size = if large { 1 } else { PART };
+        let parts: Vec<&[Request]> = requests.chunks(size).collect();
+        let part = |i: usize| {
+            let samples = no_grad(|| self.sample_part(parts[i], sampling, shape, on_step))?;
+            samples.into_iter().enumerate().try_for_each(|(j, s)| on_sample(i * size + j, s))
         };
-        Ok(done.into_iter().flatten().collect())
+        // Threads inside the operations where an image is large, one for each part where it is not.
+        if large || !self.device().is_cpu() {
+            (0..parts.len()).try_for_each(part)
+        } else {
+            parallel::parts(parts.len(), part).map(|_: Vec<()>| ())
+        }
     }
 
     fn sample_part(

@@ -135,6 +135,12 @@ impl<'a> Planner<'a> {
         let mut subjects = vec![];
         for name in &self.scale.concepts {
             let mut prompts = self.resources.concept(name)?.prompts.clone();
+            if prompts.is_empty() {
+                return Err(Error::input_hint(
+                    format!("the concept `{name}` has no prompts to be evaluated with"),
+                    "add `prompts` to its [[concepts]]: [\"photo of a {} on the beach\"], or a text file",
+                ));
+            }
             prompts.truncate(most);
             let concepts = vec![name.clone()];
             subjects.push(Subject {
@@ -313,8 +319,8 @@ impl<'a> Planner<'a> {
         Ok(match settings.regularization {
             Regularization::None => ClassImages::None,
             Regularization::Real => {
-                let spec = &self.experiment.regularization;
-                let (corpus, threshold) = (spec.corpus.clone(), spec.threshold);
+                let corpus = self.experiment.regularization.corpus.clone();
+                let threshold = self.resources.threshold();
                 ClassImages::Real(self.retrieval(&corpus, category, count, threshold)?)
             }
             Regularization::Generated => {

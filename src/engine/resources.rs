@@ -38,11 +38,17 @@ pub struct Resources {
     concepts: BTreeMap<String, Concept>,
     pairs: BTreeMap<String, (Vec<String>, Vec<Prompt>)>,
     clip: PathBuf,
+    threshold: f32,
     embedder: OnceLock<Embedder>,
     opening: Mutex<()>,
     corpora: Mutex<BTreeMap<String, Arc<dyn Corpus>>>,
     base: PathBuf,
 }
+
+/// The least similarity of a regularisation caption: the paper's (section 3.2), for ViT-B/32.
+const THRESHOLD: f32 = 0.85;
+/// The same for the judge that comes with a backbone, whose cosines spread wider.
+const OWN_THRESHOLD: f32 = 0.7;
 
 /// The side in pixels up to which a backbone takes the mini backbone's defaults.
 const SMALL: usize = 128;
@@ -63,15 +69,19 @@ impl Resources {
     ) -> Result<Self> {
         let backbone = backbone.unwrap_or(&experiment.backbone).to_owned();
         let folder = Folder::open(&backbone)?;
-        let identity = identity(&folder.root, store)?;
-        let clip = match experiment.evaluation.clip.as_deref() {
-            Some("mini") => mini::clip_folder()?,
-            Some(path) => below(&experiment.base, Path::new(path)),
-            None if folder.root.join("clip/config.json").is_file() => folder.root.join("clip"),
+        let mut identity = identity(&folder.root, store)?;
+        if machine.dtype != DType::F32 {
+            identity = hex(format!("{identity} {:?}", machine.dtype));
+        }
+        let own = folder.root.join("clip");
+        let (clip, threshold) = match experiment.evaluation.clip.as_deref() {
+            Some("mini") => (mini::clip_folder()?, OWN_THRESHOLD),
+            Some(path) => (below(&experiment.base, Path::new(path)), THRESHOLD),
+            None if own.join("config.json").is_file() => (own, OWN_THRESHOLD),
             None => {
                 return Err(Error::input_hint(
                     format!("nothing says which CLIP judges the images of `{backbone}`"),
-                    "set `evaluation.clip` to a folder in transformers' layout \
+                    "give --clip, or `evaluation.clip` in the file, a folder in transformers' layout \
                      (openai/clip-vit-base-patch32 is the paper's)",
                 ));
             }
@@ -85,6 +95,7 @@ impl Resources {
             concepts: BTreeMap::new(),
             pairs: BTreeMap::new(),
             clip,
+            threshold: experiment.regularization.threshold.unwrap_or(threshold),
             embedder: OnceLock::new(),
             opening: Mutex::new(()),
             corpora: Mutex::default(),
@@ -93,6 +104,18 @@ impl Resources {
         let small = resources.size.0.max(resources.size.1) <= SMALL;
         resources.profile =
             experiment.profile.unwrap_or(if small { Profile::Mini } else { Profile::Sd });
+        let regularization = &experiment.regularization;
+        if !small
+            && [&regularization.corpus, &regularization.validation]
+                .iter()
+                .any(|c| c.starts_with("mini"))
+        {
+            tracing::warn!(
+                "`{}` is regularised with, or compared to, the mini world's pictures of 64 pixels; \
+                 `regularization.corpus` and `regularization.validation` take captioned photographs",
+                resources.backbone
+            );
+        }
         let mut wanted = concepts.to_vec();
         for name in pairs {
             let (names, prompts) = find_pair(experiment, name)?;
@@ -131,7 +154,7 @@ impl Resources {
         &self.backbone
     }
 
-    /// The hash of the backbone's configurations and weights.
+    /// The hash of the backbone's configurations and weights, and of their type.
     pub fn backbone_identity(&self) -> &str {
         &self.identity
     }
@@ -144,6 +167,11 @@ impl Resources {
     /// Width and height of images.
     pub fn size(&self) -> (usize, usize) {
         self.size
+    }
+
+    /// The least similarity of a regularisation caption with the concept's prompt.
+    pub fn threshold(&self) -> f32 {
+        self.threshold
     }
 
     /// How the run computes.

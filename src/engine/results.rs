@@ -175,7 +175,7 @@ fn protocol(
         ),
     };
     let text = format!(
-        "Backbone `{}` ({}…), {width}×{height}; {} steps of {}, guidance {}; judge {}…; text \
+        "Backbone {} ({}…), {width}×{height}; {} steps of {}, guidance {}; judge {}…; text \
          alignment 2.5·max(cos, 0) with modifier tokens removed from the prompt; image alignment: \
          mean cosine over all pairs of generated and target images.{kid} Training and sampling seeds \
          0 to {}.",

@@ -1,6 +1,7 @@
 //! Doing what is missing, in order, several stages at a time if asked.
 
 use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -145,6 +146,12 @@ enum State {
     Failed,
 }
 
+/// What the workers share, under one lock.
+struct Board {
+    states: Vec<State>,
+    outcome: Outcome,
+}
+
 /// Runs what `todo` says, `jobs` stages at a time. A stage that fails takes only those with it that
 /// need it.
 ///
@@ -163,19 +170,30 @@ pub fn run(
         .iter()
         .map(|t| if *t == Todo::Nothing { State::Finished } else { State::Pending })
         .collect();
-    let states = Mutex::new(states);
-    let outcome = Mutex::new(Outcome::default());
+    for stage in plan.stages.iter().filter(|s| store.work_dir(&s.key).exists()) {
+        // of a run that was killed when the stage was finished
+        if let Ok(Some(_)) = store.provenance(stage.kind.folder(), &stage.key) {
+            store.forget_work(&stage.key);
+        }
+    }
+    let board = Mutex::new(Board { states, outcome: Outcome::default() });
     let changed = Condvar::new();
     std::thread::scope(|scope| {
         for _ in 0..jobs.max(1) {
             scope.spawn(|| {
                 let mut worker = Worker::new(plan, store, resources, stop);
-                while let Some(at) = next(plan, &states, &outcome, &changed, stop, watch) {
+                while let Some(at) = next(plan, &board, &changed, stop, watch) {
                     let Todo::Run { reason, .. } = &todo[at] else { continue };
                     watch(Event::Start { at, reason });
-                    let done = one(&mut worker, at, watch);
-                    let mut outcome = outcome.lock().unwrap_or_else(PoisonError::into_inner);
-                    let state = match done {
+                    // a bug that ends a stage must not leave the others waiting for it
+                    let done = catch_unwind(AssertUnwindSafe(|| one(&mut worker, at, watch)));
+                    let done = done.unwrap_or_else(|_| {
+                        worker = Worker::new(plan, store, resources, stop);
+                        Err(candle_core::Error::msg("panicked, as said above").into())
+                    });
+                    let mut board = board.lock().unwrap_or_else(PoisonError::into_inner);
+                    let Board { states, outcome } = &mut *board;
+                    states[at] = match done {
                         Ok(seconds) => {
                             watch(Event::Done(at, seconds));
                             outcome.done += 1;
@@ -191,13 +209,12 @@ pub fn run(
                             State::Failed
                         }
                     };
-                    states.lock().unwrap_or_else(PoisonError::into_inner)[at] = state;
                     changed.notify_all();
                 }
             });
         }
     });
-    let mut outcome = outcome.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let mut outcome = board.into_inner().unwrap_or_else(PoisonError::into_inner).outcome;
     outcome.interrupted |= stop.load(Ordering::Relaxed);
     outcome
 }
@@ -205,14 +222,14 @@ pub fn run(
 /// The first stage that can run; waits for one; none when there will be none.
 fn next(
     plan: &Plan,
-    states: &Mutex<Vec<State>>,
-    outcome: &Mutex<Outcome>,
+    board: &Mutex<Board>,
     changed: &Condvar,
     stop: &AtomicBool,
     watch: &Watch,
 ) -> Option<usize> {
-    let mut states = states.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut board = board.lock().unwrap_or_else(PoisonError::into_inner);
     loop {
+        let Board { states, outcome } = &mut *board;
         if stop.load(Ordering::Relaxed) {
             return None;
         }
@@ -224,7 +241,7 @@ fn next(
             if stage.inputs.iter().any(|&i| states[i] == State::Failed) {
                 states[at] = State::Failed;
                 watch(Event::Skipped(at));
-                outcome.lock().unwrap_or_else(PoisonError::into_inner).skipped.insert(at);
+                outcome.skipped.insert(at);
             } else if stage.inputs.iter().all(|&i| states[i] == State::Finished) && ready.is_none()
             {
                 ready = Some(at);
@@ -237,7 +254,7 @@ fn next(
         if !states.contains(&State::Running) {
             return None;
         }
-        states = changed.wait(states).unwrap_or_else(PoisonError::into_inner);
+        board = changed.wait(board).unwrap_or_else(PoisonError::into_inner);
     }
 }
 
@@ -245,16 +262,27 @@ fn next(
 fn one(worker: &mut Worker, at: usize, watch: &Watch) -> Result<f64> {
     let (plan, store) = (worker.plan, worker.store);
     let stage = &plan.stages[at];
-    let _lock = store.lock(&stage.folder, || watch(Event::Waiting(at)))?;
+    let mut said = false;
+    let _lock = store.lock(&stage.folder, || {
+        if !std::mem::replace(&mut said, true) {
+            watch(Event::Waiting(at));
+        }
+        match worker.stop.load(Ordering::Relaxed) {
+            true => Err(Error::Interrupted),
+            false => Ok(()),
+        }
+    })?;
     let start = Instant::now();
+    process::forget_peak_memory();
     // another process may have done it while this one waited
     if is_there(plan, store, worker.resources, at)?.missing > 0 {
-        let units = worker.run(stage, &|done, of| watch(Event::Progress(at, done, of)))?;
+        let done = worker.run(stage, &|done, of| watch(Event::Progress(at, done, of)))?;
         let seconds = start.elapsed().as_secs_f64();
-        if units > 0.0 {
-            store.set_rate(&rate_name(stage, worker.resources), seconds / units)?;
+        finish(worker, stage, done.earlier + seconds)?;
+        store.forget_work(&stage.key);
+        if done.units > 0.0 {
+            store.set_rate(&rate_name(stage, worker.resources), seconds / done.units)?;
         }
-        finish(worker, stage, seconds)?;
     }
     store.remember(&stage.name, &stage.key, &stage.meaning)?;
     Ok(start.elapsed().as_secs_f64())

@@ -12,6 +12,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -50,7 +51,7 @@ pub struct Provenance {
     pub finished: u64,
     /// How long it took, over all interruptions where that is known.
     pub seconds: f64,
-    /// The most memory the process has held, in MB.
+    /// The most memory the process held meanwhile, in MB.
     pub peak_mb: f64,
     /// Of all files.
     pub bytes: u64,
@@ -74,8 +75,7 @@ impl Store {
     /// Opens the store at `root`, or makes it.
     ///
     /// # Errors
-    /// [`Error::Input`] for a store of a newer version, or a folder that holds something else;
-    /// [`Error::Io`].
+    /// [`Error::Input`] for a store of a newer version, or a `store.json` that is none; [`Error::Io`].
     pub fn open(root: &Path) -> Result<Self> {
         let file = root.join("store.json");
         match fs::read_to_string(&file) {
@@ -122,6 +122,12 @@ impl Store {
         self.root.join("work").join(key.short())
     }
 
+    /// Removes the states of a stage that is finished.
+    pub fn forget_work(&self, key: &Key) {
+        // what cannot be removed is only in the way
+        let _ = fs::remove_dir_all(self.work_dir(key));
+    }
+
     /// The folder of what can be made again at any time: embedded captions, exported models.
     pub fn cache_dir(&self) -> PathBuf {
         self.root.join("cache")
@@ -153,26 +159,25 @@ impl Store {
         safefile::write(&dir.join("stage.json"), text + "\n")
     }
 
-    /// Waits for, and takes, the right to run a stage. `waiting` is called once if another process has
-    /// it.
+    /// Waits for, and takes, the right to run a stage. `waiting` is called again and again while another
+    /// process has it, and its error ends the waiting.
     ///
     /// # Errors
-    /// [`Error::Io`].
-    pub fn lock(&self, key: &Key, waiting: impl FnOnce()) -> Result<StageLock> {
+    /// [`Error::Io`]; what `waiting` returns.
+    pub fn lock(&self, key: &Key, mut waiting: impl FnMut() -> Result<()>) -> Result<StageLock> {
         let folder = self.root.join("locks");
         fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
         let path = folder.join(key.short());
         let file = fs::File::options().create(true).append(true).open(&path);
         let file = file.map_err(Error::io(&path))?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(fs::TryLockError::WouldBlock) => {
-                waiting();
-                file.lock().map_err(Error::io(&path))?;
+        loop {
+            match file.try_lock() {
+                Ok(()) => return Ok(StageLock(file)),
+                Err(fs::TryLockError::WouldBlock) => waiting()?,
+                Err(fs::TryLockError::Error(e)) => return Err(Error::io(&path)(e)),
             }
-            Err(fs::TryLockError::Error(e)) => return Err(Error::io(&path)(e)),
+            std::thread::sleep(Duration::from_millis(100));
         }
-        Ok(StageLock(file))
     }
 
     /// What `name` meant when it was last finished.
@@ -253,12 +258,16 @@ pub(super) fn read_if_there(path: &Path) -> Result<Option<String>> {
     }
 }
 
-/// The size of all files in a folder.
+/// The size of all files in a folder, but for those that a killed run left half written.
 pub(super) fn bytes_below(dir: &Path) -> Result<u64> {
     let mut sum = 0;
     for entry in fs::read_dir(dir).map_err(Error::io(dir))? {
         let meta = entry.and_then(|e| Ok((e.path(), e.metadata()?))).map_err(Error::io(dir))?;
-        sum += if meta.1.is_dir() { bytes_below(&meta.0)? } else { meta.1.len() };
+        sum += match meta.1.is_dir() {
+            true => bytes_below(&meta.0)?,
+            false if safefile::is_partial(&meta.0) => 0,
+            false => meta.1.len(),
+        };
     }
     Ok(sum)
 }
@@ -293,6 +302,7 @@ mod tests {
         let folder = store.dir(&made.kind, &made.key);
         assert!(store.provenance("checkpoint", &made.key).unwrap().is_none());
         safefile::write(&folder.join("x"), "12345").unwrap();
+        fs::write(folder.join(".killed.tmp"), "123").unwrap();
         assert!(store.provenance("checkpoint", &made.key).unwrap().is_none());
         store.finish(&made).unwrap();
         assert_eq!(store.provenance("checkpoint", &made.key).unwrap().unwrap().bytes, 5);
@@ -319,12 +329,17 @@ mod tests {
         let waited = std::sync::atomic::AtomicBool::new(false);
         std::thread::scope(|scope| {
             let second = scope.spawn(|| {
-                let wait = || waited.store(true, std::sync::atomic::Ordering::SeqCst);
+                let wait = || {
+                    waited.store(true, std::sync::atomic::Ordering::SeqCst);
+                    Ok(())
+                };
                 store.lock(&key, wait).map(|_| ())
             });
             while !waited.load(std::sync::atomic::Ordering::SeqCst) {
                 std::thread::yield_now();
             }
+            let impatient = store.lock(&key, || Err(Error::Interrupted));
+            assert!(matches!(impatient, Err(Error::Interrupted)));
             drop(first);
             second.join().unwrap().unwrap();
         });

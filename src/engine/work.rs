@@ -1,7 +1,7 @@
 //! How each kind of stage is done.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use image::RgbImage;
 
@@ -12,13 +12,10 @@ use super::stage::{ClassImages, Images, KidSide, Kind, Stage, Work, image_file, 
 use super::store::Store;
 use crate::data::{self, Manifest};
 use crate::diffusion::png::Png;
-use crate::diffusion::{Backbone, Request, Sampling};
+use crate::diffusion::{Backbone, Request, Sample, Sampling};
 use crate::methods::{self, ClassPicture, Delta, Instance, Part, Training, Undo};
 use crate::spec::SamplingSpec;
 use crate::{Error, Result, mini, safefile};
-
-/// Images sampled between two looks at what the user wants, and at most lost.
-const BATCH: usize = 8;
 
 /// One worker: does stages one after another, and keeps the backbone it used last.
 pub struct Worker<'a> {
@@ -38,6 +35,20 @@ struct Loaded {
 /// Hears how far a stage is: units done, and in all.
 pub type OnProgress<'a> = dyn Fn(u64, u64) + Sync + 'a;
 
+/// What doing a stage took.
+pub struct Effort {
+    /// Units of work that were done.
+    pub units: f64,
+    /// Seconds that went into what was there already: the steps of a training that goes on.
+    pub earlier: f64,
+}
+
+impl From<f64> for Effort {
+    fn from(units: f64) -> Self {
+        Effort { units, earlier: 0.0 }
+    }
+}
+
 impl<'a> Worker<'a> {
     pub fn new(
         plan: &'a Plan,
@@ -48,8 +59,8 @@ impl<'a> Worker<'a> {
         Worker { plan, store, resources, stop, loaded: None }
     }
 
-    /// Does a stage: its files are in its folder then. Returns the units of work that were done.
-    pub fn run(&mut self, stage: &Stage, progress: &OnProgress) -> Result<f64> {
+    /// Does a stage: its files are in its folder then.
+    pub fn run(&mut self, stage: &Stage, progress: &OnProgress) -> Result<Effort> {
         let dir = self.store.dir(stage.kind.folder(), &stage.folder);
         match &stage.work {
             Work::Retrieve { corpus, queries, count, threshold } => {
@@ -59,7 +70,7 @@ impl<'a> Worker<'a> {
                 let found =
                     data::retrieve(&*corpus, queries, *count, *threshold, embedder, Some(&cache))?;
                 found.save(&dir.join(MANIFEST))?;
-                Ok(1.0)
+                Ok(1.0.into())
             }
             Work::Train { .. } => self.train(stage, &dir, progress),
             Work::Merge { .. } => self.merge(stage, &dir),
@@ -70,9 +81,9 @@ impl<'a> Worker<'a> {
         }
     }
 
-    fn train(&mut self, stage: &Stage, dir: &Path, progress: &OnProgress) -> Result<f64> {
+    fn train(&mut self, stage: &Stage, dir: &Path, progress: &OnProgress) -> Result<Effort> {
         let Work::Train { from, concepts, class, settings, tokens, seed } = &stage.work else {
-            return Ok(0.0);
+            return Ok(0.0.into());
         };
         let mut instances = vec![];
         for (name, class) in concepts.iter().zip(class) {
@@ -95,20 +106,23 @@ impl<'a> Worker<'a> {
             dir: &work,
         };
         let stop = self.stop;
-        let mut done = 0u64;
+        let (mut steps, mut earlier) = (0u64, None);
         let backbone = self.backbone(None)?;
         let delta = methods::train(backbone, &training, stop, &mut |p| {
-            done += 1;
+            steps += 1;
+            earlier.get_or_insert(p.total_seconds - p.seconds);
             progress(p.step, p.steps);
         })?;
         delta.save(dir)?;
-        let _ = std::fs::remove_dir_all(&work);
-        Ok(done as f64 * settings.batch as f64)
+        Ok(Effort {
+            units: (steps * settings.batch as u64) as f64,
+            earlier: earlier.unwrap_or(0.0),
+        })
     }
 
-    fn merge(&mut self, stage: &Stage, dir: &Path) -> Result<f64> {
+    fn merge(&mut self, stage: &Stage, dir: &Path) -> Result<Effort> {
         let Work::Merge { parts, concepts, modifiers, settings, corpus } = &stage.work else {
-            return Ok(0.0);
+            return Ok(0.0.into());
         };
         let deltas: Vec<Delta> = parts.iter().map(|&at| self.delta(at)).collect::<Result<_>>()?;
         let mut whole = vec![];
@@ -119,13 +133,14 @@ impl<'a> Worker<'a> {
         let (delta, report) = methods::merge(self.backbone(None)?, &whole, &captions, settings)?;
         delta.save(dir)?;
         if let Some(report) = report {
+            tracing::info!("{}: {report}", stage.name);
             for warning in report.warnings() {
                 tracing::warn!("{}: {warning}", stage.name);
             }
             let text = serde_json::to_string_pretty(&report).unwrap_or_default();
             safefile::write(&dir.join("merge.json"), text + "\n")?;
         }
-        Ok(1.0)
+        Ok(1.0.into())
     }
 
     fn sample(
@@ -135,7 +150,7 @@ impl<'a> Worker<'a> {
         spec: &SamplingSpec,
         dir: &Path,
         progress: &OnProgress,
-    ) -> Result<f64> {
+    ) -> Result<Effort> {
         let all = self.listed(images)?;
         let missing: Vec<&(String, u64)> =
             all.iter().filter(|(p, s)| !dir.join(image_file(p, *s)).is_file()).collect();
@@ -151,42 +166,39 @@ impl<'a> Worker<'a> {
         };
         let stop = self.stop;
         let backbone = match missing.is_empty() {
-            true => return Ok(0.0),
+            true => return Ok(0.0.into()),
             false => self.backbone(checkpoint)?,
         };
-        let had = all.len() - missing.len();
-        for (i, some) in missing.chunks(BATCH).enumerate() {
-            let requests: Vec<Request> = some
-                .iter()
-                .map(|(prompt, seed)| Request {
-                    prompt: prompt.clone(),
-                    seed: *seed,
-                    latents: None,
-                })
-                .collect();
-            let samples = backbone.sample(&requests, &sampling, &|_| {
-                if stop.load(Ordering::Relaxed) { Err(Error::Interrupted) } else { Ok(()) }
-            })?;
-            for (request, sample) in requests.iter().zip(samples) {
-                let (width, height) = sample.image.dimensions();
-                let png = Png {
-                    width: width as usize,
-                    height: height as usize,
-                    rgb: sample.image.into_raw(),
-                    text: vec![
-                        ("prompt".into(), request.prompt.clone()),
-                        ("seed".into(), request.seed.to_string()),
-                    ],
-                };
-                png.write(&dir.join(image_file(&request.prompt, request.seed)))?;
-            }
-            progress((had + i * BATCH + some.len()) as u64, all.len() as u64);
-        }
-        Ok((missing.len() * spec.steps) as f64)
+        let request = |(prompt, seed): &&(String, u64)| Request {
+            prompt: prompt.clone(),
+            seed: *seed,
+            latents: None,
+        };
+        let requests: Vec<Request> = missing.iter().map(request).collect();
+        let on_step = |_| match stop.load(Ordering::Relaxed) {
+            true => Err(Error::Interrupted),
+            false => Ok(()),
+        };
+        let there = AtomicU64::new((all.len() - missing.len()) as u64);
+        // each image is kept once it is made: a run that is killed loses those in the making
+        let on_sample = |i: usize, sample: Sample| {
+            let Request { prompt, seed, .. } = &requests[i];
+            let png = Png {
+                width,
+                height,
+                rgb: sample.image.into_raw(),
+                text: vec![("prompt".into(), prompt.clone()), ("seed".into(), seed.to_string())],
+            };
+            png.write(&dir.join(image_file(prompt, *seed)))?;
+            progress(there.fetch_add(1, Ordering::Relaxed) + 1, all.len() as u64);
+            Ok(())
+        };
+        backbone.sample_each(&requests, &sampling, &on_step, &on_sample)?;
+        Ok(((missing.len() * spec.steps) as f64).into())
     }
 
-    fn score(&mut self, stage: &Stage, dir: &Path) -> Result<f64> {
-        let Work::Score(work) = &stage.work else { return Ok(0.0) };
+    fn score(&mut self, stage: &Stage, dir: &Path) -> Result<Effort> {
+        let Work::Score(work) = &stage.work else { return Ok(0.0.into()) };
         let concepts: Vec<_> =
             work.concepts.iter().map(|n| self.resources.concept(n)).collect::<Result<_>>()?;
         let (mut images, mut files, mut seeds) = (vec![], vec![], vec![]);
@@ -228,7 +240,7 @@ impl<'a> Worker<'a> {
         let scores = score(judged, self.resources.embedder()?)?;
         let text = serde_json::to_string(&scores).unwrap_or_default();
         safefile::write(&dir.join(SCORES), text)?;
-        Ok(1.0)
+        Ok(1.0.into())
     }
 
     /// Where a stage's files are.

@@ -27,15 +27,12 @@ impl Delta {
     /// there.
     ///
     /// # Errors
-    /// [`Error::Io`] naming the file.
+    /// [`Error::Input`] if weights of another checkpoint are there; [`Error::Io`] naming the file.
     pub fn save(&self, dir: &Path) -> Result<u64> {
         fs::create_dir_all(dir).map_err(Error::io(dir))?;
-        let mut bytes = 0;
-        let mut write = |stem: &str, tensors: Vec<(String, Tensor)>| -> Result<()> {
-            let path = dir.join(format!("{stem}.safetensors"));
-            save_weights(&path, tensors.into_iter().map(|(name, t)| (name, t, DType::F32)))?;
-            bytes += fs::metadata(&path).map_err(Error::io(&path))?.len();
-            Ok(())
+        let mut files = vec![];
+        let mut write = |stem: &str, tensors: Vec<(String, Tensor)>| {
+            files.push((dir.join(format!("{stem}.safetensors")), tensors));
         };
         for model in MODELS {
             let own: Vec<(String, Tensor)> = self
@@ -51,16 +48,22 @@ impl Delta {
             }
             let narrow = own.iter().all(|(name, _)| processor_name(name).is_some());
             if model == "unet" && narrow {
-                write(KEYS_AND_VALUES, processors(own)?)?;
+                write(KEYS_AND_VALUES, processors(own)?);
             } else {
-                write(model, own)?;
+                write(model, own);
             }
         }
         for (token, row) in &self.tokens {
             if token.contains(['/', '\\', ':']) {
                 return Err(Error::input(format!("the token `{token}` cannot be a file's name")));
             }
-            write(token, vec![(token.clone(), row.clone())])?;
+            write(token, vec![(token.clone(), row.clone())]);
+        }
+        refuse_other_weights(dir, files.iter().map(|(path, _)| path.as_path()))?;
+        let mut bytes = 0;
+        for (path, tensors) in files {
+            save_weights(&path, tensors.into_iter().map(|(name, t)| (name, t, DType::F32)))?;
+            bytes += fs::metadata(&path).map_err(Error::io(&path))?.len();
         }
         Ok(bytes)
     }
@@ -100,6 +103,32 @@ impl Delta {
         }
         Ok(delta)
     }
+}
+
+/// Refuses a folder with weights that are none of `files`: all weights of a folder are read as one
+/// checkpoint.
+///
+/// # Errors
+/// [`Error::Input`] naming one of them; [`Error::Io`].
+pub fn refuse_other_weights<'a>(dir: &Path, files: impl Iterator<Item = &'a Path>) -> Result<()> {
+    let files: Vec<&Path> = files.collect();
+    if !dir.exists() {
+        return Ok(());
+    }
+    for entry in fs::read_dir(dir).map_err(Error::io(dir))? {
+        let path = entry.map_err(Error::io(dir))?.path();
+        if path.extension().is_some_and(|e| e == "safetensors") && !files.contains(&path.as_path())
+        {
+            return Err(Error::input_hint(
+                format!(
+                    "{}: of another checkpoint, and would be read with this one",
+                    path.display()
+                ),
+                "delete it, or name another folder",
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// The safetensors files of a folder, sorted; or the one file.

@@ -115,6 +115,16 @@ pub struct MergeReport {
     pub seconds: f64,
 }
 
+impl std::fmt::Display for MergeReport {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "{} matrices in {:.2} s: constraints met to {:.1e}, ordinary captions changed by {:.1e}",
+            self.layers, self.seconds, self.residual, self.drift
+        )
+    }
+}
+
 impl MergeReport {
     /// What a person should know, a sentence each.
     pub fn warnings(&self) -> Vec<String> {

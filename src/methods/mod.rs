@@ -33,6 +33,7 @@ use crate::{Error, Result};
 
 pub use constrained::{Problem, Solved};
 pub use delta::{Delta, Undo};
+pub use files::refuse_other_weights;
 pub use merge::{MergeReport, MergeSettings, Part, merge};
 pub use recipe::{Recipe, class_prompt, instance_prompt, phrase, token};
 pub use settings::{Modifier, Regularization, Settings};

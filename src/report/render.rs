@@ -16,9 +16,6 @@ use super::view::groups;
 use crate::drawing::write_png;
 use crate::{Result, safefile};
 
-/// Written by hand, and shown in the README where it is there.
-const FINDINGS: &str = "FINDINGS.md";
-
 /// Writes everything under `reports/<name>/`: `README.md`, tables, figure, grids, and the data they
 /// are made of. Each file is whole or not there. Nothing is computed but views.
 ///
@@ -56,7 +53,7 @@ pub fn render_with(
         results.scale,
         results.protocol
     );
-    if let Ok(findings) = std::fs::read_to_string(out.join(FINDINGS)) {
+    if let Ok(findings) = std::fs::read_to_string(out.join(findings(&results.scale))) {
         let _ = write!(text, "{}\n\n", findings.trim_end());
     }
     text += "## Table\n\n";
@@ -117,9 +114,17 @@ pub fn render_with(
     safefile::write(&out.join("README.md"), text)
 }
 
-/// A file's name in which nothing is a path.
+/// Written by hand about the results of a scale, and shown in its README where it is there.
+fn findings(scale: &str) -> String {
+    format!("FINDINGS.{}.md", plain(scale))
+}
+
 fn file_name(concepts: &[String]) -> String {
+    concepts.iter().map(|c| plain(c)).collect::<Vec<_>>().join("+")
+}
+
+/// Part of a file's name in which nothing is a path.
+fn plain(name: &str) -> String {
     let plain = |c: char| if c.is_ascii_alphanumeric() || "-_".contains(c) { c } else { '_' };
-    let names: Vec<String> = concepts.iter().map(|c| c.chars().map(plain).collect()).collect();
-    names.join("+")
+    name.chars().map(plain).collect()
 }

@@ -68,7 +68,7 @@ pub struct Cell {
     pub train_seconds: f64,
     /// Bytes that have to be stored beside the backbone.
     pub stored_bytes: u64,
-    /// Highest memory of the training, in MB.
+    /// The most memory the process held while it trained, in MB.
     pub peak_mb: f64,
 }
 

@@ -40,6 +40,8 @@ pub(super) struct Meta {
     pub step: u64,
     pub streams: Streams,
     pub ema_updates: Option<u64>,
+    /// Of all steps so far; whole, since JSON does not keep the last bit of a fraction.
+    pub milliseconds: u64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -50,7 +52,7 @@ struct Header {
     crc32: u32,
 }
 
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// The key of the JSON among the metadata of the file.
 const KEY: &str = "cdbench.training_state";
 /// Where a file is written before it gets its name.

@@ -91,6 +91,8 @@ pub struct Progress {
     pub grad_norm: f64,
     /// How long the step took.
     pub seconds: f64,
+    /// How long all steps so far took, over all interruptions.
+    pub total_seconds: f64,
 }
 
 /// A run: everything that changes while it trains.
@@ -101,6 +103,7 @@ pub struct Trainer {
     params: Vec<Param>,
     streams: Streams,
     step: u64,
+    seconds: f64,
     checkpoints: Option<Checkpoints>,
 }
 
@@ -118,7 +121,8 @@ impl Trainer {
         let params = adamw.params();
         let ema = config.ema.map(|ema| Ema::new(ema, params.clone())).transpose()?;
         let streams = Streams::new(seed);
-        Ok(Trainer { config, adamw, ema, params, streams, step: 0, checkpoints: None })
+        let (step, seconds, checkpoints) = (0, 0.0, None);
+        Ok(Trainer { config, adamw, ema, params, streams, step, seconds, checkpoints })
     }
 
     /// Keeps states on disk, and goes on from the latest of them if there is one.
@@ -145,6 +149,7 @@ impl Trainer {
                 ema.set_state(meta.ema_updates.unwrap_or(meta.step), averages);
             }
             (self.streams, self.step) = (meta.streams, meta.step);
+            self.seconds = meta.milliseconds as f64 / 1e3;
         }
         self.checkpoints = Some(checkpoints);
         Ok(self)
@@ -218,8 +223,16 @@ impl Trainer {
         }
         self.step += 1;
         let seconds = start.elapsed().as_secs_f64();
-        let steps = self.config.steps;
-        Ok(Progress { step: self.step, steps, loss, lr: rates[0], grad_norm, seconds })
+        self.seconds += seconds;
+        Ok(Progress {
+            step: self.step,
+            steps: self.config.steps,
+            loss,
+            lr: rates[0],
+            grad_norm,
+            seconds,
+            total_seconds: self.seconds,
+        })
     }
 
     /// Saves the state now, if the run keeps states.
@@ -240,6 +253,7 @@ impl Trainer {
             step: self.step,
             streams: self.streams.clone(),
             ema_updates: self.ema.as_ref().map(Ema::updates),
+            milliseconds: (1e3 * self.seconds) as u64,
         };
         checkpoints.save(&meta, &tensors)?;
         Ok(())

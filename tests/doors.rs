@@ -1,0 +1,119 @@
+//! The commands on single checkpoints and folders, one after another as a person would use them.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+fn cdbench(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_cdbench")).args(args).output().unwrap()
+}
+
+fn ok(args: &[&str]) -> String {
+    let output = cdbench(args);
+    let err = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{args:?}: {}\n{err}", output.status);
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn refused(args: &[&str]) -> String {
+    let output = cdbench(args);
+    assert_eq!(output.status.code(), Some(3), "{args:?}");
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+struct Desk {
+    dir: tempfile::TempDir,
+}
+
+impl Desk {
+    fn path(&self, name: &str) -> String {
+        self.dir.path().join(name).display().to_string()
+    }
+
+    fn train<'a>(
+        &self,
+        method: &'a str,
+        concept: &'a str,
+        out: &'a str,
+        store: &'a str,
+    ) -> Vec<&'a str> {
+        let mut args = vec!["train", method, "--concept", concept, "-o", out, "--store", store];
+        args.extend(["--set", "steps=2", "--set", "class_images=4"]);
+        args
+    }
+}
+
+fn files(folder: &Path, extension: &str) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path());
+    let mut found: Vec<PathBuf> =
+        entries.filter(|p| p.extension().is_some_and(|e| e == extension)).collect();
+    found.sort();
+    found
+}
+
+#[test]
+fn checkpoints_are_trained_merged_sampled_and_evaluated() {
+    let desk = Desk { dir: tempfile::tempdir().unwrap() };
+    let [dog, cat, both, store] = ["dog", "cat", "both", "store"].map(|name| desk.path(name));
+    ok(&desk.train("custom-diffusion", "dog_plum", &dog, &store));
+    ok(&desk.train("custom-diffusion", "cat_mint", &cat, &store));
+    // the same again is the same
+    let weights = || {
+        files(Path::new(&dog), "safetensors")
+            .iter()
+            .map(|f| std::fs::read(f).unwrap())
+            .collect::<Vec<_>>()
+    };
+    let first = weights();
+    ok(&desk.train("custom-diffusion", "dog_plum", &dog, &store));
+    assert!(first.len() == 2 && weights() == first);
+    // weights of another method are not mixed in
+    let err = refused(&desk.train("textual-inversion", "dog_plum", &dog, &store));
+    assert!(err.contains("pytorch_custom_diffusion_weights.safetensors: of another"), "{err}");
+    assert!(weights() == first);
+
+    ok(&["merge", &dog, &cat, "--category", "dog", "--category", "cat", "-o", &both]);
+    assert_eq!(files(Path::new(&both), "safetensors").len(), 3);
+    let err = refused(&["merge", &dog, &cat, "--category", "dog", "-o", &both]);
+    assert!(err.contains("--category"), "{err}");
+
+    let samples = desk.path("out/samples");
+    let prompt = "photo of a <new1> dog next to a <new2> cat";
+    let sampled =
+        ["sample", "--checkpoint", &both, "--prompt", prompt, "--num", "3", "-o", &samples];
+    ok(&[&sampled[..], &["--steps", "2", "--scheduler", "ddim"]].concat());
+    let images = files(Path::new(&samples), "png");
+    assert_eq!(images.len(), 3);
+
+    // prompts as CustomConcept101's evaluation has them, and by whole names
+    let evaluate = |name: &dyn Fn(&Path) -> String| {
+        let prompts: serde_json::Map<String, serde_json::Value> =
+            images.iter().map(|i| (name(i), prompt.into())).collect();
+        let text = serde_json::to_string(&prompts).unwrap();
+        std::fs::write(desk.path("out/prompts.json"), text).unwrap();
+        let (folder, targets) = (desk.path("out"), samples.clone());
+        ok(&["evaluate", &folder, "--targets", &targets, "--real", &targets])
+    };
+    let text = |part: Option<&std::ffi::OsStr>| part.unwrap().to_string_lossy().into_owned();
+    let table = evaluate(&|path| text(path.file_stem()));
+    assert_eq!(table, evaluate(&|path| text(path.file_name())));
+    for metric in ["text alignment", "image alignment", "KID"] {
+        assert!(table.contains(metric), "{table}");
+    }
+    std::fs::write(desk.path("out/prompts.json"), r#"{"other": "a dog"}"#).unwrap();
+    let err = refused(&["evaluate", &desk.path("out"), "--targets", &samples]);
+    assert!(err.contains("no prompt for samples/"), "{err}");
+}
+
+#[test]
+fn a_folder_of_photographs_is_trained_on() {
+    let desk = Desk { dir: tempfile::tempdir().unwrap() };
+    let photos = desk.dir.path().join("photos");
+    std::fs::create_dir(&photos).unwrap();
+    image::RgbImage::from_pixel(70, 50, image::Rgb([200, 30, 90]))
+        .save(photos.join("a.png"))
+        .unwrap();
+    let (concept, out, store) =
+        (format!("{}:cat", photos.display()), desk.path("cat"), desk.path("store"));
+    ok(&desk.train("custom-diffusion", &concept, &out, &store));
+    assert_eq!(files(Path::new(&out), "safetensors").len(), 2);
+}
