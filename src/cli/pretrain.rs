@@ -26,6 +26,8 @@ pub enum Command {
     Unet(Args),
     /// Train the judge, a CLIP that no other run sees
     Clip(Args),
+    /// Train the identity extractor, which tells instances apart
+    Identity(Args),
     /// All of them, one after another
     All(Args),
     /// Measure the trained models and write report.md with a contact sheet
@@ -86,16 +88,20 @@ pub struct ReportArgs {
 
 /// Runs `cdbench pretrain …`.
 pub fn run(command: Command) -> Result<()> {
-    use pretrain::{pretrain_clip, pretrain_decoder, pretrain_unet, pretrain_vae};
+    use pretrain::{
+        pretrain_clip, pretrain_decoder, pretrain_identity, pretrain_unet, pretrain_vae,
+    };
 
     let (args, parts): (Args, &[Part]) = match command {
         Command::Vae(args) => (args, &[pretrain_vae]),
         Command::Decoder(args) => (args, &[pretrain_decoder]),
         Command::Unet(args) => (args, &[pretrain_unet]),
         Command::Clip(args) => (args, &[pretrain_clip]),
-        Command::All(args) => {
-            (args, &[pretrain_vae, pretrain_decoder, pretrain_clip, pretrain_unet])
-        }
+        Command::Identity(args) => (args, &[pretrain_identity]),
+        Command::All(args) => (
+            args,
+            &[pretrain_vae, pretrain_decoder, pretrain_clip, pretrain_identity, pretrain_unet],
+        ),
         Command::Report(args) => return report(args),
     };
     let config = PretrainConfig::read(&args.config)?;

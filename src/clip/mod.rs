@@ -10,11 +10,13 @@ mod preprocess;
 mod resample;
 mod runtime;
 mod session;
+mod vit;
 
 pub use config::{ClipConfig, VisionConfig};
 pub use embed::Embed;
 pub use embedder::Embedder;
-pub use model::Clip;
+pub use model::{Clip, contrastive_loss};
 pub use preprocess::Preprocessor;
 pub use resample::{Filter, Window, resize};
 pub use runtime::{Backend, Runtime};
+pub use vit::{Vit, VitConfig};

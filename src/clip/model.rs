@@ -192,21 +192,27 @@ impl Clip {
     /// projected], which belong together row by row. Pairs (i, j) for which `same` [batch, batch] is
     /// not 0 are no negatives; the diagonal must be 0.
     pub fn contrastive_loss(&self, images: &Var, texts: &Var, same: &Tensor) -> TensorResult<Var> {
-        let mask = (same * -1e4)?;
-        let scale = self.logit_scale.var()?;
-        ops::composed([images, texts, &scale], move |[images, texts, scale]| {
-            let unit = |x: &Tensor| x.broadcast_div(&norm(x)?);
-            let logits = unit(images)?.matmul(&unit(texts)?.t()?)?;
-            let logits = logits.broadcast_mul(&scale.exp()?)?;
-            let batch = logits.dim(0)?;
-            let own =
-                (&logits * Tensor::eye(batch, logits.dtype(), logits.device())?)?.sum_all()?;
-            let logits = (logits + &mask)?;
-            let across = log_sum_exp(&logits)?.sum_all()?;
-            let down = log_sum_exp(&logits.t()?.contiguous()?)?.sum_all()?;
-            (((across + down)? * 0.5)? - own)? / batch as f64
-        })
+        contrastive_loss(images, texts, &self.logit_scale.var()?, same)
     }
+}
+
+/// See [`Clip::contrastive_loss`]; `log_scale` is the logarithm of what cosines are multiplied with.
+///
+/// # Errors
+/// Only candle's.
+pub fn contrastive_loss(a: &Var, b: &Var, log_scale: &Var, same: &Tensor) -> TensorResult<Var> {
+    let mask = (same * -1e4)?;
+    ops::composed([a, b, log_scale], move |[a, b, scale]| {
+        let unit = |x: &Tensor| x.broadcast_div(&norm(x)?);
+        let logits = unit(a)?.matmul(&unit(b)?.t()?)?;
+        let logits = logits.broadcast_mul(&scale.exp()?)?;
+        let batch = logits.dim(0)?;
+        let own = (&logits * Tensor::eye(batch, logits.dtype(), logits.device())?)?.sum_all()?;
+        let logits = (logits + &mask)?;
+        let across = log_sum_exp(&logits)?.sum_all()?;
+        let down = log_sum_exp(&logits.t()?.contiguous()?)?.sum_all()?;
+        (((across + down)? * 0.5)? - own)? / batch as f64
+    })
 }
 
 fn norm(x: &Tensor) -> TensorResult<Tensor> {

@@ -193,9 +193,9 @@ fn parse_all(prompts: &[String], concepts: usize) -> Result<Vec<Prompt>> {
 }
 
 fn world_concept(name: &str) -> Result<world::Concept> {
-    let all = world::concepts();
-    all.iter().find(|c| c.name == name).copied().ok_or_else(|| {
-        let hint = nearest(name, all.iter().map(|c| c.name));
+    let all = || world::concepts().iter().chain(world::tuning_concepts());
+    all().find(|c| c.name == name).copied().ok_or_else(|| {
+        let hint = nearest(name, all().map(|c| c.name));
         let hint = format!("{hint}; a folder of pictures needs `path`, `category` and `name`");
         Error::input_hint(format!("the world has no concept `{name}`"), hint)
     })

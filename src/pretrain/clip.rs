@@ -10,9 +10,10 @@ use super::config::PretrainConfig;
 use super::drive::{Drive, Findings};
 use super::judge::Judge;
 use super::scenes::{SceneStream, held_out, pictures};
-use super::{model_folder, read_params};
+use super::{model_folder, read_params_by_words};
 use crate::clip::Clip;
 use crate::diffusion::folder::Folder;
+use crate::diffusion::model::TextEncoder;
 use crate::diffusion::tokenizer::Tokenizer;
 use crate::diffusion::weights::Weights;
 use crate::nn::{Builder, RandomSource, Var};
@@ -47,7 +48,10 @@ pub fn pretrain_clip(
     model.check(Path::new("clip.model"))?;
     let clip = Clip::new(&Builder::new(RandomSource { seed }, device, DType::F32), &model)?;
     if let Some(from) = from {
-        read_params(clip.params(), &Weights::open(&from.root.join("clip"), "model")?)?;
+        let folder = from.root.join("clip");
+        let weights = Weights::open(&folder, "model")?;
+        let words = [&Tokenizer::load(&folder)?, &tokenizer];
+        read_params_by_words(clip.params(), &weights, TextEncoder::TABLE, words)?;
     }
     let params = clip.params().to_vec();
     let identity = serde_json::to_string(&recipe.model).unwrap_or_default();

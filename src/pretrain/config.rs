@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::clip::ClipConfig;
+use crate::clip::{ClipConfig, VitConfig};
 use crate::diffusion::config::{SchedulerConfig, TextEncoderConfig, UNetConfig, VaeConfig};
 use crate::error::nearest;
 use crate::train::TrainConfig;
@@ -25,6 +25,8 @@ pub struct PretrainConfig {
     pub unet: UNetRecipe,
     /// The judge.
     pub clip: ClipRecipe,
+    /// The identity extractor.
+    pub identity: IdentityRecipe,
 }
 
 /// What the runs have in common.
@@ -88,6 +90,12 @@ pub struct UNetRecipe {
     /// Scenes change as training goes on: the first stage whose end is not reached counts, after the
     /// last end the last.
     pub stages: Vec<WorldStage>,
+    /// Share of the scenes without a size word that are shown as augmentation shows targets (see
+    /// `data::augment`): small on a canvas, or enlarged, with the paper's words in the caption and the
+    /// loss of what is shown alone. What is learnt from a target on a canvas then carries over, and
+    /// yet nobody is given a canvas.
+    #[serde(default)]
+    pub augmented: f32,
     /// Share of captions that are left out, for guidance.
     pub caption_dropout: f32,
     /// γ of the min-SNR weights; 0 for none.
@@ -114,6 +122,20 @@ pub struct ClipRecipe {
     pub tokens: usize,
     /// transformers' configuration; the vocabulary's size is the world's.
     pub model: ClipConfig,
+}
+
+/// The identity extractor's run.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct IdentityRecipe {
+    /// Batch (pairs of views), rates, steps.
+    #[serde(flatten)]
+    pub recipe: Recipe,
+    /// What the scenes are.
+    pub world: WorldConfig,
+    /// What cosines are multiplied with before the softmax.
+    pub scale: f64,
+    /// transformers' configuration.
+    pub model: VitConfig,
 }
 
 /// The scenes of a part of a run.
@@ -149,6 +171,7 @@ impl PretrainConfig {
             ("decoder", &self.decoder),
             ("unet", &self.unet.recipe),
             ("clip", &self.clip.recipe),
+            ("identity", &self.identity.recipe),
         ] {
             if !(1..=65536).contains(&recipe.batch) {
                 return Err(Error::input(format!("`{name}.batch` is {}", recipe.batch)));
@@ -166,6 +189,12 @@ impl PretrainConfig {
         }
         self.vae.world.check()?;
         self.clip.world.check()?;
+        self.identity.world.check()?;
+        self.identity.model.check("identity.model")?;
+        if !(0.0..=1.0).contains(&self.unet.augmented) {
+            let message = format!("`unet.augmented` is {}, not 0 to 1", self.unet.augmented);
+            return Err(Error::input(message));
+        }
         if self.unet.stages.is_empty() {
             return Err(Error::input("`unet.stages` needs at least one entry"));
         }

@@ -1,7 +1,8 @@
 //! Pretraining of the mini backbone and of its judge, from nothing, on the embedded world.
 //!
-//! Three runs, one after another, described by one file (`assets/mini/pretrain.toml`): the autoencoder,
-//! the UNet together with the text encoder that conditions it, and a CLIP that only judges. Each keeps
+//! Runs one after another, described by one file (`assets/mini/pretrain.toml`): the autoencoder, the
+//! UNet together with the text encoder that conditions it, and two networks that only judge, a CLIP and
+//! the identity extractor. Each keeps
 //! its states, curves and pictures in a folder of its own below the run folder, goes on from its
 //! latest state, and exports its weights into `mini/`, which is a diffusers folder once all are there.
 
@@ -9,6 +10,7 @@ mod clip;
 mod config;
 mod curves;
 mod drive;
+mod identity;
 mod judge;
 mod report;
 mod scenes;
@@ -16,15 +18,21 @@ mod unet;
 mod vae;
 
 pub use clip::pretrain_clip;
-pub use config::{ClipRecipe, PretrainConfig, Recipe, UNetRecipe, VaeRecipe, WorldStage};
+pub use config::{
+    ClipRecipe, IdentityRecipe, PretrainConfig, Recipe, UNetRecipe, VaeRecipe, WorldStage,
+};
+pub use identity::pretrain_identity;
 pub use report::{ReportArgs, report};
 pub use unet::pretrain_unet;
 pub use vae::{pretrain_decoder, pretrain_vae};
 
 use std::path::{Path, PathBuf};
 
+use candle_core::{DType, Tensor};
+
 use crate::diffusion::config::{Config as _, VaeConfig};
 use crate::diffusion::folder::Folder;
+use crate::diffusion::tokenizer::Tokenizer;
 use crate::diffusion::weights::Weights;
 use crate::nn::Param;
 use crate::{Error, Result, safefile};
@@ -44,6 +52,32 @@ fn read_params(params: &[Param], weights: &Weights) -> Result<()> {
         param.set_from_file(&value.to_device(&device)?)?;
     }
     weights.finish()
+}
+
+/// As [`read_params`], for a model with a table `tokens` of token embeddings, [words, features]: where
+/// `weights` were trained with another vocabulary, the rows of the words that both have are taken over.
+fn read_params_by_words(
+    params: &[Param],
+    weights: &Weights,
+    tokens: &str,
+    [from, to]: [&Tokenizer; 2],
+) -> Result<()> {
+    let (tables, others): (Vec<_>, Vec<_>) =
+        params.iter().cloned().partition(|p| p.name() == tokens);
+    for table in tables {
+        let device = table.value().device().clone();
+        let known = weights.tensor(tokens, &[from.vocab_size(), table.shape()[1]])?;
+        let mut rows = table.to_file()?.to_dtype(DType::F32)?.to_vec2::<f32>()?;
+        let known = known.to_dtype(DType::F32)?.to_vec2::<f32>()?;
+        for (id, row) in (0..).zip(&mut rows) {
+            let same = to.token(id).and_then(|word| from.token_id(&word));
+            if let Some(at) = same {
+                row.clone_from(&known[at as usize]);
+            }
+        }
+        table.set_from_file(&Tensor::new(rows, &device)?)?;
+    }
+    read_params(&others, weights)
 }
 
 /// Copies the autoencoder of a backbone into the run folder, if that has none.

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use candle_core::{Device, Tensor};
+use image::RgbImage;
 use rayon::prelude::*;
 
 use crate::Result;
@@ -34,11 +35,15 @@ impl SceneStream {
         batch: usize,
         world: impl Fn(u64) -> WorldConfig + Send + Sync + 'static,
     ) -> Self {
-        let make = move |step: u64| {
+        Self::of(move |step: u64| {
             let first = step * batch as u64;
             let world = world(step);
             (first..first + batch as u64).map(|i| Scene::sample(&world, seed, i)).collect()
-        };
+        })
+    }
+
+    /// Batches that `make` gives for a step.
+    pub fn of(make: impl Fn(u64) -> Vec<Scene> + Send + Sync + 'static) -> Self {
         SceneStream { make: Arc::new(make), running: None }
     }
 
@@ -86,6 +91,12 @@ pub fn pictures_of_bytes<B: AsRef<[u8]> + Sync>(bytes: &[B], device: &Device) ->
         }
     });
     Ok(Tensor::from_vec(values, (bytes.len(), 3, SIZE, SIZE), &Device::Cpu)?.to_device(device)?)
+}
+
+/// A scene's picture.
+pub fn picture(scene: &Scene) -> RgbImage {
+    let side = SIZE as u32;
+    RgbImage::from_raw(side, side, scene.image.clone()).expect("a scene is 64 × 64 × 3 bytes")
 }
 
 /// The first scenes of the validation set.

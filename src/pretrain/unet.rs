@@ -6,18 +6,20 @@ use candle_core::{DType, Device, Tensor};
 
 use super::config::{PretrainConfig, UNetRecipe};
 use super::drive::Drive;
-use super::scenes::{SceneStream, pictures};
-use super::{adopt_autoencoder, model_folder, read_params};
+use super::scenes::{SceneStream, picture, pictures_of_bytes};
+use super::{adopt_autoencoder, model_folder, read_params, read_params_by_words};
+use crate::data::{PAPER_SIZES, augment};
 use crate::diffusion::config::{Config as _, ModelIndex, VaeConfig};
 use crate::diffusion::folder::Folder;
-use crate::diffusion::model::Vae;
+use crate::diffusion::model::{TextEncoder, Vae};
 use crate::diffusion::scheduler::{NoiseSchedule, SchedulerKind};
 use crate::diffusion::tokenizer::Tokenizer;
 use crate::diffusion::weights::save_weights;
 use crate::diffusion::{Backbone, Request, Sampling};
 use crate::nn::{Param, Var, no_grad, parallel};
+use crate::rng::Rng;
 use crate::train::{BatchSize, Noised, Part, Streams, Task, loss};
-use crate::world::{self, SIZE};
+use crate::world::{self, SIZE, Scene};
 use crate::{Error, Result};
 
 /// Trains UNet and text encoder on the exported autoencoder, from their latest state if there is one,
@@ -41,7 +43,9 @@ pub fn pretrain_unet(
     let backbone = backbone(recipe, &folder, device, config.seed)?;
     if let Some(from) = from {
         read_params(backbone.unet.params(), &from.unet_weights()?)?;
-        read_params(backbone.text_encoder.params(), &from.text_encoder_weights()?)?;
+        let words = [&from.tokenizer, &backbone.tokenizer];
+        let weights = from.text_encoder_weights()?;
+        read_params_by_words(backbone.text_encoder.params(), &weights, TextEncoder::TABLE, words)?;
     }
     let mut params = backbone.unet.params().to_vec();
     params.extend(backbone.text_encoder.params().to_vec());
@@ -102,17 +106,24 @@ impl Task for UNetTask<'_> {
 
     fn next_batch(&mut self, step: u64, streams: &mut Streams) -> Result<Noised> {
         let scenes = self.stream.batch(step);
-        let latents = encode(&self.backbone.vae, &pictures(&scenes, self.device)?)?;
+        let rng = streams.stream("augmentation");
+        let shown: Vec<Shown> = scenes.into_iter().map(|scene| self.show(scene, rng)).collect();
+        let images: Vec<&[u8]> = shown.iter().map(|s| s.image.as_slice()).collect();
+        let latents = encode(&self.backbone.vae, &pictures_of_bytes(&images, self.device)?)?;
         let rng = streams.stream("caption dropout");
-        let captions: Vec<String> = scenes
-            .into_iter()
-            .map(
-                |s| if rng.chance(self.recipe.caption_dropout) { String::new() } else { s.caption },
-            )
+        let captions: Vec<String> = shown
+            .iter()
+            .map(|s| match rng.chance(self.recipe.caption_dropout) {
+                true => String::new(),
+                false => s.caption.clone(),
+            })
             .collect();
-        let (batch, c, h, w) = latents.dims4()?;
+        let (batch, channels, h, w) = latents.dims4()?;
+        let masks: Vec<f32> = shown.into_iter().flat_map(|s| s.mask).collect();
         let weights = |timesteps: &[usize]| {
-            let weights = loss::mean_weights(batch, c * h * w, self.device)?;
+            let masks = Tensor::from_vec(masks, (batch, 1, h, w), &Device::Cpu)?;
+            let weights = (loss::masked_weights(&masks)? / channels as f64)?;
+            let weights = weights.to_device(self.device)?;
             Ok(match self.recipe.snr_gamma {
                 0.0 => weights,
                 gamma => {
@@ -136,6 +147,27 @@ impl Task for UNetTask<'_> {
 
     fn describe(&self, batch: &Noised) -> Vec<String> {
         batch.captions.clone()
+    }
+}
+
+/// A scene as a step sees it.
+struct Shown {
+    image: Vec<u8>,
+    caption: String,
+    /// 1 for every latent that counts.
+    mask: Vec<f32>,
+}
+
+impl UNetTask<'_> {
+    fn show(&self, scene: Scene, rng: &mut Rng) -> Shown {
+        let latent = SIZE / self.backbone.vae.config().downscale();
+        if scene.spec.size_word.is_some() || !rng.chance(self.recipe.augmented) {
+            let mask = vec![1.0; latent * latent];
+            return Shown { image: scene.image, caption: scene.caption, mask };
+        }
+        let shown = augment(&picture(&scene), SIZE, PAPER_SIZES, rng);
+        let (caption, mask) = (shown.caption(&scene.caption), shown.mask(latent));
+        Shown { image: shown.image.into_raw(), caption, mask }
     }
 }
 
@@ -170,16 +202,16 @@ const PROMPTS: [&str; 24] = [
     "photo of a mushroom in the forest",
     "a pink umbrella on the beach",
     "photo of a boat underwater",
-    "photo of a dotted yellow dog in the city",
-    "photo of a striped blue cup in the snow",
+    "photo of a dotted purple and yellow dog in the city",
+    "photo of a green cat with pink stripes in the snow",
     "watercolor painting of a cat in the forest",
     "pencil sketch of a chair in the room",
     "pixel art of a robot in the desert",
     "close up photo of a teddybear on the beach",
     "very small car in the snow",
     "photo of a cat next to a chair in the room",
-    "a dog on top of a car in the desert",
-    "a red robot next to a blue umbrella on the beach",
+    "a ktn dog on top of a car in the desert",
+    "a striped red and white robot next to a dotted blue and yellow umbrella on the beach",
     "a flower next to a cup in the snow",
     "a boat next to a fish underwater",
 ];

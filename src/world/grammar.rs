@@ -1,28 +1,23 @@
 //! Captions: a small grammar over a closed list of words.
 
 use super::color::ColorWord;
+use super::names::names;
 use super::spec::{
     Background, Category, ObjectSpec, PatternKind, Relation, SceneSpec, SizeWord, Style,
 };
 use crate::rng::Rng;
 
 /// No caption has more words.
-pub const MAX_WORDS: usize = 18;
+pub const MAX_WORDS: usize = 20;
 
-/// Words without a meaning in the world, for modifier tokens (V*). A small share of pretraining
-/// captions carries one as noise, so that their embeddings are trained and yet mean nothing.
-pub const RARE_TOKENS: [&str; 16] = [
-    "sks", "ktn", "pll", "ucd", "mth", "nxj", "zwx", "bsa", "phw", "qrl", "vdg", "oxi", "jkm",
-    "fyr", "gtu", "rwb",
-];
-
-/// Words that hold captions together; the others are those of the enums.
+/// Words that hold captions together; the others are those of the enums and the names.
 const FUNCTION_WORDS: [&str; 19] = [
     "photo", "of", "a", "an", "the", "in", "on", "at", "next", "to", "top", "and", "with", "style",
     "painting", "small", "far", "close", "zoomed",
 ];
 
-/// Every word that a caption can have, the rare tokens last; the same order in every run.
+/// Every word that a caption can have, the names last and of these the rarest; the same order in every
+/// run.
 pub fn vocabulary() -> Vec<&'static str> {
     let phrases = Category::ALL.iter().map(|c| c.word());
     let phrases = phrases
@@ -31,7 +26,8 @@ pub fn vocabulary() -> Vec<&'static str> {
         .chain(Background::ALL.iter().flat_map(|&b| places(b).iter().copied()))
         .chain(Style::ALL.iter().map(|s| s.word()))
         .chain(SizeWord::ALL.iter().map(|s| s.word()))
-        .chain(RARE_TOKENS);
+        .chain(PatternKind::ALL.iter().map(|p| p.noun()))
+        .chain(names().iter().map(|name| name.word.as_str()));
     let mut words = FUNCTION_WORDS.to_vec();
     for word in phrases.flat_map(str::split_whitespace) {
         if !words.contains(&word) {
@@ -59,10 +55,8 @@ fn pick<T: Copy>(rng: &mut Rng, of: &[T]) -> T {
     of[rng.below(of.len())]
 }
 
-/// A caption of `spec`: says what the specification's flags let it say, in words drawn from `rng`;
-/// with probability `rare` one object gets a rare token before its category.
-pub(super) fn caption(spec: &SceneSpec, rare: f32, rng: &mut Rng) -> String {
-    let rare_at = if rng.chance(rare) { Some(rng.below(spec.objects.len().max(1))) } else { None };
+/// A caption of `spec`: says what the specification's flags let it say, in words drawn from `rng`.
+pub(super) fn caption(spec: &SceneSpec, rng: &mut Rng) -> String {
     let mut words: Vec<&str> = Vec::new();
     let say = |words: &mut Vec<&'static str>, phrase: &'static str| {
         words.extend(phrase.split_whitespace());
@@ -104,7 +98,7 @@ pub(super) fn caption(spec: &SceneSpec, rare: f32, rng: &mut Rng) -> String {
             say(&mut words, phrase);
         }
         let has_color = spec.style != Style::PencilSketch;
-        let noun = noun(object, size_if(1), has_color, rare_at == Some(i), rng);
+        let noun = noun(object, size_if(1), has_color, rng);
         let article = i > 0 || rng.chance(0.75);
         words.extend(&noun[usize::from(!article)..]);
     }
@@ -117,23 +111,37 @@ pub(super) fn caption(spec: &SceneSpec, rare: f32, rng: &mut Rng) -> String {
     words.join(" ")
 }
 
-/// Article, adjectives, rare token, category.
+/// Article, adjectives, name, category, and what it has on it: of a pattern with its colour,
+/// `a striped green and pink cat`, `a green and pink striped cat` or `a green cat with pink stripes`.
 fn noun(
     object: &ObjectSpec,
     size: Option<&'static str>,
     has_color: bool,
-    rare: bool,
     rng: &mut Rng,
 ) -> Vec<&'static str> {
+    let said = object.said;
+    let color = object.color_word().filter(|_| said.color && has_color).map(ColorWord::word);
+    let ink = object.ink_word().filter(|_| said.ink && has_color).map(ColorWord::word);
+    let kind = object.pattern.filter(|_| said.pattern).map(|pattern| pattern.kind);
+    // a pattern's colour without the body's in front of the category would be taken for the body's
+    let behind = kind.is_some() && (rng.chance(0.35) || (ink.is_some() && color.is_none()));
+    let kind_first = rng.chance(0.6);
+
     let mut words: Vec<&str> = size.unwrap_or_default().split_whitespace().collect();
-    if object.named {
-        words.extend(object.pattern.map(|p| p.kind.word()));
-        words.extend(object.color_word().filter(|_| has_color).map(ColorWord::word));
+    let adjective = kind.filter(|_| !behind).map(PatternKind::word);
+    words.extend(adjective.filter(|_| kind_first));
+    words.extend(color);
+    if let (Some(ink), Some(_), false) = (ink, color, behind) {
+        words.extend(["and", ink]);
     }
-    if rare {
-        words.push(pick(rng, &RARE_TOKENS));
-    }
+    words.extend(adjective.filter(|_| !kind_first));
+    words.extend(object.name.map(|name| names()[name].word.as_str()));
     words.push(object.category.word());
+    if let Some(kind) = kind.filter(|_| behind) {
+        words.push("with");
+        words.extend(ink);
+        words.push(kind.noun());
+    }
     let vowel = words[0].starts_with(['a', 'e', 'i', 'o', 'u']);
     let article = match rng.chance(0.1) {
         true => "the",
@@ -144,12 +152,10 @@ fn noun(
     words
 }
 
-/// Drops articles from the left, then what was added as noise, until the caption fits.
+/// Drops articles from the left until the caption fits.
 fn shorten(words: &mut Vec<&str>) {
     while words.len() > MAX_WORDS {
-        let article = words.iter().position(|w| ["a", "an", "the"].contains(w));
-        let rare = words.iter().position(|w| RARE_TOKENS.contains(w));
-        match rare.or(article) {
+        match words.iter().position(|w| ["a", "an", "the"].contains(w)) {
             Some(i) => drop(words.remove(i)),
             None => words.truncate(MAX_WORDS),
         }

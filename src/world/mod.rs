@@ -9,24 +9,30 @@ mod canvas;
 mod color;
 mod concepts;
 mod grammar;
+mod names;
 mod preview;
+mod reading;
 mod render;
 mod sample;
 mod spec;
 mod sprite;
 mod style;
+mod truth;
 
 use rayon::prelude::*;
 
 pub use color::{ColorWord, Hsv};
-pub use concepts::{Concept, Pair, TARGETS, concepts, is_held_out, pairs};
-pub use grammar::{MAX_WORDS, RARE_TOKENS, vocabulary};
+pub use concepts::{Concept, KEPT, Pair, TARGETS, concepts, is_held_out, pairs, tuning_concepts};
+pub use grammar::{MAX_WORDS, vocabulary};
+pub use names::{Name, RARE_TOKENS, names};
 pub use preview::{preview, preview_concepts, sheet};
 pub use render::render;
 pub use sample::WorldConfig;
 pub use spec::{
-    Background, Category, ObjectSpec, Pattern, PatternKind, Relation, SceneSpec, SizeWord, Style,
+    Background, Category, ObjectSpec, Pattern, PatternKind, Relation, Said, SceneSpec, SizeWord,
+    Style,
 };
+pub use truth::rendered_truth;
 
 use crate::rng::Rng;
 
@@ -59,6 +65,14 @@ impl Scene {
     /// Specification and caption of [`Scene::sample`] without the picture.
     pub fn sample_spec(config: &WorldConfig, seed: u64, index: u64) -> (SceneSpec, String) {
         Split::Train.spec(config, seed, index)
+    }
+
+    /// Two scenes that show the same instance of `category`, a photo of it alone and another, number
+    /// `index` of the sequence `seed`.
+    pub fn two_views(config: &WorldConfig, category: Category, seed: u64, index: u64) -> [Self; 2] {
+        let mut rng = Rng::new(seed, &format!("world views {index}"));
+        let views = sample::two_views(config, category, &mut rng);
+        views.map(|(spec, caption)| Scene::new(spec, caption))
     }
 
     /// Many scenes of [`Scene::sample`], made in parallel on the current rayon pool.
@@ -107,17 +121,12 @@ impl Corpus {
     /// The 20 000 scenes from which real regularisation images are retrieved (the place that LAION
     /// has in the paper, section 3.2).
     pub fn retrieval() -> Self {
-        Corpus { config: Self::config(), split: Split::Corpus, len: 20_000 }
+        Corpus { config: WorldConfig::default(), split: Split::Corpus, len: 20_000 }
     }
 
     /// 5 000 scenes that neither training nor retrieval sees: the real side of KID.
     pub fn validation() -> Self {
-        Corpus { config: Self::config(), split: Split::Validation, len: 5_000 }
-    }
-
-    fn config() -> WorldConfig {
-        // noise words are of use in pretraining only
-        WorldConfig { rare_word_share: 0.0, ..WorldConfig::default() }
+        Corpus { config: WorldConfig::default(), split: Split::Validation, len: 5_000 }
     }
 
     /// How many scenes there are.

@@ -5,10 +5,11 @@ use serde::{Deserialize, Serialize};
 use super::color::{ColorWord, Hsv, distance};
 use super::concepts::is_reserved;
 use super::spec::{
-    Background, Category, ObjectSpec, Pattern, PatternKind, Relation, SceneSpec, SizeWord, Style,
+    Background, Category, ObjectSpec, Pattern, PatternKind, Relation, Said, SceneSpec, SizeWord,
+    Style,
 };
 use super::sprite::Art;
-use super::{SIZE, backdrop, grammar};
+use super::{SIZE, backdrop, grammar, names};
 use crate::rng::Rng;
 use crate::{Error, Result};
 
@@ -41,13 +42,13 @@ pub struct WorldConfig {
     pub recolored: f32,
     /// Share of objects with stripes or dots.
     pub patterned: f32,
-    /// Share of recoloured or patterned objects of which the caption names neither: so a bare
+    /// Share of objects whose look has a name, which is all that the caption says of it.
+    pub names: f32,
+    /// Share of recoloured or patterned objects of whose look the caption says nothing: so a bare
     /// category word covers a spread of instances, most of them natural.
     pub unnamed: f32,
     /// Share of scenes whose caption does not name the background.
     pub background_unnamed: f32,
-    /// Share of captions with a meaningless rare token before a category.
-    pub rare_word_share: f32,
 }
 
 impl Default for WorldConfig {
@@ -63,11 +64,11 @@ impl Default for WorldConfig {
             size_words: 0.15,
             size: [32.0, 50.0],
             pair_size: [27.0, 32.0],
-            recolored: 0.5,
-            patterned: 0.35,
-            unnamed: 0.25,
+            recolored: 0.6,
+            patterned: 0.5,
+            names: 0.12,
+            unnamed: 0.12,
             background_unnamed: 0.1,
-            rare_word_share: 0.01,
         }
     }
 }
@@ -85,9 +86,9 @@ impl WorldConfig {
             ("size_words", self.size_words),
             ("recolored", self.recolored),
             ("patterned", self.patterned),
+            ("names", self.names),
             ("unnamed", self.unnamed),
             ("background_unnamed", self.background_unnamed),
-            ("rare_word_share", self.rare_word_share),
         ];
         for (key, value) in shares {
             if !(0.0..=1.0).contains(&value) {
@@ -131,6 +132,34 @@ fn pick<T: Copy>(rng: &mut Rng, of: &[T], otherwise: &[T]) -> T {
 
 /// A scene's specification and its caption.
 pub(super) fn sample(config: &WorldConfig, rng: &mut Rng) -> (SceneSpec, String) {
+    sample_with(config, None, rng)
+}
+
+/// Two specifications that show the same instance of `category`: a photo of it alone, as targets are,
+/// and any scene of the distribution with it as one of the objects.
+pub(super) fn two_views(
+    config: &WorldConfig,
+    category: Category,
+    rng: &mut Rng,
+) -> [(SceneSpec, String); 2] {
+    let object = instance(config, category, rng);
+    let alone = WorldConfig {
+        two_objects: 0.0,
+        size_words: 0.0,
+        watercolor: 0.0,
+        pencil_sketch: 0.0,
+        pixel_art: 0.0,
+        ..config.clone()
+    };
+    [&alone, config].map(|config| sample_with(config, Some(object), rng))
+}
+
+/// A scene with this object as the first, or as the second of two, or with new ones alone.
+fn sample_with(
+    config: &WorldConfig,
+    object: Option<ObjectSpec>,
+    rng: &mut Rng,
+) -> (SceneSpec, String) {
     let t = rng.uniform(0.0, 1.0);
     let (w, p) = (config.watercolor, config.watercolor + config.pencil_sketch);
     let style = match t {
@@ -143,8 +172,9 @@ pub(super) fn sample(config: &WorldConfig, rng: &mut Rng) -> (SceneSpec, String)
     let relation =
         two.then(|| if rng.chance(config.on_top) { Relation::OnTopOf } else { Relation::NextTo });
     let size_word = (!two && rng.chance(config.size_words)).then(|| pick(rng, SizeWord::ALL, &[]));
-    let mut objects: Vec<ObjectSpec> = Vec::new();
-    for _ in 0..if two { 2 } else { 1 } {
+    let given = object.map(|object| ObjectSpec { flip: rng.chance(0.5), ..tilted(object, rng) });
+    let mut objects: Vec<ObjectSpec> = given.into_iter().collect();
+    while objects.len() < if two { 2 } else { 1 } {
         let mut category = pick(rng, &config.categories, Category::ALL);
         // two of one category cannot be told from one by the judge
         while objects.first().is_some_and(|o| o.category == category) && config.categories.len() > 1
@@ -152,6 +182,9 @@ pub(super) fn sample(config: &WorldConfig, rng: &mut Rng) -> (SceneSpec, String)
             category = pick(rng, &config.categories, Category::ALL);
         }
         objects.push(instance(config, category, rng));
+    }
+    if object.is_some() && rng.chance(0.5) {
+        objects.reverse();
     }
     place(config, &mut objects, relation, size_word, style, rng);
     let mut background = pick(rng, &config.backgrounds, Background::ALL);
@@ -166,54 +199,96 @@ pub(super) fn sample(config: &WorldConfig, rng: &mut Rng) -> (SceneSpec, String)
     let seed = rng.below(1 << 48) as u64;
     let spec =
         SceneSpec { objects, relation, size_word, background, background_named, style, seed };
-    let caption = grammar::caption(&spec, config.rare_word_share, rng);
+    let caption = grammar::caption(&spec, rng);
     (spec, caption)
 }
 
 /// An object of a category with the looks that the distribution gives it; not placed yet.
 fn instance(config: &WorldConfig, category: Category, rng: &mut Rng) -> ObjectSpec {
-    let named = !rng.chance(config.unnamed);
-    let (mut color, mut pattern);
     loop {
-        color = rng.chance(config.recolored).then(|| {
-            // what is not named may have any hue, those between the words too
-            if named || rng.chance(0.5) {
-                pick(rng, ColorWord::ALL, &[]).sample(rng)
-            } else {
-                Hsv::any_hue(rng)
-            }
-        });
-        pattern = rng.chance(config.patterned).then(|| {
-            let body = color.map_or(Art::Object(category).sprite().main, |c| c.rgb());
-            random_pattern(body, rng)
-        });
-        if !is_reserved(category, color, pattern.map(|p| p.color)) {
-            break;
+        let look =
+            if rng.chance(config.names) { named(rng) } else { described(config, category, rng) };
+        if !is_reserved(category, look.color, look.pattern.map(|p| p.color)) {
+            let flip = rng.chance(0.5);
+            return ObjectSpec { category, flip, ..tilted(look, rng) };
         }
-    }
-    ObjectSpec {
-        category,
-        color,
-        pattern,
-        named,
-        x: 0.0,
-        y: 0.0,
-        size: 0.0,
-        tilt: rng.uniform(-TILT, TILT),
-        aspect: rng.uniform(0.9, 1.1),
-        flip: rng.chance(0.5),
     }
 }
 
+/// The object as another picture of it might show it.
+fn tilted(object: ObjectSpec, rng: &mut Rng) -> ObjectSpec {
+    ObjectSpec { tilt: rng.uniform(-TILT, TILT), aspect: rng.uniform(0.9, 1.1), ..object }
+}
+
+/// A look, on nothing yet.
+pub(super) const BARE: ObjectSpec = ObjectSpec {
+    category: Category::Cat,
+    color: None,
+    pattern: None,
+    said: Said { color: false, pattern: false, ink: false },
+    name: None,
+    x: 0.0,
+    y: 0.0,
+    size: 0.0,
+    tilt: 0.0,
+    aspect: 1.0,
+    flip: false,
+};
+
+/// The look that a name means; now and then its body in another colour, which the caption says.
+fn named(rng: &mut Rng) -> ObjectSpec {
+    /// Share of names with another colour.
+    const CHANGED: f32 = 0.1;
+    let at = names::draw(rng);
+    let name = &names()[at];
+    let (mut color, mut said) = (name.color, Said::default());
+    if rng.chance(CHANGED) {
+        let other = pick(rng, ColorWord::ALL, &[]).sample(rng);
+        if name.pattern.is_none_or(|p| can_be_seen(p.color, other.rgb())) {
+            (color, said.color) = (other, true);
+        }
+    }
+    ObjectSpec { color: Some(color), pattern: name.pattern, name: Some(at), said, ..BARE }
+}
+
+/// A look that the caption says in full, in part or not at all.
+fn described(config: &WorldConfig, category: Category, rng: &mut Rng) -> ObjectSpec {
+    /// Share of the looks that are said in full, of those of which anything is said.
+    const IN_FULL: f32 = 0.75;
+    let said = match rng.chance(config.unnamed) {
+        true => Said::default(),
+        false if rng.chance(IN_FULL) => Said::ALL,
+        false => Said { color: rng.chance(0.7), pattern: rng.chance(0.5), ink: rng.chance(0.3) },
+    };
+    let color = rng.chance(config.recolored).then(|| {
+        // what is not said may have any hue, those between the words too
+        if said.color || rng.chance(0.5) {
+            pick(rng, ColorWord::ALL, &[]).sample(rng)
+        } else {
+            Hsv::any_hue(rng)
+        }
+    });
+    let pattern = rng.chance(config.patterned).then(|| {
+        let body = color.map_or(Art::Object(category).sprite().main, |c| c.rgb());
+        random_pattern(body, rng)
+    });
+    ObjectSpec { color, pattern, said, ..BARE }
+}
+
+/// Whether a pattern of this colour can be seen on a body.
+fn can_be_seen(ink: Hsv, body: [f32; 3]) -> bool {
+    distance(ink.rgb(), body) > 130.0
+}
+
 /// A pattern that can be seen on a body of this colour.
-fn random_pattern(body: [f32; 3], rng: &mut Rng) -> Pattern {
+pub(super) fn random_pattern(body: [f32; 3], rng: &mut Rng) -> Pattern {
     let color = loop {
-        let color = match rng.uniform(0.0, 1.0) {
-            t if t < 0.15 => ColorWord::White.sample(rng),
-            t if t < 0.28 => ColorWord::Black.sample(rng),
-            _ => Hsv::any_hue(rng),
+        // most colours have a word, so that captions can say them
+        let color = match rng.chance(0.7) {
+            true => pick(rng, ColorWord::ALL, &[]).sample(rng),
+            false => Hsv::any_hue(rng),
         };
-        if distance(color.rgb(), body) > 130.0 {
+        if can_be_seen(color, body) {
             break color;
         }
     };
@@ -221,7 +296,8 @@ fn random_pattern(body: [f32; 3], rng: &mut Rng) -> Pattern {
     Pattern {
         kind,
         color,
-        frequency: rng.uniform(3.2, 4.4),
+        // coarse: a repeat of an object of 40 pixels is three to four latents wide
+        frequency: rng.uniform(2.3, 3.3),
         // stripes at any slant, dots turned a little
         angle: rng.uniform(0.0, 0.5),
         phase: rng.uniform(0.0, 1.0),

@@ -133,6 +133,16 @@ worded! {
     }
 }
 
+impl PatternKind {
+    /// What the pattern is made of: `a cat with pink stripes`.
+    pub fn noun(self) -> &'static str {
+        match self {
+            PatternKind::Stripes => "stripes",
+            PatternKind::Dots => "dots",
+        }
+    }
+}
+
 /// A pattern on an object's body, in the object's own frame: it turns and grows with the object.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -149,6 +159,23 @@ pub struct Pattern {
     pub phase: f32,
 }
 
+/// Which parts of an object's look its caption says. Pencil sketches have no colours to say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Said {
+    /// The body's colour.
+    pub color: bool,
+    /// The kind of the pattern.
+    pub pattern: bool,
+    /// The pattern's colour.
+    pub ink: bool,
+}
+
+impl Said {
+    /// Everything.
+    pub const ALL: Self = Said { color: true, pattern: true, ink: true };
+}
+
 /// One object of a scene.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -159,8 +186,11 @@ pub struct ObjectSpec {
     pub color: Option<Hsv>,
     /// Pattern on its body.
     pub pattern: Option<Pattern>,
-    /// Whether the caption names colour and pattern. Pencil sketches have no colour to name.
-    pub named: bool,
+    /// What the caption says of its look.
+    pub said: Said,
+    /// The word that means its look, by its place in [`super::names`]; the caption has it in front of
+    /// the category.
+    pub name: Option<usize>,
     /// Centre, in pixels from the left.
     pub x: f32,
     /// Centre, in pixels from the top.
@@ -179,6 +209,11 @@ impl ObjectSpec {
     /// The word for its body's colour, where it was recoloured and one word fits.
     pub fn color_word(&self) -> Option<ColorWord> {
         self.color.and_then(ColorWord::of)
+    }
+
+    /// The word for its pattern's colour, where it has a pattern and one word fits.
+    pub fn ink_word(&self) -> Option<ColorWord> {
+        self.pattern.and_then(|pattern| ColorWord::of(pattern.color))
     }
 }
 

@@ -8,6 +8,6 @@ mod unet;
 mod vae;
 
 pub use text_encoder::TextEncoder;
-pub use transformer_layer::{TransformerLayer, TransformerSize};
+pub use transformer_layer::{LayerNames, TransformerLayer, TransformerSize};
 pub use unet::UNet;
 pub use vae::{Posterior, Vae};

@@ -20,10 +20,10 @@ pub struct TextEncoder {
     final_layer_norm: LayerNorm,
 }
 
-/// The file's name of the token embeddings.
-const TABLE: &str = "text_model.embeddings.token_embedding.weight";
-
 impl TextEncoder {
+    /// The file's name of the token embeddings.
+    pub const TABLE: &'static str = "text_model.embeddings.token_embedding.weight";
+
     /// Builds the network that a checked configuration describes.
     ///
     /// # Errors
@@ -119,7 +119,7 @@ impl TextEncoder {
             self.params.pop();
             all = Tensor::cat(&[&old.value().to_dtype(DType::F32)?, &all], 0)?;
         }
-        let name = TABLE.replace("weight", "added");
+        let name = Self::TABLE.replace("weight", "added");
         let added = Param::new(name, &all, DType::F32)?;
         added.set_trainable(old.is_some_and(|old| old.trainable()))?;
         self.params.push(added.clone());
@@ -139,7 +139,7 @@ impl TextEncoder {
             Some(fixed) => Tensor::cat(&[fixed.value(), added.value()], 0)?,
             None => added.value(),
         };
-        self.fixed = Some(Param::new(TABLE.replace("weight", "fixed"), &rows, DType::F32)?);
+        self.fixed = Some(Param::new(Self::TABLE.replace("weight", "fixed"), &rows, DType::F32)?);
         Ok(())
     }
 
@@ -164,11 +164,11 @@ impl TextEncoder {
         let mut tensors = vec![];
         for param in &self.params {
             match (&self.added, param.name()) {
-                (_, TABLE) if self.added_count() > 0 => {
+                (_, Self::TABLE) if self.added_count() > 0 => {
                     let dtype = param.value().dtype();
                     let rows: candle_core::Result<Vec<Tensor>> =
                         self.tables().map(|table| table.value().to_dtype(dtype)).collect();
-                    tensors.push((TABLE.to_owned(), Tensor::cat(&rows?, 0)?));
+                    tensors.push((Self::TABLE.to_owned(), Tensor::cat(&rows?, 0)?));
                 }
                 (Some(added), name) if name == added.name() => {}
                 (_, name) => tensors.push((name.to_owned(), param.to_file()?)),

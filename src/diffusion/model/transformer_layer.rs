@@ -1,4 +1,4 @@
-//! The transformer layer of both towers of CLIP.
+//! The transformer layer of both towers of CLIP, and of a vision transformer.
 
 use candle_core::Result as TensorResult;
 
@@ -34,23 +34,64 @@ pub struct TransformerSize {
     pub eps: f64,
 }
 
+/// What the parts of a layer are called in files.
+pub struct LayerNames {
+    norms: [&'static str; 2],
+    q_k_v_out: [&'static str; 4],
+    feed_forward: [&'static str; 2],
+}
+
+impl LayerNames {
+    /// transformers' `CLIPEncoderLayer`.
+    pub const CLIP: Self = LayerNames {
+        norms: ["layer_norm1", "layer_norm2"],
+        q_k_v_out: [
+            "self_attn.q_proj",
+            "self_attn.k_proj",
+            "self_attn.v_proj",
+            "self_attn.out_proj",
+        ],
+        feed_forward: ["mlp.fc1", "mlp.fc2"],
+    };
+    /// transformers' `ViTLayer`.
+    pub const VIT: Self = LayerNames {
+        norms: ["layernorm_before", "layernorm_after"],
+        q_k_v_out: [
+            "attention.attention.query",
+            "attention.attention.key",
+            "attention.attention.value",
+            "attention.output.dense",
+        ],
+        feed_forward: ["intermediate.dense", "output.dense"],
+    };
+}
+
 impl TransformerLayer {
-    /// Builds the layer at `b`.
+    /// Builds a CLIP's layer at `b`.
     ///
     /// # Errors
     /// Those of `b`'s source: a missing or misshapen tensor.
     pub fn new(b: &Builder, size: TransformerSize) -> Result<Self> {
+        Self::named(b, size, &LayerNames::CLIP)
+    }
+
+    /// Builds the layer at `b`, its parts under `names`.
+    ///
+    /// # Errors
+    /// As [`TransformerLayer::new`].
+    pub fn named(b: &Builder, size: TransformerSize, names: &LayerNames) -> Result<Self> {
         let TransformerSize { width, inner, eps, .. } = size;
         let linear = |name| Linear::new(&b.at(name), width, width);
+        let [q, k, v, out] = names.q_k_v_out;
         Ok(TransformerLayer {
-            norm1: LayerNorm::new(&b.at("layer_norm1"), width, eps)?,
-            q: linear("self_attn.q_proj")?,
-            k: linear("self_attn.k_proj")?,
-            v: linear("self_attn.v_proj")?,
-            out: linear("self_attn.out_proj")?,
-            norm2: LayerNorm::new(&b.at("layer_norm2"), width, eps)?,
-            fc1: Linear::new(&b.at("mlp.fc1"), width, inner)?,
-            fc2: Linear::new(&b.at("mlp.fc2"), inner, width)?,
+            norm1: LayerNorm::new(&b.at(names.norms[0]), width, eps)?,
+            q: linear(q)?,
+            k: linear(k)?,
+            v: linear(v)?,
+            out: linear(out)?,
+            norm2: LayerNorm::new(&b.at(names.norms[1]), width, eps)?,
+            fc1: Linear::new(&b.at(names.feed_forward[0]), width, inner)?,
+            fc2: Linear::new(&b.at(names.feed_forward[1]), inner, width)?,
             size,
         })
     }
