@@ -2,14 +2,11 @@
 
 use std::collections::HashMap;
 
-use serde_json::{Value, json};
-
 use super::cell::{Cell, CellKind};
 use super::filter::{Filter, Named};
 use super::key::Key;
 use super::resources::Resources;
-use super::stage::{ClassImages, Images, KidSide, Kind, ScoreWork, Stage, Work, image_seed};
-use crate::clip::Embed as _;
+use super::stage::{ClassImages, Images, KidSide, ScoreWork, Stage, Work, image_seed};
 use crate::data::{Concept, Prompt};
 use crate::methods::{self, Method, Recipe, Regularization, Settings, class_prompt};
 use crate::spec::{Experiment, GroupName, Row, SamplingSpec, Scale};
@@ -165,43 +162,15 @@ impl<'a> Planner<'a> {
     }
 
     /// Adds a stage, unless it is there, and says its number.
-    fn add(
-        &mut self,
-        kind: Kind,
-        name: String,
-        meaning: Value,
-        inputs: Vec<usize>,
-        work: Work,
-    ) -> usize {
-        let key = Key::of(&meaning);
-        if let Some(&at) = self.plan.index.get(&key) {
-            return at;
+    fn add(&mut self, name: String, work: Work) -> Result<usize> {
+        let stage = Stage::new(name, work, &self.plan.stages, self.resources)?;
+        if let Some(&at) = self.plan.index.get(&stage.key) {
+            return Ok(at);
         }
-        let folder = match &work {
-            Work::Sample { checkpoint, sampling, .. } => {
-                let checkpoint = checkpoint.map(|at| &self.plan.stages[at].key);
-                Key::of(&self.samples_meaning(checkpoint, sampling))
-            }
-            _ => key.clone(),
-        };
         let at = self.plan.stages.len();
-        self.plan.index.insert(key.clone(), at);
-        self.plan.stages.push(Stage { kind, name, key, folder, meaning, inputs, work });
-        at
-    }
-
-    fn key(&self, at: usize) -> &Key {
-        &self.plan.stages[at].key
-    }
-
-    fn samples_meaning(&self, checkpoint: Option<&Key>, sampling: &SamplingSpec) -> Value {
-        json!({
-            "samples": 1,
-            "backbone": self.resources.backbone_identity(),
-            "size": self.resources.size(),
-            "checkpoint": checkpoint,
-            "sampling": sampling,
-        })
+        self.plan.index.insert(stage.key.clone(), at);
+        self.plan.stages.push(stage);
+        Ok(at)
     }
 
     fn samples(
@@ -210,15 +179,9 @@ impl<'a> Planner<'a> {
         checkpoint: Option<usize>,
         images: &Images,
         sampling: &SamplingSpec,
-    ) -> usize {
-        let mut meaning = self.samples_meaning(checkpoint.map(|at| self.key(at)), sampling);
-        meaning["images"] = images.meaning();
-        let mut inputs: Vec<usize> = checkpoint.into_iter().collect();
-        if let Images::CaptionsOf { stage, .. } = images {
-            inputs.push(*stage);
-        }
+    ) -> Result<usize> {
         let work = Work::Sample { checkpoint, images: images.clone(), sampling: sampling.clone() };
-        self.add(Kind::Samples, name, meaning, inputs, work)
+        self.add(name, work)
     }
 
     fn retrieval(
@@ -229,17 +192,8 @@ impl<'a> Planner<'a> {
         threshold: f32,
     ) -> Result<usize> {
         let queries = vec![class_prompt(category)];
-        let meaning = json!({
-            "retrieval": 1,
-            "corpus": self.resources.corpus(corpus)?.identity(),
-            "embedder": self.resources.embedder()?.identity(),
-            "queries": queries,
-            "count": count,
-            "threshold": threshold,
-        });
         let name = format!("retrieve {count} of {corpus} · {category}");
-        let work = Work::Retrieve { corpus: corpus.to_owned(), queries, count, threshold };
-        Ok(self.add(Kind::Retrieval, name, meaning, vec![], work))
+        self.add(name, Work::Retrieve { corpus: corpus.to_owned(), queries, count, threshold })
     }
 
     /// The stage that makes what `recipe` says; none for the backbone as it is.
@@ -248,32 +202,11 @@ impl<'a> Planner<'a> {
             Recipe::Pretrained => Ok(None),
             Recipe::Train { from, concepts, settings, seed, tokens } => {
                 let from = self.checkpoint(label, from)?;
-                let mut inputs: Vec<usize> = from.into_iter().collect();
-                let (mut class, mut meanings) = (vec![], vec![]);
+                let mut class = vec![];
                 for name in concepts {
-                    let concept = self.resources.concept(name)?;
-                    let category = concept.category.clone();
-                    let targets: Vec<&String> = concept.targets.iter().map(|t| &t.hash).collect();
-                    let mut meaning = json!({ "category": category, "targets": targets });
-                    let images = self.class_images(&category, settings)?;
-                    let stage = match &images {
-                        ClassImages::None => None,
-                        ClassImages::Real(at) | ClassImages::Generated(at, _) => Some(*at),
-                    };
-                    meaning["class"] = json!(stage.map(|at| self.key(at)));
-                    inputs.extend(stage);
-                    class.push(images);
-                    meanings.push(meaning);
+                    let category = self.resources.concept(name)?.category.clone();
+                    class.push(self.class_images(&category, settings)?);
                 }
-                let meaning = json!({
-                    "train": 1,
-                    "backbone": self.resources.backbone_identity(),
-                    "from": from.map(|at| self.key(at)),
-                    "concepts": meanings,
-                    "settings": settings,
-                    "tokens": tokens,
-                    "seed": seed,
-                });
                 let name = format!("train {label} · {} · seed {seed}", concepts.join(" + "));
                 let work = Work::Train {
                     from,
@@ -283,33 +216,21 @@ impl<'a> Planner<'a> {
                     tokens: tokens.clone(),
                     seed: *seed,
                 };
-                Ok(Some(self.add(Kind::Checkpoint, name, meaning, inputs, work)))
+                Ok(Some(self.add(name, work)?))
             }
-            Recipe::Merge { parts, settings } => {
-                let mut at = vec![];
+            Recipe::Merge { parts: recipes, settings } => {
+                let mut parts = vec![];
                 let mut concepts = vec![];
-                for part in parts {
-                    at.extend(self.checkpoint(label, part)?);
+                for part in recipes {
+                    parts.extend(self.checkpoint(label, part)?);
                     concepts.extend(part.concepts().into_iter().map(str::to_owned));
                 }
-                let words: Vec<String> = concepts
-                    .iter()
-                    .map(|n| Ok(self.resources.concept(n)?.category.clone()))
-                    .collect::<Result<_>>()?;
                 let corpus = self.experiment.regularization.corpus.clone();
-                let modifiers: Vec<_> = recipe.modifiers().into_iter().map(|(m, _)| m).collect();
-                let meaning = json!({
-                    "merge": 1,
-                    "parts": at.iter().map(|&p| self.key(p)).collect::<Vec<_>>(),
-                    "categories": words,
-                    "modifiers": modifiers,
-                    "settings": settings,
-                    "corpus": self.resources.corpus(&corpus)?.identity(),
-                });
+                let modifiers = recipe.modifiers().into_iter().map(|(m, _)| m).collect();
                 let name = format!("merge {label} · {}", concepts.join(" + "));
-                let (parts, settings) = (at.clone(), settings.clone());
+                let settings = settings.clone();
                 let work = Work::Merge { parts, concepts, modifiers, settings, corpus };
-                Ok(Some(self.add(Kind::Checkpoint, name, meaning, at, work)))
+                Ok(Some(self.add(name, work)?))
             }
         }
     }
@@ -330,7 +251,7 @@ impl<'a> Planner<'a> {
                 let images = Images::Listed(seeds.collect());
                 let name = format!("sample {count} × {prompt}");
                 let sampling = self.scale.sampling(&self.experiment.sampling, GroupName::Single);
-                ClassImages::Generated(self.samples(name, None, &images, &sampling), images)
+                ClassImages::Generated(self.samples(name, None, &images, &sampling)?, images)
             }
         })
     }
@@ -339,9 +260,6 @@ impl<'a> Planner<'a> {
         let concepts: Vec<&Concept> =
             subject.concepts.iter().map(|n| self.resources.concept(n)).collect::<Result<_>>()?;
         let words: Vec<String> = concepts.iter().map(|c| c.category.clone()).collect();
-        let targets: Vec<Vec<&String>> =
-            concepts.iter().map(|c| c.targets.iter().map(|t| &t.hash).collect()).collect();
-        let targets = json!(targets);
         let mut phrases = words.clone();
         let mut recipe = Recipe::Pretrained;
         if let Some(method) = row.method {
@@ -370,7 +288,7 @@ impl<'a> Planner<'a> {
                 }
             }
             let images = Images::Listed(list);
-            let at = self.samples(format!("sample {title}"), checkpoint, &images, &sampling);
+            let at = self.samples(format!("sample {title}"), checkpoint, &images, &sampling)?;
             samples = Some((at, images));
         }
 
@@ -386,41 +304,19 @@ impl<'a> Planner<'a> {
                 _ => {
                     // captions have no modifier token: where no weight moved, they sample the same
                     let from = checkpoint.filter(|_| moves_weights(&recipe));
-                    let key = self.key(real).clone();
-                    let images = Images::CaptionsOf { stage: real, key, count, seed };
+                    let images = Images::CaptionsOf { stage: real, count, seed };
                     let whose = if from.is_some() { &row.label } else { "Pretrained" };
                     let name = format!("sample {whose} · {} · {count} for KID", subject.name);
-                    KidSide::Samples(self.samples(name, from, &images, &sampling), images)
+                    KidSide::Samples(self.samples(name, from, &images, &sampling)?, images)
                 }
             };
             kid = Some((side, real));
         }
 
-        let side = kid.as_ref().map(|(side, real)| match side {
-            KidSide::Samples(at, _) | KidSide::Real(at) => json!([self.key(*at), self.key(*real)]),
-            KidSide::Targets => json!(["targets", self.key(*real)]),
-        });
-        let meaning = json!({
-            "scores": SCORES_VERSION,
-            "kind": row.kind.as_str(),
-            "embedder": self.resources.embedder()?.identity(),
-            "samples": samples.as_ref().map(|(at, _)| self.key(*at)),
-            "texts": texts,
-            "groups": groups,
-            "targets": targets,
-            "kid": side,
-        });
-        let mut inputs: Vec<usize> = samples.iter().map(|(at, _)| *at).collect();
-        if let Some((side, real)) = &kid {
-            inputs.push(*real);
-            if let KidSide::Samples(at, _) | KidSide::Real(at) = side {
-                inputs.push(*at);
-            }
-        }
         let concepts = subject.concepts.clone();
         let work = ScoreWork { kind: row.kind.clone(), concepts, samples, texts, groups, kid };
         let name = format!("score {title}");
-        let scores = self.add(Kind::Scores, name, meaning, inputs, Work::Score(work));
+        let scores = self.add(name, Work::Score(work))?;
         self.plan.cells.push(Cell {
             group: subject.group,
             subject: subject.name.clone(),
@@ -477,5 +373,3 @@ fn moves_weights(recipe: &Recipe) -> bool {
 const GENERATED_SEEDS: u64 = 1 << 56;
 /// No least similarity: the nearest, however near.
 const ANY: f32 = -1.0;
-/// Of what scores are.
-const SCORES_VERSION: u32 = 1;

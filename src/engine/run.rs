@@ -292,17 +292,11 @@ fn finish(worker: &Worker, stage: &Stage, seconds: f64) -> Result<()> {
     let kind = stage.kind.folder();
     // of a folder that grows, the time of all that made it
     let before = worker.store.provenance(kind, &stage.folder)?.map_or(0.0, |p| p.seconds);
-    let mut meaning = stage.meaning.clone();
-    if let Work::Sample { .. } = &stage.work
-        && let Some(object) = meaning.as_object_mut()
-    {
-        object.remove("images");
-    }
     worker.store.finish(&Provenance {
         kind: kind.into(),
         name: stage.name.clone(),
         key: stage.folder.clone(),
-        meaning,
+        meaning: stage.folder_meaning(),
         inputs: stage.inputs.iter().map(|&i| worker.plan.stages[i].key.clone()).collect(),
         software: process::software(),
         machine: process::machine(),

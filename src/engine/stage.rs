@@ -4,6 +4,10 @@ use serde_json::{Value, json};
 
 use super::cell::CellKind;
 use super::key::Key;
+use super::resources::Resources;
+use crate::Result;
+use crate::clip::Embed as _;
+use crate::data::Concept;
 use crate::methods::{MergeSettings, Modifier, Settings};
 use crate::spec::SamplingSpec;
 
@@ -50,6 +54,42 @@ pub struct Stage {
     pub inputs: Vec<usize>,
     /// What is done.
     pub work: Work,
+}
+
+impl Stage {
+    /// The stage that does `work`, in a plan that has the stages `before`.
+    ///
+    /// # Errors
+    /// What the work names and the run does not have.
+    pub(super) fn new(
+        name: String,
+        work: Work,
+        before: &[Stage],
+        resources: &Resources,
+    ) -> Result<Self> {
+        let mut inputs = vec![];
+        // whatever a result depends on by its key is an input, and nothing else is
+        let meaning = work.meaning(resources, &mut |at| {
+            if !inputs.contains(&at) {
+                inputs.push(at);
+            }
+            before[at].key.clone()
+        })?;
+        let key = Key::of(&meaning);
+        let mut stage =
+            Stage { kind: work.kind(), name, folder: key.clone(), key, meaning, inputs, work };
+        stage.folder = Key::of(&stage.folder_meaning());
+        Ok(stage)
+    }
+
+    /// What [`Stage::folder`] is the hash of.
+    pub fn folder_meaning(&self) -> Value {
+        let mut meaning = self.meaning.clone();
+        if let (Kind::Samples, Some(object)) = (self.kind, meaning.as_object_mut()) {
+            object.remove(IMAGES);
+        }
+        meaning
+    }
 }
 
 /// What a stage does. Numbers are those of stages in the plan.
@@ -107,6 +147,117 @@ pub enum Work {
     Score(ScoreWork),
 }
 
+/// In the meaning of samples: which images, the part that does not choose their folder.
+const IMAGES: &str = "images";
+/// Of what scores are.
+const SCORES_VERSION: u32 = 1;
+
+impl Work {
+    fn kind(&self) -> Kind {
+        match self {
+            Work::Retrieve { .. } => Kind::Retrieval,
+            Work::Train { .. } | Work::Merge { .. } => Kind::Checkpoint,
+            Work::Sample { .. } => Kind::Samples,
+            Work::Score(_) => Kind::Scores,
+        }
+    }
+
+    /// Everything that the result depends on: files by their contents, other stages by the keys that
+    /// `key` gives for their numbers, settings by their values; no names. Each kind of work is taken
+    /// apart without `..`, so that no field can be added without a word here on what it means.
+    fn meaning(
+        &self,
+        resources: &Resources,
+        key: &mut dyn FnMut(usize) -> Key,
+    ) -> Result<Value> {
+        Ok(match self {
+            Work::Retrieve { corpus, queries, count, threshold } => json!({
+                "retrieval": 1,
+                "corpus": resources.corpus(corpus)?.identity(),
+                "embedder": resources.embedder()?.identity(),
+                "queries": queries,
+                "count": count,
+                "threshold": threshold,
+            }),
+            Work::Train { from, concepts, class, settings, tokens, seed } => {
+                let from = from.map(&mut *key);
+                let mut subjects = vec![];
+                for (name, class) in concepts.iter().zip(class) {
+                    let concept = resources.concept(name)?;
+                    let class = match class {
+                        ClassImages::None => None,
+                        // their key says which images they are
+                        ClassImages::Real(at) | ClassImages::Generated(at, _) => Some(key(*at)),
+                    };
+                    subjects.push(json!({
+                        "category": concept.category,
+                        "targets": targets(concept),
+                        "class": class,
+                    }));
+                }
+                json!({
+                    "train": 1,
+                    "backbone": resources.backbone_identity(),
+                    "from": from,
+                    "concepts": subjects,
+                    "settings": settings,
+                    "tokens": tokens,
+                    "seed": seed,
+                })
+            }
+            Work::Merge { parts, concepts, modifiers, settings, corpus } => {
+                let mut categories = vec![];
+                for name in concepts {
+                    categories.push(&resources.concept(name)?.category);
+                }
+                json!({
+                    "merge": 1,
+                    "parts": parts.iter().map(|&at| key(at)).collect::<Vec<_>>(),
+                    "categories": categories,
+                    "modifiers": modifiers,
+                    "settings": settings,
+                    "corpus": resources.corpus(corpus)?.identity(),
+                })
+            }
+            Work::Sample { checkpoint, images, sampling } => json!({
+                "samples": 1,
+                "backbone": resources.backbone_identity(),
+                "size": resources.size(),
+                "checkpoint": checkpoint.map(&mut *key),
+                "sampling": sampling,
+                IMAGES: images.meaning(key),
+            }),
+            Work::Score(ScoreWork { kind, concepts, samples, texts, groups, kid }) => {
+                let mut all = vec![];
+                for name in concepts {
+                    all.push(targets(resources.concept(name)?));
+                }
+                // the keys of samples say which images they are
+                let samples = samples.as_ref().map(|(at, _)| key(*at));
+                let kid = kid.as_ref().map(|(side, real)| match side {
+                    KidSide::Samples(at, _) | KidSide::Real(at) => json!([key(*at), key(*real)]),
+                    KidSide::Targets => json!(["targets", key(*real)]),
+                });
+                json!({
+                    "scores": SCORES_VERSION,
+                    "kind": kind.as_str(),
+                    "embedder": resources.embedder()?.identity(),
+                    "samples": samples,
+                    "texts": texts,
+                    "groups": groups,
+                    "targets": all,
+                    "kid": kid,
+                })
+            }
+        })
+    }
+}
+
+/// A concept's pictures, by their contents.
+fn targets(concept: &Concept) -> Vec<&str> {
+    concept.targets.iter().map(|t| t.hash.as_str()).collect()
+}
+
 /// Where regularisation images come from.
 #[derive(Clone, Debug)]
 pub enum ClassImages {
@@ -155,8 +306,6 @@ pub enum Images {
     CaptionsOf {
         /// The retrieval.
         stage: usize,
-        /// Its key.
-        key: Key,
         /// How many captions, from the first.
         count: usize,
         /// Of the run.
@@ -173,12 +322,11 @@ impl Images {
         }
     }
 
-    /// What they mean.
-    pub fn meaning(&self) -> Value {
+    fn meaning(&self, key: &mut dyn FnMut(usize) -> Key) -> Value {
         match self {
             Images::Listed(all) => json!(all),
-            Images::CaptionsOf { key, count, seed, .. } => {
-                json!({ "captions_of": key, "count": count, "seed": seed })
+            Images::CaptionsOf { stage, count, seed } => {
+                json!({ "captions_of": key(*stage), "count": count, "seed": seed })
             }
         }
     }
