@@ -5,14 +5,14 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use candle_core::{DType, Device};
-use cdbench::clip::Clip;
+use cdbench::clip::{Clip, Vit};
 use cdbench::diffusion::Backbone;
 
 /// The shipped recipe with batches and steps so small that it takes seconds.
 fn tiny(path: &Path) {
     let recipe = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/mini/pretrain.toml");
     let mut recipe: toml::Table = std::fs::read_to_string(recipe).unwrap().parse().unwrap();
-    for part in ["vae", "decoder", "unet", "clip"] {
+    for part in ["vae", "decoder", "unet", "clip", "identity"] {
         let part = recipe[part].as_table_mut().unwrap();
         part.insert("batch".into(), 4.into());
         part.insert("look_scenes".into(), 4.into());
@@ -54,7 +54,7 @@ fn all_parts_make_a_backbone_and_its_judge_though_killed_in_between() {
 
     let again = all().output().unwrap();
     assert!(again.status.success(), "{}", String::from_utf8_lossy(&again.stderr));
-    for part in ["vae", "decoder", "clip", "unet"] {
+    for part in ["vae", "decoder", "clip", "identity", "unet"] {
         assert_eq!(log_steps(&out, part), ["2"], "{part}");
         assert!(out.join(part).join("curves.png").is_file());
     }
@@ -63,6 +63,7 @@ fn all_parts_make_a_backbone_and_its_judge_though_killed_in_between() {
     let folder = out.join("mini");
     Backbone::load(folder.to_str().unwrap(), &Device::Cpu, DType::F32).unwrap();
     Clip::load(&folder.join("clip"), &Device::Cpu).unwrap();
+    Vit::load(&folder.join("dino"), &Device::Cpu).unwrap();
 }
 
 #[test]

@@ -2,13 +2,14 @@
 //! alignment by DINO compares (Ruiz et al. 2023, section 4.2).
 
 use std::path::Path;
+use std::sync::Arc;
 
-use candle_core::{DType, Result as TensorResult, Tensor};
+use candle_core::{DType, Device, Result as TensorResult, Tensor};
 use serde::{Deserialize, Serialize};
 
-use crate::diffusion::config::{Extra, HiddenAct};
+use crate::diffusion::config::{Extra, HiddenAct, read_object};
 use crate::diffusion::model::{LayerNames, TransformerLayer, TransformerSize};
-use crate::diffusion::weights::save_weights;
+use crate::diffusion::weights::{Weights, save_weights};
 use crate::nn::{Builder, Init, LayerNorm, Padding, Param, Var, ops};
 use crate::{Error, Result, safefile};
 
@@ -130,6 +131,22 @@ impl Vit {
             config: config.clone(),
             params: b.params(),
         })
+    }
+
+    /// Loads a folder in transformers' layout.
+    ///
+    /// # Errors
+    /// [`Error::Input`] naming the file, and the key or tensor in it, that is missing or wrong.
+    pub fn load(dir: &Path, device: &Device) -> Result<Self> {
+        let path = dir.join("config.json");
+        let place = path.display().to_string();
+        let config: VitConfig = serde_json::from_value(read_object(&path)?.into())
+            .map_err(|e| Error::input(format!("{place}: {e}")))?;
+        config.check(&place)?;
+        let weights = Arc::new(Weights::open(dir, "model")?);
+        let vit = Vit::new(&Builder::new(weights.clone(), device, DType::F32), &config)?;
+        weights.finish()?;
+        Ok(vit)
     }
 
     /// Pictures [batch, channels, side, side], preprocessed → class tokens [batch, width].

@@ -23,6 +23,8 @@ pub struct Concept {
     pub targets: Vec<Picture>,
     /// Evaluation prompts; empty where the source has none of its own.
     pub prompts: Vec<Prompt>,
+    /// What draws it, for a concept of the embedded world.
+    pub world: Option<world::Concept>,
 }
 
 /// Where a concept comes from. In TOML a string is a concept of the world, a table is a folder.
@@ -116,6 +118,7 @@ impl ConceptSource {
                         .map(|(i, s)| Picture::new(format!("{i:02}.png"), scene_image(s)))
                         .collect(),
                     prompts: parse_all(&concept.prompts(), 1)?,
+                    world: Some(concept),
                 })
             }
             ConceptSource::Folder(source) => source.load(),
@@ -139,6 +142,7 @@ impl FolderSource {
             category: self.category.trim().into(),
             targets: read_pictures(&self.path, self.on_corrupt).map_err(named)?,
             prompts: prompts.unwrap_or_default(),
+            world: None,
         })
     }
 }
@@ -202,7 +206,7 @@ fn world_concept(name: &str) -> Result<world::Concept> {
 }
 
 /// A scene's picture.
-pub(super) fn scene_image(scene: &Scene) -> RgbImage {
+pub fn scene_image(scene: &Scene) -> RgbImage {
     let side = SIZE as u32;
     RgbImage::from_raw(side, side, scene.image.clone()).expect("a scene is 64 × 64 × 3 bytes")
 }

@@ -38,6 +38,9 @@ pub enum CellKind {
     Real,
     /// The training images themselves.
     Copies,
+    /// Every prompt drawn by the renderer with the concepts in it: the most that a customisation can
+    /// reach. Of concepts of the embedded world alone.
+    Truth,
 }
 
 impl CellKind {
@@ -48,6 +51,7 @@ impl CellKind {
             CellKind::Pretrained => "pretrained",
             CellKind::Real => "real",
             CellKind::Copies => "copies",
+            CellKind::Truth => "truth",
         }
     }
 }

@@ -6,9 +6,11 @@ use super::cell::{Cell, CellKind};
 use super::filter::{Filter, Named};
 use super::key::Key;
 use super::resources::Resources;
-use super::stage::{ClassImages, Images, KidSide, ScoreWork, Stage, Work, image_seed};
+use super::stage::{ClassImages, Images, KidSide, ScoreWork, Stage, Work, image_seed, render};
 use crate::data::{Concept, Prompt};
-use crate::methods::{self, Method, Recipe, Regularization, Settings, class_prompt};
+use crate::methods::{
+    self, Method, Modifier, Recipe, Regularization, Settings, class_prompt, phrase,
+};
 use crate::spec::{Experiment, GroupName, Row, SamplingSpec, Scale};
 use crate::{Error, Result};
 
@@ -64,6 +66,9 @@ pub fn plan(
                 CellKind::Real | CellKind::Copies => 1,
                 _ => scale.seeds,
             };
+            if row.kind == CellKind::Truth && !planner.can_be_drawn(subject)? {
+                continue;
+            }
             for seed in 0..seeds {
                 let cell = Named {
                     kind: &row.kind,
@@ -120,6 +125,7 @@ impl<'a> Planner<'a> {
             ("Pretrained", CellKind::Pretrained),
             ("Real images", CellKind::Real),
             ("Copies of the training images", CellKind::Copies),
+            ("Rendered truth", CellKind::Truth),
         ];
         for (label, kind) in anchors {
             rows.push(RowPlan { label: label.into(), paper: None, kind, method: None, row: None });
@@ -159,6 +165,22 @@ impl<'a> Planner<'a> {
             });
         }
         Ok(subjects)
+    }
+
+    /// Whether the renderer can draw the prompts with the concepts in them.
+    fn can_be_drawn(&self, subject: &Subject) -> Result<bool> {
+        let mut phrases = vec![];
+        for (name, number) in subject.concepts.iter().zip(1..) {
+            let concept = self.resources.concept(name)?;
+            if concept.world.is_none() {
+                return Ok(false);
+            }
+            phrases.push(phrase(Modifier::Rare, number, &concept.category));
+        }
+        let drawn = |prompt: &Prompt| {
+            render(self.resources, &subject.concepts, &prompt.fill(&phrases), 0).is_ok()
+        };
+        Ok(subject.prompts.iter().all(drawn))
     }
 
     /// Adds a stage, unless it is there, and says its number.
@@ -267,6 +289,10 @@ impl<'a> Planner<'a> {
             recipe = method.recipe(&subject.concepts, &settings, seed);
             phrases = recipe.phrases(&words);
         }
+        if row.kind == CellKind::Truth {
+            phrases =
+                words.iter().zip(1..).map(|(word, n)| phrase(Modifier::Rare, n, word)).collect();
+        }
         let checkpoint = self.checkpoint(&row.label, &recipe)?;
 
         let title = format!("{} · {} · seed {seed}", row.label, subject.name);
@@ -275,7 +301,7 @@ impl<'a> Planner<'a> {
             GroupName::Single => self.scale.images,
             GroupName::Multi => self.scale.pair_images,
         };
-        let has_images = matches!(row.kind, CellKind::Method(_) | CellKind::Pretrained);
+        let has_images = !matches!(row.kind, CellKind::Real | CellKind::Copies);
         let texts: Vec<String> = subject.prompts.iter().map(|p| p.fill(&words)).collect();
         let mut groups = vec![];
         let mut samples = None;
@@ -287,8 +313,14 @@ impl<'a> Planner<'a> {
                     groups.push(i);
                 }
             }
-            let images = Images::Listed(list);
-            let at = self.samples(format!("sample {title}"), checkpoint, &images, &sampling)?;
+            let images = Images::Listed(list.clone());
+            let at = match row.kind {
+                CellKind::Truth => {
+                    let concepts = subject.concepts.clone();
+                    self.add(format!("draw {title}"), Work::Render { concepts, list })?
+                }
+                _ => self.samples(format!("sample {title}"), checkpoint, &images, &sampling)?,
+            };
             samples = Some((at, images));
         }
 
@@ -299,7 +331,9 @@ impl<'a> Planner<'a> {
             let (corpus, validation) = (spec.corpus.clone(), spec.validation.clone());
             let real = self.retrieval(&validation, &words[0], count, ANY)?;
             let side = match row.kind {
-                CellKind::Real => KidSide::Real(self.retrieval(&corpus, &words[0], count, ANY)?),
+                CellKind::Real | CellKind::Truth => {
+                    KidSide::Real(self.retrieval(&corpus, &words[0], count, ANY)?)
+                }
                 CellKind::Copies => KidSide::Targets,
                 _ => {
                     // captions have no modifier token: where no weight moved, they sample the same

@@ -125,6 +125,7 @@ fn rate_name(stage: &Stage, resources: &Resources) -> String {
         Work::Sample { .. } => format!("sample {backbone} {device}"),
         Work::Merge { .. } => format!("merge {backbone} {device}"),
         Work::Retrieve { .. } => format!("retrieve {device}"),
+        Work::Render { .. } => "render".into(),
         Work::Score(_) => format!("score {device}"),
     }
 }

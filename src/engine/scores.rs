@@ -83,7 +83,7 @@ pub fn score(judged: Judged, embed: &dyn Embed) -> Result<Scores> {
         kid_images = Some(features(side)?);
     }
     match judged.kind {
-        CellKind::Method(_) | CellKind::Pretrained => {
+        CellKind::Method(_) | CellKind::Pretrained | CellKind::Truth => {
             let images = features(&judged.images)?;
             let own = texts.select(Axis(0), judged.groups);
             scores.text = metrics::text_alignment(images.view(), own.view());

@@ -1,15 +1,16 @@
 //! A stage: a pure function of its inputs, whose result is kept under the hash of what it means.
 
+use image::RgbImage;
 use serde_json::{Value, json};
 
 use super::cell::CellKind;
 use super::key::Key;
 use super::resources::Resources;
-use crate::Result;
 use crate::clip::Embed as _;
-use crate::data::Concept;
-use crate::methods::{MergeSettings, Modifier, Settings};
+use crate::data::{Concept, picture_hash, scene_image};
+use crate::methods::{MergeSettings, Modifier, Settings, token};
 use crate::spec::SamplingSpec;
+use crate::{Error, Result, world};
 
 /// What a stage makes; also its folder in the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,6 +144,13 @@ pub enum Work {
         /// How.
         sampling: SamplingSpec,
     },
+    /// Draws prompts with concepts of the embedded world in them.
+    Render {
+        /// Names of the concepts; their tokens are numbered in this order.
+        concepts: Vec<String>,
+        /// The prompts, with seeds.
+        list: Vec<(String, u64)>,
+    },
     /// Measures a cell.
     Score(ScoreWork),
 }
@@ -157,7 +165,7 @@ impl Work {
         match self {
             Work::Retrieve { .. } => Kind::Retrieval,
             Work::Train { .. } | Work::Merge { .. } => Kind::Checkpoint,
-            Work::Sample { .. } => Kind::Samples,
+            Work::Sample { .. } | Work::Render { .. } => Kind::Samples,
             Work::Score(_) => Kind::Scores,
         }
     }
@@ -165,11 +173,7 @@ impl Work {
     /// Everything that the result depends on: files by their contents, other stages by the keys that
     /// `key` gives for their numbers, settings by their values; no names. Each kind of work is taken
     /// apart without `..`, so that no field can be added without a word here on what it means.
-    fn meaning(
-        &self,
-        resources: &Resources,
-        key: &mut dyn FnMut(usize) -> Key,
-    ) -> Result<Value> {
+    fn meaning(&self, resources: &Resources, key: &mut dyn FnMut(usize) -> Key) -> Result<Value> {
         Ok(match self {
             Work::Retrieve { corpus, queries, count, threshold } => json!({
                 "retrieval": 1,
@@ -227,6 +231,17 @@ impl Work {
                 "sampling": sampling,
                 IMAGES: images.meaning(key),
             }),
+            Work::Render { concepts, list } => {
+                let mut all = vec![];
+                for name in concepts {
+                    all.push(targets(resources.concept(name)?));
+                }
+                // a change of the renderer makes other pictures
+                let first = list.first().map(|(prompt, seed)| {
+                    render(resources, concepts, prompt, *seed).map(|image| picture_hash(&image))
+                });
+                json!({ "render": 1, "concepts": all, "list": list, "first": first.transpose()? })
+            }
             Work::Score(ScoreWork { kind, concepts, samples, texts, groups, kid }) => {
                 let mut all = vec![];
                 for name in concepts {
@@ -251,6 +266,29 @@ impl Work {
             }
         })
     }
+}
+
+/// The picture of a prompt with concepts of the embedded world in it; concept number i is `<new{i+1}>`.
+///
+/// # Errors
+/// [`Error::Input`] if a concept is not of the world, or the prompt is not in its words.
+pub fn render(
+    resources: &Resources,
+    concepts: &[String],
+    prompt: &str,
+    seed: u64,
+) -> Result<RgbImage> {
+    let mut looks = vec![];
+    for (name, number) in concepts.iter().zip(1..) {
+        let look = resources.concept(name)?.world;
+        let look = look.ok_or_else(|| Error::input(format!("`{name}` is not of the world")))?;
+        looks.push((token(number), look));
+    }
+    let looks: Vec<_> = looks.iter().map(|(token, look)| (token.as_str(), *look)).collect();
+    let scene = world::rendered_truth(prompt, &looks, seed);
+    let scene =
+        scene.ok_or_else(|| Error::input(format!("`{prompt}`: not in the world's words")))?;
+    Ok(scene_image(&scene))
 }
 
 /// A concept's pictures, by their contents.

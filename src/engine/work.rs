@@ -8,11 +8,14 @@ use image::RgbImage;
 use super::plan::Plan;
 use super::resources::Resources;
 use super::scores::{Judged, score};
-use super::stage::{ClassImages, Images, KidSide, Kind, Stage, Work, image_file, image_seed};
+use super::stage::{
+    ClassImages, Images, KidSide, Kind, Stage, Work, image_file, image_seed, render,
+};
 use super::store::Store;
 use crate::data::{self, Manifest};
 use crate::diffusion::png::Png;
 use crate::diffusion::{Backbone, Request, Sample, Sampling};
+use crate::drawing::write_png;
 use crate::methods::{self, ClassPicture, Delta, Instance, Part, Training, Undo};
 use crate::spec::SamplingSpec;
 use crate::{Error, Result, mini, safefile};
@@ -76,6 +79,13 @@ impl<'a> Worker<'a> {
             Work::Merge { .. } => self.merge(stage, &dir),
             Work::Sample { checkpoint, images, sampling } => {
                 self.sample(*checkpoint, images, sampling, &dir, progress)
+            }
+            Work::Render { concepts, list } => {
+                for (prompt, seed) in list {
+                    let image = render(self.resources, concepts, prompt, *seed)?;
+                    write_png(&dir.join(image_file(prompt, *seed)), &image)?;
+                }
+                Ok(1.0.into())
             }
             Work::Score(_) => self.score(stage, &dir),
         }

@@ -12,11 +12,7 @@
 //! | DreamBooth | UNet | 1e-6, 2500 | 4e-4, 150 | 200 generated | rare, frozen |
 //! | Textual Inversion | V* | 0.04, 5000 | 1e-2, 150 | none | category's |
 //!
-//! On mini the loss of class images counts a fifth: mini has learnt that words of no meaning mean
-//! nothing, and with the whole loss of class images it holds on to that, so that DreamBooth binds
-//! nothing at all. And its rates fall along a cosine, or tokens end wherever their last large steps
-//! left them. Augmentation shows targets at 0.7 to 1.4 times their size, not the paper's 0.4 to 1.4:
-//! at 0.4 of 64 pixels nothing is left to see of a pattern.
+//! On mini rates fall along a cosine, or tokens end wherever their last large steps left them.
 //!
 //! Batch 8 everywhere, AdamW with a weight decay of 0.01, gradients clipped to norm 1 (diffusers'
 //! scripts). Only the methods of the Custom Diffusion family augment; all mirror images. Start-of-text
@@ -86,9 +82,9 @@ pub(super) fn textual_inversion(profile: Profile) -> Settings {
 
 /// What most have in common.
 fn base(profile: Profile, train: &str) -> Settings {
-    let (decay, prior_weight, augmentation_sizes) = match profile {
-        Profile::Sd => (Decay::Constant, 1.0, PAPER_SIZES),
-        Profile::Mini => (Decay::Cosine, 0.2, [0.7, 1.4]),
+    let decay = match profile {
+        Profile::Sd => Decay::Constant,
+        Profile::Mini => Decay::Cosine,
     };
     Settings {
         train: train.parse().expect("words of Trainable"),
@@ -101,9 +97,9 @@ fn base(profile: Profile, train: &str) -> Settings {
         max_grad_norm: 1.0,
         regularization: Regularization::Real,
         class_images: 200,
-        prior_weight,
+        prior_weight: 1.0,
         augmentation: true,
-        augmentation_sizes,
+        augmentation_sizes: PAPER_SIZES,
         hflip: true,
         modifier_token: Modifier::Rare,
         detach_start_of_text: true,

@@ -88,6 +88,40 @@ impl Judge {
         Ok(likeliest(&logits, captions.iter().map(|(color, _)| *color)))
     }
 
+    /// How often the likeliest look, of all kinds of pattern and pairs of colours that there are, is that
+    /// of the object, for photos of one object with a pattern whose colours have words. What else a
+    /// scene shows is said as it is.
+    pub fn looks(&self, scenes: &[Scene]) -> Result<Count> {
+        let look = |scene: &Scene| {
+            let [object] = &scene.spec.objects[..] else { return None };
+            let photo = scene.spec.style == Style::Photo && scene.spec.size_word.is_none();
+            let kind = object.pattern.filter(|_| photo)?.kind;
+            Some((kind, object.color_word()?, object.ink_word()?))
+        };
+        let (mut hits, mut asked) = (0, 0);
+        for scene in scenes {
+            let Some(wanted) = look(scene) else { continue };
+            let noun = scene.spec.objects[0].category.word();
+            let place = place(scene.spec.background);
+            let mut captions = vec![];
+            for &kind in PatternKind::ALL {
+                for &color in ColorWord::ALL {
+                    for &ink in ColorWord::ALL.iter().filter(|ink| **ink != color) {
+                        let (k, c, i) = (kind.word(), color.word(), ink.word());
+                        let text = format!("photo of a {k} {c} and {i} {noun} {place}");
+                        captions.push(((kind, color, ink), text));
+                    }
+                }
+            }
+            let image = self.images(&pictures(std::slice::from_ref(scene), &self.device)?)?;
+            let logits = self.logits(&image, &captions)?;
+            let found = likeliest(&logits, captions.iter().map(|(look, _)| *look));
+            asked += 1;
+            hits += usize::from(found[0] == wanted);
+        }
+        Ok((hits, asked))
+    }
+
     /// How often the two categories that are likeliest, of all pairs, are those wanted, in any order.
     pub fn pairs(&self, images: &Tensor, wanted: &[[Category; 2]]) -> Result<Count> {
         let mut captions = vec![];

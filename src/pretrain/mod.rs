@@ -94,3 +94,43 @@ fn adopt_autoencoder(from: &Folder, out: &Path) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+    use crate::nn::{Builder, Init, RandomSource};
+
+    #[test]
+    fn rows_go_by_their_words_where_the_vocabulary_has_changed() {
+        let dir = tempfile::tempdir().unwrap();
+        let model = |seed, words: usize| {
+            let builder = Builder::new(RandomSource { seed }, &Device::Cpu, DType::F32);
+            builder.param("table", &[words, 3], Init::Normal(1.0)).unwrap();
+            builder.param("other", &[2], Init::Normal(1.0)).unwrap();
+            builder.params()
+        };
+        let rows = |params: &[Param]| params[0].to_file().unwrap().to_vec2::<f32>().unwrap();
+        let old = Tokenizer::word_level(&["cat", "dog", "gone"], 8).unwrap();
+        let new = Tokenizer::word_level(&["dog", "new", "cat", "more"], 8).unwrap();
+        let (from, to) = (model(1, old.vocab_size()), model(2, new.vocab_size()));
+        let (known, before) = (rows(&from), rows(&to));
+        let tensors = from.iter().map(|p| (p.name().to_owned(), p.to_file().unwrap(), DType::F32));
+        let path = dir.path().join("model.safetensors");
+        crate::diffusion::weights::save_weights(&path, tensors).unwrap();
+
+        let weights = Weights::open(dir.path(), "model").unwrap();
+        read_params_by_words(&to, &weights, "table", [&old, &new]).unwrap();
+        let after = rows(&to);
+        let row = |tokenizer: &Tokenizer, word: &str| tokenizer.token_id(word).unwrap() as usize;
+        for word in ["cat", "dog", "<start>"] {
+            assert_eq!(after[row(&new, word)], known[row(&old, word)], "{word}");
+        }
+        for word in ["new", "more"] {
+            assert_eq!(after[row(&new, word)], before[row(&new, word)], "{word}");
+        }
+        let other = |params: &[Param]| params[1].to_file().unwrap().to_vec1::<f32>().unwrap();
+        assert_eq!(other(&to), other(&from));
+    }
+}

@@ -7,13 +7,15 @@ use std::time::Instant;
 use candle_core::{Device, Tensor};
 use ndarray::Array2;
 
+use super::identity::held_out_area;
 use super::judge::{Count, Judge, Truth};
 use super::scenes::held_out;
 use super::vae::{psnr, restore};
+use crate::clip::Vit;
 use crate::diffusion::scheduler::SchedulerKind;
 use crate::diffusion::{Backbone, Request, Sampling};
 use crate::metrics::{kid, wilson};
-use crate::world::{self, Background, Category, ColorWord, SIZE, Scene, Style};
+use crate::world::{self, Background, Category, ColorWord, SIZE, Scene, Style, WorldConfig};
 use crate::{Result, safefile};
 
 /// How much is measured.
@@ -37,6 +39,9 @@ pub struct ReportArgs {
 const SCENES: usize = 1000;
 /// Of these, those the autoencoder is measured on.
 const RESTORED: usize = 256;
+/// Scenes with each concept, and with other instances of its category, that the identity extractor is
+/// measured on.
+const VIEWS: usize = 72;
 /// Images sampled together.
 const BATCH: usize = 8;
 
@@ -65,6 +70,16 @@ pub fn report(args: &ReportArgs, device: &Device) -> Result<()> {
         report.share(&format!("judge, zero-shot on held-out scenes: {what}"), "97 %", count);
     }
     report.share("judge, caption among 100, top 1", "80 %", judge.retrieval(&scenes)?);
+    let what = "judge, both colours and kind of pattern among all there are, held-out photos";
+    report.share(what, "85 %", judge.looks(&scenes)?);
+    let vit = Vit::load(&args.model.join("dino"), device)?;
+    let area = held_out_area(&vit, &WorldConfig::default(), VIEWS, device)?;
+    let concepts = world::concepts().len();
+    report.row(
+        "identity extractor, same instance or another of its category, held-out concepts: area",
+        "0.97",
+        &format!("{area:.3} (mean of {concepts} concepts, {VIEWS} scenes of either kind each)"),
+    );
     let pairs: Vec<&Scene> = scenes.iter().filter(|s| s.spec.objects.len() == 2).collect();
     let pairs: Vec<Scene> = pairs.into_iter().cloned().collect();
     let wanted: Vec<[Category; 2]> =
@@ -86,6 +101,12 @@ pub fn report(args: &ReportArgs, device: &Device) -> Result<()> {
     ] {
         report.share(&format!("generated from single-object prompts: {what} right"), least, count);
     }
+    let canvases = images.iter().filter(|image| has_canvas(image)).count();
+    report.share(
+        "generated from single-object prompts: a canvas that nobody asked for",
+        "at most 1 %",
+        (canvases, images.len()),
+    );
     report.show(&prompts, &images, 5);
 
     let colored = colored();
@@ -145,6 +166,22 @@ pub fn report(args: &ReportArgs, device: &Device) -> Result<()> {
         report.concepts.push((concept.name, mean(&own)?, ceiling));
     }
     report.write()
+}
+
+/// Whether a side of the picture is the grey that augmentation puts around targets.
+fn has_canvas(image: &[u8]) -> bool {
+    /// Of 128, in each channel.
+    const WITHIN: u8 = 14;
+    /// Pixels of a side that may be something else.
+    const OTHER: usize = 3;
+    let grey = |x: usize, y: usize| {
+        let at = 3 * (y * SIZE + x);
+        image[at..at + 3].iter().all(|v| v.abs_diff(128) <= WITHIN)
+    };
+    let last = SIZE - 1;
+    let sides: [&dyn Fn(usize) -> bool; 4] =
+        [&|i| grey(i, 0), &|i| grey(i, last), &|i| grey(0, i), &|i| grey(last, i)];
+    sides.iter().any(|side| (0..SIZE).filter(|&i| !side(i)).count() <= OTHER)
 }
 
 /// Prompts with one object: every category on photos of four backgrounds, and in each style.
@@ -353,6 +390,17 @@ mod tests {
         let (a, b, c) = (draw(0.0), draw(0.0), draw(1.0));
         assert!(distance(&a, &b).unwrap().abs() < 0.02, "{}", distance(&a, &b).unwrap());
         assert!(distance(&a, &c).unwrap() > 0.2, "{}", distance(&a, &c).unwrap());
+    }
+
+    #[test]
+    fn a_canvas_is_seen_and_a_scene_is_none() {
+        let mut rng = Rng::new(1, "canvas");
+        let scenes = held_out(60);
+        assert!(scenes.iter().all(|scene| !has_canvas(&scene.image)));
+        for scene in scenes {
+            let shown = crate::data::place(&crate::data::scene_image(&scene), SIZE, 0.8, &mut rng);
+            assert!(has_canvas(shown.image.as_raw()), "{}", scene.caption);
+        }
     }
 
     #[test]

@@ -5,7 +5,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use candle_core::{Device, Tensor};
-use image::RgbImage;
 use rayon::prelude::*;
 
 use crate::Result;
@@ -91,12 +90,6 @@ pub fn pictures_of_bytes<B: AsRef<[u8]> + Sync>(bytes: &[B], device: &Device) ->
         }
     });
     Ok(Tensor::from_vec(values, (bytes.len(), 3, SIZE, SIZE), &Device::Cpu)?.to_device(device)?)
-}
-
-/// A scene's picture.
-pub fn picture(scene: &Scene) -> RgbImage {
-    let side = SIZE as u32;
-    RgbImage::from_raw(side, side, scene.image.clone()).expect("a scene is 64 × 64 × 3 bytes")
 }
 
 /// The first scenes of the validation set.

@@ -6,9 +6,9 @@ use candle_core::{DType, Device, Tensor};
 
 use super::config::{PretrainConfig, UNetRecipe};
 use super::drive::Drive;
-use super::scenes::{SceneStream, picture, pictures_of_bytes};
+use super::scenes::{SceneStream, pictures_of_bytes};
 use super::{adopt_autoencoder, model_folder, read_params, read_params_by_words};
-use crate::data::{PAPER_SIZES, augment};
+use crate::data::{PAPER_SIZES, augment, scene_image};
 use crate::diffusion::config::{Config as _, ModelIndex, VaeConfig};
 use crate::diffusion::folder::Folder;
 use crate::diffusion::model::{TextEncoder, Vae};
@@ -165,7 +165,7 @@ impl UNetTask<'_> {
             let mask = vec![1.0; latent * latent];
             return Shown { image: scene.image, caption: scene.caption, mask };
         }
-        let shown = augment(&picture(&scene), SIZE, PAPER_SIZES, rng);
+        let shown = augment(&scene_image(&scene), SIZE, PAPER_SIZES, rng);
         let (caption, mask) = (shown.caption(&scene.caption), shown.mask(latent));
         Shown { image: shown.image.into_raw(), caption, mask }
     }

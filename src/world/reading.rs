@@ -15,6 +15,8 @@ pub(super) struct Reading<'a> {
     pub relation: Option<Relation>,
     pub background: Option<Background>,
     pub size_word: Option<SizeWord>,
+    /// Whether words are left behind the last object that say nothing the grammar knows.
+    pub unread: bool,
 }
 
 /// What it says of one object.
@@ -46,6 +48,7 @@ pub(super) fn read(caption: &str) -> Reading<'_> {
         relation: None,
         background: None,
         size_word: None,
+        unread: false,
     };
     let mut before = Adjectives::default();
     let mut at = 0;
@@ -88,6 +91,7 @@ pub(super) fn read(caption: &str) -> Reading<'_> {
             },
         };
     }
+    found.unread = before.name.is_some() || before.pattern.is_some() || !before.colors.is_empty();
     found
 }
 

@@ -137,7 +137,11 @@ fn the_truth_of_a_prompt_has_the_concept_in_it() {
             assert!(looks.contains(&Some(pair.second.pattern)), "{text}");
         }
     }
-    assert!(rendered_truth("photo of nothing", &[], 0).is_none());
+    for unknown in
+        ["photo of nothing", "photo of a cat riding", "<new1> dog", "a cat in a spaceship"]
+    {
+        assert!(rendered_truth(unknown, &[], 0).is_none(), "{unknown}");
+    }
 }
 
 #[test]

@@ -12,12 +12,16 @@ use crate::rng::Rng;
 
 /// A scene of what `prompt` says. `tokens` are the modifier tokens in it, each with the concept that it
 /// stands for; a colour in front of a token replaces that of the concept's body. What the prompt leaves
-/// open is drawn from `seed`. `None` if the prompt has no object, or more than two.
+/// open is drawn from `seed`. `None` if the prompt has no object, more than two, or a word that the
+/// world does not know.
 pub fn rendered_truth(prompt: &str, tokens: &[(&str, Concept)], seed: u64) -> Option<Scene> {
     let reading = read(prompt);
     let mut rng = Rng::new(seed, &format!("truth {prompt}"));
-    let mut objects: Vec<ObjectSpec> =
-        reading.objects.iter().map(|noun| object(noun, tokens, &mut rng)).collect();
+    if reading.unread {
+        return None;
+    }
+    let objects = reading.objects.iter().map(|noun| object(noun, tokens, &mut rng));
+    let mut objects: Vec<ObjectSpec> = objects.collect::<Option<_>>()?;
     let relation = match objects.len() {
         1 => None,
         2 => reading.relation.or(Some(super::Relation::NextTo)),
@@ -39,7 +43,7 @@ pub fn rendered_truth(prompt: &str, tokens: &[(&str, Concept)], seed: u64) -> Op
     Some(Scene::new(spec, prompt.to_owned()))
 }
 
-fn object(noun: &Noun, tokens: &[(&str, Concept)], rng: &mut Rng) -> ObjectSpec {
+fn object(noun: &Noun, tokens: &[(&str, Concept)], rng: &mut Rng) -> Option<ObjectSpec> {
     let concept = tokens.iter().find(|(token, _)| Some(*token) == noun.name).map(|(_, c)| c);
     let name = names().iter().position(|n| Some(n.word.as_str()) == noun.name);
     let mut object = match (concept, name) {
@@ -48,6 +52,7 @@ fn object(noun: &Noun, tokens: &[(&str, Concept)], rng: &mut Rng) -> ObjectSpec 
             let look = &names()[at];
             ObjectSpec { color: Some(look.color), pattern: look.pattern, name, ..BARE }
         }
+        (None, None) if noun.name.is_some() => return None,
         (None, None) => BARE,
     };
     object.category = noun.category;
@@ -69,5 +74,5 @@ fn object(noun: &Noun, tokens: &[(&str, Concept)], rng: &mut Rng) -> ObjectSpec 
     object.tilt = rng.uniform(-0.03, 0.03);
     object.aspect = rng.uniform(0.95, 1.05);
     object.flip = rng.chance(0.5);
-    object
+    Some(object)
 }
