@@ -27,7 +27,7 @@ pub enum Error {
         /// What to do about it.
         hint: Option<String>,
     },
-    /// Training produced a loss or gradient that is not finite.
+    /// Training or sampling produced a number that is not finite.
     #[error("{0}")]
     Diverged(String),
     /// Some of many things failed; the others are done.
@@ -61,10 +61,16 @@ impl Error {
         Error::Input { message: message.into(), hint: Some(hint.into()) }
     }
 
-    /// For `map_err` behind a call on the file system.
+    /// For `map_err` behind a call on the file system. Contents that the call could not understand are
+    /// bad input: the system gave them.
     pub fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_owned();
-        move |source| Error::Io { path, source }
+        move |source| match source.kind() {
+            std::io::ErrorKind::InvalidData => {
+                Error::input(format!("{}: {source}", path.display()))
+            }
+            _ => Error::Io { path, source },
+        }
     }
 
     /// Bad input, or numbers of another protocol, with the file in front in which they were found.

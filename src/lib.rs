@@ -14,6 +14,7 @@ pub mod mini;
 pub mod nn;
 pub mod pretrain;
 pub mod process;
+mod readfile;
 pub mod report;
 pub mod rng;
 pub mod safefile;

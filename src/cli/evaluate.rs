@@ -1,13 +1,13 @@
 //! `cdbench evaluate`: the metrics of any folder of images.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use image::RgbImage;
 use ndarray::Array2;
 
 use crate::clip::{Embed, Embedder, Runtime};
-use crate::data::{OnCorrupt, read_pictures};
+use crate::data::{OnCorrupt, numbered_tokens, read_pictures, read_prompts_json, without_tokens};
 use crate::metrics::{self, Estimate, KID_SUBSET, KID_SUBSETS};
 use crate::{Error, Result, mini};
 
@@ -19,7 +19,7 @@ Examples:
 
 FOLDER holds samples/ and prompts.json, which gives the prompt of each file by its name, as
 CustomConcept101's evaluation has it without the extension: {\"0\": \"photo of a <new1> dog\"}.
-Words such as <new1> are removed from the prompts.";
+<new1>, <new2>, … and what --token names are removed from the prompts.";
 
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
@@ -34,6 +34,10 @@ pub struct Args {
     /// A folder of real images that KID compares the samples with
     #[arg(long, value_name = "DIR")]
     real: Option<PathBuf>,
+
+    /// A modifier token of another name than <new1>, such as <cat-toy>, that CLIP is not to see
+    #[arg(long = "token", value_name = "TOKEN")]
+    tokens: Vec<String>,
 
     /// `mini`, or a CLIP folder in transformers' layout
     #[arg(long, default_value = mini::NAME)]
@@ -51,7 +55,10 @@ pub struct Args {
 /// Runs `cdbench evaluate`.
 pub fn run(args: Args) -> Result<()> {
     let corrupt = if args.skip_corrupt { OnCorrupt::Skip } else { OnCorrupt::Refuse };
-    let prompts = read_prompts(&args.folder.join("prompts.json"))?;
+    let prompts = read_prompts_json(&args.folder.join("prompts.json"))?;
+    let mut tokens: BTreeSet<&str> = args.tokens.iter().map(String::as_str).collect();
+    prompts.values().for_each(|prompt| tokens.extend(numbered_tokens(prompt)));
+    let tokens: Vec<&str> = tokens.into_iter().collect();
     let samples = read_pictures(&args.folder.join("samples"), corrupt)?;
     let (mut images, mut texts) = (vec![], vec![]);
     for sample in &samples {
@@ -60,11 +67,11 @@ pub fn run(args: Args) -> Result<()> {
         let Some(prompt) = prompts.get(&sample.name).or_else(by_stem) else {
             return Err(Error::input_hint(
                 format!("prompts.json has no prompt for samples/{}", sample.name),
-                PROMPTS,
+                "it gives a prompt for every file: {\"0\": \"photo of a dog\"}",
             ));
         };
         images.push(&sample.image);
-        texts.push(without_tokens(prompt));
+        texts.push(without_tokens(prompt, &tokens));
     }
     let folder = match args.clip.as_str() {
         mini::NAME => mini::clip_folder()?,
@@ -115,42 +122,4 @@ pub fn run(args: Args) -> Result<()> {
 fn embed_folder(folder: &Path, corrupt: OnCorrupt, clip: &dyn Embed) -> Result<Array2<f32>> {
     let pictures = read_pictures(folder, corrupt)?;
     clip.images(&pictures.iter().map(|p| &p.image).collect::<Vec<&RgbImage>>())
-}
-
-/// What `prompts.json` is, for who has another.
-const PROMPTS: &str = "it gives a prompt for every file: {\"0\": \"photo of a dog\"}";
-
-/// By the name of a file, with its extension or without.
-fn read_prompts(path: &Path) -> Result<BTreeMap<String, String>> {
-    const MOST_BYTES: u64 = 64 << 20;
-    if std::fs::metadata(path).map_err(Error::io(path))?.len() > MOST_BYTES {
-        return Err(Error::input(format!("{}: too large", path.display())));
-    }
-    let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
-    let prompts: BTreeMap<String, String> = serde_json::from_str(&text)
-        .map_err(|e| Error::input_hint(format!("{}: {e}", path.display()), PROMPTS))?;
-    match prompts.is_empty() {
-        true => Err(Error::input(format!("{}: there is no prompt in it", path.display()))),
-        false => Ok(prompts),
-    }
-}
-
-/// A prompt as CLIP should see it: without words such as `<new1>`.
-fn without_tokens(prompt: &str) -> String {
-    let token = |word: &&str| !(word.starts_with('<') && word.contains('>'));
-    prompt.split_whitespace().filter(token).collect::<Vec<_>>().join(" ")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn modifier_tokens_are_removed() {
-        assert_eq!(
-            without_tokens("photo of a <new1> dog next to  a <new2> cat"),
-            "photo of a dog next to a cat"
-        );
-        assert_eq!(without_tokens("a 3 < 4 cat"), "a 3 < 4 cat");
-    }
 }

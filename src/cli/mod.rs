@@ -29,7 +29,7 @@ Exit codes:
   3    bad input: a file, configuration or value that cannot be used
   4    the system refused to read or write a file
   5    the device is not there, or this build cannot use it
-  6    training diverged: a loss or gradient that is not finite
+  6    training or sampling diverged: a number that is not finite
   7    some cells of an experiment could not be finished; the others are
   8    a metric is worse than its baseline
   9    numbers of another protocol, which cannot be compared

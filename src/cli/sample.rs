@@ -90,8 +90,12 @@ pub fn run(args: Args) -> Result<()> {
     let device = args.device.open()?;
     let mut backbone = Backbone::load(&args.backbone, &device, DType::F32)?;
     if let Some(dir) = &args.checkpoint {
+        let delta = Delta::load(dir)?;
+        if !delta.tokens().is_empty() {
+            eprintln!("tokens of the checkpoint: {}", delta.token_names().join(", "));
+        }
         // nobody samples the backbone as it was
-        let _undo = Delta::load(dir)?.apply(&mut backbone)?;
+        let _undo = delta.apply(&mut backbone)?;
     }
     let (width, height) = args.size.unwrap_or_else(|| backbone.default_size());
     let sampling = Sampling {

@@ -5,12 +5,14 @@ use std::path::{Path, PathBuf};
 use candle_core::DType;
 
 use super::experiment::{ComputeArgs, Session};
-use crate::data::{ConceptSource, Corpus as _, FolderSource, OnCorrupt, PromptSource, WorldCorpus};
+use crate::data::{
+    ConceptSource, Corpus as _, OnCorrupt, PromptSource, WorldCorpus, named_concepts,
+};
 use crate::diffusion::Backbone;
 use crate::engine::{Filter, Todo};
 use crate::methods::{self, Delta, MergeSettings, Modifier, Part};
 use crate::spec::{Experiment, Override};
-use crate::{Error, Result, safefile};
+use crate::{Error, Result, readfile, safefile};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -25,9 +27,14 @@ pub struct Args {
     /// custom-diffusion, fine-tune-all, dreambooth, textual-inversion, sequential or merge
     method: String,
 
-    /// A concept of the embedded world, or FOLDER:CATEGORY; several are learnt together
-    #[arg(long = "concept", required = true, value_name = "NAME|FOLDER:CATEGORY")]
+    /// A concept of the embedded world, or a folder of its pictures with what they show; several are
+    /// learnt together
+    #[arg(long = "concept", required = true, value_name = "NAME|[NAME=]FOLDER:CATEGORY")]
     concepts: Vec<String>,
+
+    /// Leave out pictures that cannot be read, in place of an error
+    #[arg(long)]
+    skip_corrupt: bool,
 
     /// Change a setting of the method: steps=500, lr=1e-4, regularization=none
     #[arg(long = "set", value_name = "KEY=VALUE")]
@@ -63,8 +70,16 @@ pub struct Args {
 
 /// Runs `cdbench train`: the stages of an experiment with one cell, up to its checkpoint.
 pub fn run(args: Args) -> Result<()> {
-    let sources: Vec<ConceptSource> =
-        args.concepts.iter().map(|c| source(c)).collect::<Result<_>>()?;
+    let mut sources = named_concepts(&args.concepts)?;
+    for source in &mut sources {
+        if let ConceptSource::Folder(folder) = source {
+            // nothing is sampled, but a plan wants to know of what
+            folder.prompts = Some(PromptSource::List(vec!["photo of a {}".into()]));
+            if args.skip_corrupt {
+                folder.on_corrupt = OnCorrupt::Skip;
+            }
+        }
+    }
     let names: Vec<String> = sources.iter().map(|s| s.name().to_owned()).collect();
     let mut settings = toml::Table::new();
     for text in &args.overrides {
@@ -129,25 +144,12 @@ pub fn run(args: Args) -> Result<()> {
     let stage = &session.plan.stages[at];
     let from = session.store.dir(stage.kind.folder(), &stage.folder);
     copy_files(&from, &args.output)?;
+    let names = Delta::load(&args.output)?.token_names().join(", ");
+    if !names.is_empty() {
+        eprintln!("tokens of the checkpoint: {names}");
+    }
     println!("{}", args.output.display());
     Ok(())
-}
-
-/// A concept as the command line names it.
-fn source(text: &str) -> Result<ConceptSource> {
-    let Some((path, category)) = text.rsplit_once(':') else {
-        return Ok(ConceptSource::World(text.to_owned()));
-    };
-    let name = Path::new(path).file_name().map_or_else(String::new, |n| n.display().to_string());
-    let plain = |c: char| if c.is_ascii_alphanumeric() || "-_".contains(c) { c } else { '_' };
-    Ok(ConceptSource::Folder(FolderSource {
-        path: path.into(),
-        category: category.to_owned(),
-        name: name.chars().map(plain).collect(),
-        // nothing is sampled, but a plan wants to know of what
-        prompts: Some(PromptSource::List(vec!["photo of a {}".into()])),
-        on_corrupt: OnCorrupt::default(),
-    }))
 }
 
 fn copy_files(from: &Path, to: &Path) -> Result<()> {
@@ -197,6 +199,9 @@ pub struct MergeArgs {
     output: PathBuf,
 }
 
+/// Bytes of a file of captions.
+const MOST_CAPTIONS: u64 = 64 << 20;
+
 /// Runs `cdbench merge`.
 pub fn merge(args: MergeArgs) -> Result<()> {
     let (parts, categories) = (args.checkpoints.len(), args.categories.len());
@@ -211,7 +216,7 @@ pub fn merge(args: MergeArgs) -> Result<()> {
     let settings = MergeSettings::default();
     let captions: Vec<String> = match &args.captions {
         Some(file) => {
-            let text = std::fs::read_to_string(file).map_err(Error::io(file))?;
+            let text = readfile::text(file, MOST_CAPTIONS)?;
             text.lines().map(str::trim).filter(|l| !l.is_empty()).map(str::to_owned).collect()
         }
         None => WorldCorpus::retrieval().spread_captions(settings.captions),
@@ -228,6 +233,12 @@ pub fn merge(args: MergeArgs) -> Result<()> {
     let mut backbone = Backbone::load(&args.backbone, &machine.device, DType::F32)?;
     let (delta, report) = methods::merge(&mut backbone, &parts, &captions, &settings)?;
     delta.save(&args.output)?;
+    let mut merged = delta.token_names().into_iter();
+    for (folder, part) in args.checkpoints.iter().zip(&deltas) {
+        if let (Some(old), Some(new)) = (part.token_names().first(), merged.next()) {
+            eprintln!("token {old} of {} is {new}", folder.display());
+        }
+    }
     if let Some(report) = report {
         report.warnings().iter().for_each(|w| eprintln!("warning: {w}"));
         eprintln!("{report}");

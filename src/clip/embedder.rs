@@ -57,6 +57,7 @@ impl Embedder {
         cache: &Path,
         workers: usize,
     ) -> Result<Self> {
+        super::folder::check(folder)?;
         let backend = Backend::get(runtime)?;
         if device_cuda {
             check_cuda(backend)?;
@@ -131,7 +132,11 @@ impl Embedder {
     /// The ids of `text` and the place of its end token, as transformers' `CLIPTextTransformer` finds
     /// it.
     fn encode(&self, text: &str) -> Result<(Vec<u32>, usize)> {
-        let mut ids = self.tokenizer.encode(text)?.ids;
+        let encoded = self.tokenizer.encode(text)?;
+        if encoded.truncated {
+            self.tokenizer.warn_if_too_long(text);
+        }
+        let mut ids = encoded.ids;
         let end = if self.end == LEGACY_END {
             let highest = ids.iter().max().copied();
             ids.iter().position(|id| Some(*id) == highest)

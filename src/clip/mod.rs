@@ -4,6 +4,7 @@
 mod config;
 mod embed;
 mod embedder;
+mod folder;
 mod model;
 pub mod onnx;
 mod preprocess;

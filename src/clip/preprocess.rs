@@ -43,7 +43,8 @@ pub struct Preprocessor {
 
 impl Preprocessor {
     /// Reads `preprocessor_config.json`, or what transformers 5 writes instead, of a model that takes
-    /// pictures of `side` × `side` pixels. Where there is neither, it is CLIP's with that size.
+    /// pictures of `side` × `side` pixels. Where there is neither, it is CLIP's with that size, and a
+    /// warning says so.
     ///
     /// # Errors
     /// [`Error::Input`] naming the file, the key and the value.
@@ -59,6 +60,11 @@ impl Preprocessor {
         {
             return Self::from_object(object, side, newer);
         }
+        tracing::warn!(
+            "{}: there is no preprocessor_config.json: pictures are prepared as for OpenAI's CLIP, which \
+             moves every score if this is another one",
+            folder.display()
+        );
         let sizes = ["size", "crop_size"].map(|key| (key.to_owned(), side.into()));
         Self::from_object(Map::from_iter(sizes), side, file)
     }

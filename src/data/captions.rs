@@ -6,9 +6,8 @@ use std::path::Path;
 use ndarray::{Array2, ArrayView2, Axis, concatenate};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
-use super::picture::read_limited;
 use crate::clip::Embed;
-use crate::{Error, Result, safefile};
+use crate::{Error, Result, readfile, safefile};
 
 /// Texts that are embedded at a time.
 const BATCH: usize = 1024;
@@ -73,7 +72,7 @@ fn write(file: &Path, key: &str, features: ArrayView2<f32>) -> Result<()> {
 fn read(file: &Path, key: &str, rows: usize) -> Result<Array2<f32>> {
     let bad = |what: &dyn std::fmt::Display| Error::input(format!("{}: {what}", file.display()));
     let most = rows as u64 * MAX_WIDTH as u64 * 4 + (1 << 20);
-    let bytes = read_limited(file, most)?;
+    let bytes = readfile::bytes(file, most)?;
     let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|e| bad(&e))?;
     let says = |name| header.metadata().as_ref().and_then(|m| m.get(name)).map(String::as_str);
     let tensors = SafeTensors::deserialize(&bytes).map_err(|e| bad(&e))?;

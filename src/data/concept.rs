@@ -1,5 +1,7 @@
 //! Concepts: what a customisation learns, and the prompts it is evaluated on.
 
+mod argument;
+
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
@@ -11,6 +13,8 @@ use super::prompt::{Prompt, read_prompts};
 use crate::error::nearest;
 use crate::world::{self, SIZE, Scene};
 use crate::{Error, Result};
+
+pub use argument::named_concepts;
 
 /// What is learnt.
 #[derive(Clone, Debug)]
@@ -200,7 +204,7 @@ fn world_concept(name: &str) -> Result<world::Concept> {
     let all = || world::concepts().iter().chain(world::tuning_concepts());
     all().find(|c| c.name == name).copied().ok_or_else(|| {
         let hint = nearest(name, all().map(|c| c.name));
-        let hint = format!("{hint}; a folder of pictures needs `path`, `category` and `name`");
+        let hint = format!("{hint}; a folder of pictures needs a category, too");
         Error::input_hint(format!("the world has no concept `{name}`"), hint)
     })
 }
@@ -211,9 +215,14 @@ pub fn scene_image(scene: &Scene) -> RgbImage {
     RgbImage::from_raw(side, side, scene.image.clone()).expect("a scene is 64 × 64 × 3 bytes")
 }
 
+/// Whether a letter may stand in a concept's name: those of any script, and what is written with them.
+pub(crate) fn fits_a_name(c: char) -> bool {
+    let foreign = !c.is_ascii() && !c.is_control() && !c.is_whitespace();
+    c.is_ascii_alphanumeric() || "-_".contains(c) || foreign
+}
+
 fn check_name(name: &str) -> Result<()> {
-    let letters = |c: char| c.is_ascii_alphanumeric() || "-_".contains(c);
-    if (1..=64).contains(&name.len()) && name.chars().all(letters) {
+    if (1..=64).contains(&name.chars().count()) && name.chars().all(fits_a_name) {
         return Ok(());
     }
     Err(Error::input_hint(
@@ -285,6 +294,7 @@ mod tests {
         let concept = folder(dir.path(), "rex", " dog ", None).unwrap();
         assert_eq!((concept.category.as_str(), concept.prompts.len()), ("dog", 0));
         assert_eq!(concept.targets[0].image.dimensions(), (3, 2));
+        assert_eq!(folder(dir.path(), "café_猫", "cat", None).unwrap().name, "café_猫");
         for name in ["", "a/b", "..", "a b"] {
             assert_eq!(folder(dir.path(), name, "dog", None).unwrap_err().exit_code(), 3, "{name}");
         }

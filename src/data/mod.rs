@@ -2,6 +2,7 @@
 
 mod augment;
 mod captions;
+mod clutter;
 mod concept;
 mod corpus;
 mod picture;
@@ -11,13 +12,15 @@ mod retrieval;
 pub use augment::{
     Augmented, PAPER_SIZES, PREFIXES_FAR, PREFIXES_NEAR, augment, fit, place, shown_mask,
 };
+pub(crate) use clutter::is_clutter;
+pub(crate) use concept::fits_a_name;
 pub use concept::{
-    Concept, ConceptSource, FolderSource, PromptSource, load_concepts, pair_prompts, scene_image,
-    world_pair,
+    Concept, ConceptSource, FolderSource, PromptSource, load_concepts, named_concepts,
+    pair_prompts, scene_image, world_pair,
 };
 pub use corpus::{Corpus, FileCorpus, WebDataset, WorldCorpus, corpus};
 pub use picture::{OnCorrupt, Picture, picture_hash, read_pictures};
-pub use prompt::{Prompt, read_prompts};
+pub use prompt::{Prompt, numbered_tokens, read_prompts, read_prompts_json, without_tokens};
 pub use retrieval::{Entry, Manifest, class_pictures, retrieve};
 
 use sha2::{Digest, Sha256};

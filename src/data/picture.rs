@@ -1,19 +1,22 @@
 //! Pictures that users bring: any size, from any camera, not to be trusted.
 
-use std::io::{Cursor, Read};
+mod decode;
+mod jpeg;
+
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
+use image::RgbImage;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Result};
+use super::clutter::is_clutter;
+use crate::{Error, Result, readfile};
+use decode::{decode_if, is_read};
 
 /// Largest file that is read as a picture.
-const MAX_BYTES: u64 = 256 << 20;
-/// Longest side of a picture.
-const MAX_SIDE: u32 = 32_768;
+pub(super) const MAX_BYTES: u64 = 256 << 20;
 /// Pixels of one picture, and of all pictures of a folder: 3 bytes each in memory.
 const MAX_PIXELS: u64 = 100_000_000;
 const MAX_TOTAL_PIXELS: u64 = 1_000_000_000;
@@ -55,8 +58,9 @@ pub fn picture_hash(image: &RgbImage) -> String {
     super::hash([&width.to_le_bytes()[..], &height.to_le_bytes(), image.as_raw()])
 }
 
-/// The pictures of a folder (JPEG, PNG or WebP, told by content), upright, sorted by name. Hidden
-/// files, folders and files that neither are nor claim to be pictures are passed over.
+/// The pictures of a folder (JPEG, PNG or WebP, told by content), upright, sorted by name. Hidden files and
+/// others that systems leave, folders, and files that neither are nor claim to be pictures are passed
+/// over; of pictures in folders below it a warning tells.
 ///
 /// # Errors
 /// [`Error::Input`] if there is no folder or no picture in it, if pictures are too large, or, with
@@ -66,7 +70,7 @@ pub fn read_pictures(folder: &Path, on_corrupt: OnCorrupt) -> Result<Vec<Picture
     let read = |path: &PathBuf| {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let origin = path.display().to_string();
-        let bytes = read_limited(path, MAX_BYTES)?;
+        let bytes = readfile::bytes(path, MAX_BYTES)?;
         let image = decode_if(&bytes, &origin, |pixels| {
             total.fetch_add(pixels, Ordering::Relaxed) + pixels <= MAX_TOTAL_PIXELS
         })?;
@@ -89,23 +93,36 @@ pub fn read_pictures(folder: &Path, on_corrupt: OnCorrupt) -> Result<Vec<Picture
             (Err(e @ Error::Input { .. }), OnCorrupt::Skip) => {
                 tracing::warn!("left out: {e}");
             }
-            (Err(Error::Input { message, .. }), OnCorrupt::Refuse) => {
-                return Err(Error::input_hint(
-                    message,
-                    "mend or remove it, or set `on_corrupt = \"skip\"` to leave it out",
-                ));
+            (Err(Error::Input { message, hint }), OnCorrupt::Refuse) => {
+                let hint = hint.unwrap_or_else(|| "mend or remove it".into());
+                return Err(Error::input_hint(message, format!("{hint}, or {SKIP}")));
             }
             (Err(e), _) => return Err(e),
         }
     }
+    let below = pictures_below(folder, 0);
     if pictures.is_empty() {
-        return Err(Error::input_hint(
-            format!("{}: there is no picture in this folder", folder.display()),
-            "JPEG, PNG and WebP files are read",
-        ));
+        let hint = match &below {
+            Some((count, first)) => format!("{count} are in folders below: name {first}, say"),
+            None => "JPEG, PNG and WebP files are read".into(),
+        };
+        let message = format!("{}: there is no picture in this folder", folder.display());
+        return Err(Error::input_hint(message, hint));
+    }
+    if let Some((count, first)) = below {
+        tracing::warn!(
+            "{}: {} pictures are taken, and {count} in folders below it, such as {first}, are not: \
+             move them into it to take them",
+            folder.display(),
+            pictures.len()
+        );
     }
     Ok(pictures)
 }
+
+/// How to leave a picture out that cannot be read.
+const SKIP: &str =
+    "leave it out: `--skip-corrupt`, or `on_corrupt = \"skip\"` of a concept in a file";
 
 /// Files that are pictures by content or by name, sorted.
 fn candidates(folder: &Path) -> Result<Vec<PathBuf>> {
@@ -116,8 +133,8 @@ fn candidates(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut found = vec![];
     for entry in std::fs::read_dir(folder).map_err(Error::io(folder))? {
         let path = entry.map_err(Error::io(folder))?.path();
-        let hidden = path.file_name().is_some_and(|n| n.to_string_lossy().starts_with('.'));
-        if hidden || !path.is_file() {
+        let clutter = path.file_name().is_some_and(|n| is_clutter(&n.to_string_lossy()));
+        if clutter || !path.is_file() {
             continue;
         }
         let mut start = vec![];
@@ -137,90 +154,55 @@ fn candidates(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-fn is_read(format: ImageFormat) -> bool {
-    matches!(format, ImageFormat::Jpeg | ImageFormat::Png | ImageFormat::WebP)
+/// How many files below the folders in `folder` claim to be pictures, and one of those folders.
+fn pictures_below(folder: &Path, depth: usize) -> Option<(usize, String)> {
+    const MAX_DEPTH: usize = 6;
+    let (mut count, mut first) = (0, None);
+    // what cannot be looked into is no reason to stop
+    for entry in std::fs::read_dir(folder).ok()?.flatten() {
+        let (path, kind) = (entry.path(), entry.file_type());
+        if is_clutter(&entry.file_name().to_string_lossy()) {
+            continue;
+        }
+        if kind.is_ok_and(|kind| kind.is_dir()) && depth < MAX_DEPTH {
+            if let Some((more, place)) = pictures_below(&path, depth + 1) {
+                count += more;
+                first.get_or_insert(place);
+            }
+        } else if depth > 0 && claims_to_be_a_picture(&path) {
+            count += 1;
+            first = Some(folder.display().to_string());
+        }
+    }
+    Some((count, first?))
 }
 
 /// By its name: also formats that are not read, so that they are named and not silently missing.
 fn claims_to_be_a_picture(path: &Path) -> bool {
-    const EXTENSIONS: [&str; 11] =
-        ["jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "heic", "heif", "avif"];
+    const EXTENSIONS: [&str; 12] =
+        ["jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "heic", "heif", "avif", "jxl"];
     let extension = path.extension().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
     EXTENSIONS.contains(&extension.as_str())
 }
 
-/// The bytes of a file of at most `most` bytes.
-pub(super) fn read_limited(path: &Path, most: u64) -> Result<Vec<u8>> {
-    let file = std::fs::File::open(path).map_err(Error::io(path))?;
-    let mut bytes = vec![];
-    file.take(most + 1).read_to_end(&mut bytes).map_err(Error::io(path))?;
-    if bytes.len() as u64 > most {
-        return Err(Error::input(format!(
-            "{}: more than the {most} bytes that are read",
-            path.display()
-        )));
-    }
-    Ok(bytes)
-}
-
 /// Reads the picture `path`.
 pub(super) fn read_picture(path: &Path) -> Result<RgbImage> {
-    decode(&read_limited(path, MAX_BYTES)?, &path.display().to_string())
+    decode(&readfile::bytes(path, MAX_BYTES)?, &path.display().to_string())
 }
 
-/// Whether a picture's file of `bytes` bytes may be read.
-pub(super) fn check_bytes(bytes: u64) -> bool {
-    bytes <= MAX_BYTES
-}
-
-/// Decodes a JPEG, PNG or WebP, turned as its EXIF data says; transparency is dropped, as PIL's
-/// `convert("RGB")` does. `origin` names it in errors.
+/// As files have it, turned upright; `origin` names it in errors.
 pub(super) fn decode(bytes: &[u8], origin: &str) -> Result<RgbImage> {
     decode_if(bytes, origin, |_| true)
 }
 
-/// As [`decode`], if the number of pixels is `allowed`.
-fn decode_if(bytes: &[u8], origin: &str, allowed: impl Fn(u64) -> bool) -> Result<RgbImage> {
-    let bad = |what: &dyn std::fmt::Display| Error::input(format!("{origin}: {what}"));
-    let mut reader = ImageReader::new(Cursor::new(bytes));
-    let format = image::guess_format(bytes).map_err(|_| bad(&"not a JPEG, PNG or WebP picture"))?;
-    if !is_read(format) {
-        let name = format!("{format:?}").to_uppercase();
-        return Err(bad(&format!("a {name} picture; only JPEG, PNG and WebP are read")));
-    }
-    if format == ImageFormat::Jpeg && is_cut_off(bytes) {
-        return Err(bad(&"the JPEG ends in the middle of the picture"));
-    }
-    reader.set_format(format);
-    let mut limits = Limits::default();
-    limits.max_image_width = Some(MAX_SIDE);
-    limits.max_image_height = Some(MAX_SIDE);
-    limits.max_alloc = Some(MAX_PIXELS * 8);
-    reader.limits(limits);
-    let corrupt = |e: image::ImageError| bad(&format!("cannot be decoded: {e}"));
-    let mut decoder = reader.into_decoder().map_err(corrupt)?;
-    let (width, height) = decoder.dimensions();
-    let pixels = u64::from(width) * u64::from(height);
-    if pixels == 0 || pixels > MAX_PIXELS || !allowed(pixels) {
-        return Err(bad(&format!("{width}×{height} pixels cannot be read")));
-    }
-    let orientation = decoder.orientation().map_err(corrupt)?;
-    let mut image = DynamicImage::from_decoder(decoder).map_err(corrupt)?;
-    image.apply_orientation(orientation);
-    Ok(image.into_rgb8())
-}
-
-/// Whether a JPEG's last scan has no end. The decoder would fill up what is missing with grey.
-fn is_cut_off(bytes: &[u8]) -> bool {
-    // in a scan, a byte 0xff is followed by neither marker
-    let last = |marker: u8| bytes.windows(2).rposition(|pair| pair == [0xff, marker]);
-    last(0xd9) < last(0xda)
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::fs;
+    use std::io::Cursor;
+
+    use image::ImageFormat;
+
+    use super::*;
 
     /// A picture whose corners differ.
     fn picture(width: u32, height: u32) -> RgbImage {
@@ -253,7 +235,9 @@ mod tests {
         fs::write(dir.path().join("b.jpg"), bytes(&image, ImageFormat::Png)).unwrap();
         fs::write(dir.path().join("a"), bytes(&image, ImageFormat::WebP)).unwrap();
         fs::write(dir.path().join("notes.txt"), "not a picture").unwrap();
-        fs::write(dir.path().join(".hidden.png"), "x").unwrap();
+        for clutter in [".hidden.png", "._a", "Thumbs.db"] {
+            fs::write(dir.path().join(clutter), bytes(&image, ImageFormat::Png)).unwrap();
+        }
         fs::create_dir(dir.path().join("more.png")).unwrap();
         let read = read_pictures(dir.path(), OnCorrupt::Refuse).unwrap();
         let names: Vec<&str> = read.iter().map(|p| p.name.as_str()).collect();
@@ -312,16 +296,9 @@ mod tests {
         fs::write(dir.path().join("x.png"), "x").unwrap();
         assert!(error(dir.path()).contains("no picture"));
         assert!(error(&dir.path().join("x.png")).contains("no folder"));
-    }
-
-    #[test]
-    fn sizes_are_checked_before_memory_is_taken() {
-        // a PNG that claims 30 000 × 30 000 pixels
-        let mut png = bytes(&picture(4, 4), ImageFormat::Png);
-        png[16..24].copy_from_slice(&[0, 0, 0x75, 0x30, 0, 0, 0x75, 0x30]);
-        let crc = crc32fast::hash(&png[12..29]);
-        png[29..33].copy_from_slice(&crc.to_be_bytes());
-        let error = decode(&png, "huge.png").unwrap_err().to_string();
-        assert!(error.contains("huge.png") && error.contains("30000×30000"), "{error}");
+        fs::create_dir_all(dir.path().join("more/deep")).unwrap();
+        fs::write(dir.path().join("more/deep/a.jpg"), "x").unwrap();
+        let error = read_pictures(dir.path(), OnCorrupt::Skip).unwrap_err();
+        assert!(error.hint().unwrap().contains("more/deep"), "{error}");
     }
 }

@@ -1,11 +1,14 @@
 //! Prompts with places for concepts.
 
+mod given;
+
 use std::path::Path;
 
 use serde::{Serialize, Serializer};
 
-use super::picture::read_limited;
-use crate::{Error, Result};
+use crate::{Error, Result, readfile};
+
+pub use given::{numbered_tokens, read_prompts_json, without_tokens};
 
 const MAX_FILE: u64 = 4 << 20;
 const MAX_PROMPTS: usize = 10_000;
@@ -160,18 +163,21 @@ impl Serialize for Prompt {
 
 /// `<new1>` at the start of `text`: the concept's number from 0, and the token's length.
 fn modifier_token(text: &str) -> Option<(usize, usize)> {
-    let end = text.find('>')?;
-    let digits = text[..end].strip_prefix("<new")?;
-    let number: usize =
-        digits.parse().ok().filter(|_| digits.bytes().all(|b| b.is_ascii_digit()))?;
-    Some((number.checked_sub(1)?, end + 1))
+    let rest = text.strip_prefix("<new")?;
+    let digits = rest.find(|c: char| !c.is_ascii_digit())?;
+    rest[digits..].strip_prefix('>')?;
+    let number: usize = rest[..digits].parse().ok()?;
+    Some((number.checked_sub(1)?, "<new".len() + digits + 1))
 }
 
-/// `phrase` without the words at its end that `behind` starts with.
+/// `phrase` without the words at its end that `behind` starts with. Brackets and quotation marks that close
+/// around a token alone, and what stands behind a word, do not hide it.
 fn without_repetition<'a>(phrase: &'a str, behind: &str) -> &'a str {
+    let behind = behind.trim_start_matches([')', ']', '}', '"', '\'', '’', '”', '»', '›']);
+    let alone = |word: &str| word.trim_end_matches(|c: char| !c.is_alphanumeric()).to_owned();
     let starts = |words: &str| {
         let (mut there, mut wanted) = (behind.split_whitespace(), words.split_whitespace());
-        wanted.all(|w| there.next().is_some_and(|t| t.trim_end_matches([',', '.']) == w))
+        wanted.all(|w| there.next().is_some_and(|t| alone(t) == alone(w)))
     };
     let words = phrase.char_indices().filter(|&(i, c)| {
         !c.is_whitespace() && (i == 0 || phrase[..i].ends_with(char::is_whitespace))
@@ -190,10 +196,9 @@ pub fn read_prompts(file: &Path, concepts: usize) -> Result<Vec<Prompt>> {
         message: format!("{}: {what}", file.display()),
         hint,
     };
-    let bytes = read_limited(file, MAX_FILE)?;
-    let text = String::from_utf8(bytes).map_err(|_| bad("not a UTF-8 text".into(), None))?;
+    let text = readfile::text(file, MAX_FILE)?;
     let mut prompts = vec![];
-    for (i, line) in text.trim_start_matches('\u{feff}').lines().enumerate() {
+    for (i, line) in text.lines().enumerate() {
         let line = line.trim();
         if line.is_empty() || line.starts_with('#') {
             continue;
@@ -251,6 +256,16 @@ mod tests {
         assert_eq!(fill("a <new1> in the snow", &["sks dog"]), "a sks dog in the snow");
         assert_eq!(fill("a <new1> doghouse", &["sks dog"]), "a sks dog doghouse");
         assert_eq!(fill("a <new1> dog, sleeping", &["sks dog"]), "a sks dog, sleeping");
+        // and what CLIP sees has no token, wherever it stood
+        for (template, full, alone) in [
+            ("a (<new1>) dog", "a (<new1>) dog", "a () dog"),
+            ("\"<new1> dog\"", "\"<new1> dog\"", "\" dog\""),
+            ("<new1>dog!", "<new1>dog!", "dog!"),
+            ("a <new1>, dog", "a <new1> dog, dog", "a dog, dog"),
+        ] {
+            assert_eq!(fill(template, &["<new1> dog"]), full);
+            assert_eq!(fill(template, &["dog"]), alone);
+        }
     }
 
     #[test]

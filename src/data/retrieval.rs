@@ -11,9 +11,9 @@ use serde::{Deserialize, Serialize};
 
 use super::captions::{checked, features};
 use super::corpus::Corpus;
-use super::picture::{picture_hash, read_limited};
+use super::picture::picture_hash;
 use crate::clip::Embed;
-use crate::{Error, Result, safefile};
+use crate::{Error, Result, readfile, safefile};
 
 const MAX_FILE: u64 = 256 << 20;
 /// Pictures that are read together.
@@ -198,8 +198,8 @@ impl Manifest {
     /// [`Error::Input`] naming the file and what is wrong in it; [`Error::Io`].
     pub fn load(file: &Path) -> Result<Self> {
         let bad = |what: String| Error::input(format!("{}: {what}", file.display()));
-        let bytes = read_limited(file, MAX_FILE)?;
-        let manifest: Manifest = serde_json::from_slice(&bytes).map_err(|e| bad(e.to_string()))?;
+        let text = readfile::text(file, MAX_FILE)?;
+        let manifest: Manifest = serde_json::from_str(&text).map_err(|e| bad(e.to_string()))?;
         let mut seen = HashSet::new();
         for entry in &manifest.entries {
             let what = |what: &str| bad(format!("picture {}: {what}", entry.index));

@@ -7,7 +7,7 @@ use super::config::{
 };
 use super::hub;
 use super::tokenizer::Tokenizer;
-use super::weights::Weights;
+use super::weights::{Form, Weights, forms};
 use crate::{Error, Result, mini};
 
 /// Name of diffusers' weight files, without extension.
@@ -71,7 +71,7 @@ impl Folder {
                 "a backbone is a folder in diffusers' layout, as pipe.save_pretrained writes it",
             ));
         }
-        let folder = Folder {
+        let mut folder = Folder {
             root: root.to_owned(),
             index: ModelIndex::read(root)?,
             unet: UNetConfig::read(root)?,
@@ -81,6 +81,8 @@ impl Folder {
             tokenizer: Tokenizer::load(&root.join("tokenizer"))?,
         };
         folder.check()?;
+        // the rows of a table that was padded have no tokens; added ones come behind them
+        folder.tokenizer.fill_up(folder.text_encoder.vocab_size)?;
         Ok(folder)
     }
 
@@ -157,17 +159,6 @@ impl Folder {
     }
 }
 
-/// The forms weights come in, best first: the file, and the start of its shards' names.
-fn forms(dir: &str, stem: &str) -> [(String, Option<String>); 4] {
-    let start = format!("{dir}/{stem}");
-    [
-        (format!("{start}.safetensors"), None),
-        (format!("{start}.safetensors.index.json"), Some(format!("{start}-"))),
-        (format!("{start}.fp16.safetensors"), None),
-        (format!("{start}.safetensors.index.fp16.json"), Some(format!("{start}.fp16-"))),
-    ]
-}
-
 /// What a backbone in `root` still lacks, as paths below it.
 pub(super) fn missing(root: &Path) -> Vec<String> {
     let has = |file: &str| root.join(file).is_file();
@@ -178,12 +169,13 @@ pub(super) fn missing(root: &Path) -> Vec<String> {
         missing.extend(files.iter().filter(|file| !has(file)).map(|file| (*file).to_owned()));
     }
     for (dir, stem) in WEIGHTS {
-        let forms = forms(dir, stem);
-        match forms.iter().find(|(file, _)| has(file)) {
-            None => missing.push(forms[0].0.clone()),
-            Some((_, None)) => {}
-            Some((index, Some(_))) => {
-                let object = read_object(&root.join(index)).unwrap_or_default();
+        let forms = forms(stem);
+        let path = |form: &Form| format!("{dir}/{}", form.file);
+        match forms.iter().find(|form| has(&path(form))) {
+            None => missing.push(path(&forms[0])),
+            Some(form) if !form.sharded => {}
+            Some(form) => {
+                let object = read_object(&root.join(path(form))).unwrap_or_default();
                 let shards = object.get("weight_map").and_then(|map| map.as_object());
                 let mut shards: Vec<_> = shards
                     .into_iter()
@@ -216,20 +208,17 @@ pub(super) fn wanted(listed: &[String]) -> std::result::Result<Vec<String>, Stri
     wanted.extend(extras.iter().map(|name| format!("tokenizer/{name}")).filter(|file| has(file)));
 
     for (dir, stem) in WEIGHTS {
-        let forms = forms(dir, stem);
-        let Some((file, shards)) = forms.iter().find(|(file, _)| has(file)) else {
-            return Err(forms[0].0.clone());
+        let forms = forms(stem);
+        let path = |form: &Form| format!("{dir}/{}", form.file);
+        let Some(form) = forms.iter().find(|form| has(&path(form))) else {
+            return Err(path(&forms[0]));
         };
-        wanted.push(file.clone());
-        if let Some(start) = shards {
-            // names come from outside: nothing but a plain file beside the index
-            let is_shard = |file: &&String| {
-                file.strip_prefix(start.as_str()).is_some_and(|rest| {
-                    rest.ends_with(".safetensors") && !rest.contains(['/', '\\'])
-                })
-            };
-            wanted.extend(listed.iter().filter(is_shard).cloned());
-        }
+        wanted.push(path(form));
+        let below = format!("{dir}/");
+        let is_shard = |file: &&String| {
+            file.strip_prefix(&below).is_some_and(|name| form.has_shard(stem, name))
+        };
+        wanted.extend(listed.iter().filter(is_shard).cloned());
     }
     Ok(wanted)
 }

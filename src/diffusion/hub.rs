@@ -182,6 +182,10 @@ pub fn resolve(backbone: &str) -> Result<PathBuf> {
     }
     match HubId::parse(backbone) {
         Some(id) if !path.exists() => Hub::from_env()?.backbone(&id),
+        _ if path.is_file() => Err(Error::input_hint(
+            format!("backbone `{backbone}`: this is a file, and a backbone is a folder"),
+            "make one in Python: StableDiffusionPipeline.from_single_file(file).save_pretrained(folder)",
+        )),
         _ => Err(Error::input_hint(
             format!("backbone `{backbone}`: there is no such folder"),
             "give mini, a folder in diffusers' layout, or a hub id such as owner/name",

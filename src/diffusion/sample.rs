@@ -1,5 +1,6 @@
 //! Sampling: noise to images, guided by text.
 
+use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
 
 use candle_core::{DType, Device, Result as TensorResult, Tensor};
@@ -7,7 +8,7 @@ use image::RgbImage;
 
 use super::Backbone;
 use super::scheduler::SchedulerKind;
-use crate::nn::{Var, no_grad, parallel};
+use crate::nn::{Var, all_finite, no_grad, parallel};
 use crate::rng::Rng;
 use crate::{Error, Result};
 
@@ -81,8 +82,9 @@ impl Backbone {
     /// called from several threads, and an error of theirs ends the sampling.
     ///
     /// # Errors
-    /// [`Error::Input`] if the size does not fit the VAE, the latents given do not fit the size, or the
-    /// scheduler does not take the settings; what `on_step` and `on_sample` return.
+    /// [`Error::Input`] if the size does not fit the VAE, the latents given do not fit the size or are not
+    /// finite, or the scheduler does not take the settings; [`Error::Diverged`] with the prompt and the
+    /// step after which latents are not finite; what `on_step` and `on_sample` return.
     pub fn sample_each(
         &self,
         requests: &[Request],
@@ -104,7 +106,14 @@ impl Backbone {
                 )));
             }
         }
+        for latents in requests.iter().filter_map(|request| request.latents.as_ref()) {
+            if !all_finite(latents)? {
+                return Err(Error::input("the latents given have values that are not finite"));
+            }
+        }
         sampling.scheduler.scheduler(&self.scheduler, sampling.steps, sampling.eta)?;
+        let prompts: BTreeSet<&str> = requests.iter().map(|r| r.prompt.as_str()).collect();
+        prompts.into_iter().for_each(|prompt| self.tokenizer.warn(prompt));
 
         let large = height * width > LARGE;
         let size = if large { 1 } else { PART };
@@ -170,11 +179,13 @@ impl Backbone {
             };
             let fresh = scheduler.needs_noise(i).then(|| draw(device)).transpose()?;
             latents = scheduler.step(&prediction, i, &latents, fresh.as_ref())?;
+            check(&latents, requests, || format!("step {} of {}", i + 1, sampling.steps))?;
             on_step(requests.len())?;
         }
 
         let latents = self.vae.unscale(&Var::constant(latents))?;
         let images = self.vae.decode(&latents)?;
+        check(images.value(), requests, || "decoding".into())?;
         (0..requests.len())
             .map(|i| {
                 Ok(Sample {
@@ -185,13 +196,19 @@ impl Backbone {
             .collect()
     }
 
-    /// The hidden states of prompts [batch, length, features].
+    /// The hidden states of prompts [batch, length, features]; warns of one that is too long.
     ///
     /// # Errors
     /// The tokenizer's.
     pub fn encode_text(&self, prompts: &[&str]) -> Result<Var> {
-        let ids: Result<Vec<Vec<u32>>> =
-            prompts.iter().map(|p| Ok(self.tokenizer.encode(p)?.ids)).collect();
+        let encode = |prompt: &&str| -> Result<Vec<u32>> {
+            let encoded = self.tokenizer.encode(prompt)?;
+            if encoded.truncated {
+                self.tokenizer.warn_if_too_long(prompt);
+            }
+            Ok(encoded.ids)
+        };
+        let ids: Result<Vec<Vec<u32>>> = prompts.iter().map(encode).collect();
         Ok(self.text_encoder.forward(&ids?)?)
     }
 
@@ -210,6 +227,24 @@ impl Backbone {
         }
         Ok((height / unit, width / unit))
     }
+}
+
+/// Refuses images in the making, one for each of `requests`, of which a value is not finite.
+fn check(images: &Tensor, requests: &[Request], when: impl Fn() -> String) -> Result<()> {
+    if all_finite(images)? {
+        return Ok(());
+    }
+    for (i, request) in requests.iter().enumerate() {
+        if !all_finite(&images.get(i)?)? {
+            return Err(Error::Diverged(format!(
+                "sampling: the latents are not finite after {}, of the prompt `{}`, seed {}",
+                when(),
+                request.prompt,
+                request.seed
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// Pixels; larger images are taken for mistakes.

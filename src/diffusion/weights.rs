@@ -1,5 +1,7 @@
 //! Weight files: safetensors, single or sharded, read through memory maps and written whole.
 
+mod forms;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -10,7 +12,9 @@ use safetensors::tensor::{Metadata, TensorInfo};
 use serde_json::Value;
 
 use super::config::read_object;
+use crate::nn::all_finite;
 use crate::{Error, Result, safefile};
+pub(super) use forms::{Form, forms};
 
 /// Attention projections before diffusers 0.18, where files of the VAE still carry them.
 const OLD_ATTENTION: [(&str, &str); 4] =
@@ -28,39 +32,44 @@ pub struct Weights {
 }
 
 impl Weights {
-    /// Opens the weights `stem` in `dir`: the first of `stem.safetensors`, its sharded form
-    /// `stem.safetensors.index.json`, `stem.fp16.safetensors` and its sharded form.
+    /// Opens the weights `stem` in `dir`: `stem.safetensors` or its shards, else a variant of theirs.
     ///
     /// # Errors
-    /// [`Error::Input`] if there is none, or it is damaged; with a hint if there is only a pickled
-    /// file.
+    /// [`Error::Input`] if there is none, or it is damaged; with a hint if there are only pickled files
+    /// or variants that are not known.
     pub fn open(dir: &Path, stem: &str) -> Result<Self> {
-        for variant in ["", ".fp16"] {
-            let single = dir.join(format!("{stem}{variant}.safetensors"));
-            if single.is_file() {
-                return Self::open_file(&single);
+        for form in forms(stem) {
+            let path = dir.join(&form.file);
+            if !path.is_file() {
+                continue;
             }
-            let index = dir.join(format!("{stem}.safetensors.index{variant}.json"));
-            if index.is_file() {
-                return Self::open_sharded(&index);
+            if !form.variant.is_empty() {
+                tracing::info!("{}: the variant {} is read", path.display(), form.variant);
             }
+            return if form.sharded { Self::open_sharded(&path) } else { Self::open_file(&path) };
         }
-        let pickled =
-            [format!("{stem}.bin"), format!("{stem}.fp16.bin"), "pytorch_model.bin".into()];
-        if let Some(name) = pickled.iter().find(|name| dir.join(name).is_file()) {
-            return Err(Error::input_hint(
-                format!(
-                    "{}: only {name} is here, which can run code when it is read",
-                    dir.display()
-                ),
-                "convert it: in Python, load the pipeline with diffusers and save it with \
-                 pipe.save_pretrained(folder, safe_serialization=True)",
-            ));
-        }
-        Err(Error::input_hint(
-            format!("{}: {stem}.safetensors is missing", dir.display()),
-            "a backbone is a folder in diffusers' layout, weights included",
-        ))
+        let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+        let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+        let mut names: Vec<String> = names.filter(|name| !name.starts_with('.')).collect();
+        names.sort();
+        let ours = |name: &&String| name.starts_with(stem) || name.starts_with("pytorch_model");
+        let find = |end: &str| names.iter().filter(ours).find(|name| name.ends_with(end));
+        let (dir, wanted) = (dir.display(), format!("{stem}.safetensors"));
+        Err(match (find(".safetensors"), find(".bin")) {
+            (Some(name), _) => Error::input_hint(
+                format!("{dir}: {wanted} is missing; {name} is a variant that is not known"),
+                format!("rename it to {wanted} if it is the whole model"),
+            ),
+            (None, Some(name)) => Error::input_hint(
+                format!("{dir}: only {name} is here, which can run code when it is read"),
+                "convert it: in Python, load it with from_pretrained of diffusers or transformers, and \
+                 save it with save_pretrained(folder, safe_serialization=True)",
+            ),
+            (None, None) => Error::input_hint(
+                format!("{dir}: {wanted} is missing"),
+                "the folder must have the weights, as save_pretrained writes them",
+            ),
+        })
     }
 
     /// Opens one safetensors file.
@@ -132,7 +141,8 @@ impl Weights {
     /// [`Weights::keys`] for what is in the file.
     ///
     /// # Errors
-    /// [`Error::Input`] naming the file, the key, the shape or type found and the one wanted.
+    /// [`Error::Input`] naming the file, the key, the shape or type found and the one wanted, or saying
+    /// that a value is not finite.
     pub fn tensor(&self, key: &str, want: &[usize]) -> Result<Tensor> {
         let Some((name, file)) = self.find(key) else {
             return Err(Error::input(format!(
@@ -163,6 +173,12 @@ impl Weights {
             }
         }
         let tensor = view.load(&Device::Cpu)?.to_dtype(DType::F32)?.reshape(want)?;
+        if !all_finite(&tensor)? {
+            return Err(Error::input_hint(
+                format!("{}: the tensor `{name}` has values that are not finite", path.display()),
+                "the file is damaged, or the training that wrote it diverged",
+            ));
+        }
         self.taken.lock().unwrap_or_else(PoisonError::into_inner).insert(name);
         Ok(tensor)
     }

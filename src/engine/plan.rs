@@ -287,6 +287,7 @@ impl<'a> Planner<'a> {
         if let Some(method) = row.method {
             let settings = self.settings(method, row, subject.concepts.len())?;
             recipe = method.recipe(&subject.concepts, &settings, seed);
+            recipe = recipe.after(self.resources.taken_tokens());
             phrases = recipe.phrases(&words);
         }
         if row.kind == CellKind::Truth {

@@ -13,7 +13,7 @@ use crate::clip::{Embedder, Runtime};
 use crate::data::{self, Concept, ConceptSource, Corpus, Prompt, PromptSource};
 use crate::diffusion::Backbone;
 use crate::diffusion::folder::Folder;
-use crate::methods::Profile;
+use crate::methods::{Profile, taken_tokens};
 use crate::spec::Experiment;
 use crate::{Error, Result, mini};
 
@@ -35,6 +35,7 @@ pub struct Resources {
     identity: String,
     profile: Profile,
     size: (usize, usize),
+    taken_tokens: usize,
     concepts: BTreeMap<String, Concept>,
     pairs: BTreeMap<String, (Vec<String>, Vec<Prompt>)>,
     clip: PathBuf,
@@ -88,6 +89,7 @@ impl Resources {
         };
         let mut resources = Resources {
             size: folder.default_size(),
+            taken_tokens: taken_tokens(&folder.tokenizer),
             profile: Profile::Mini,
             machine,
             backbone,
@@ -167,6 +169,11 @@ impl Resources {
     /// Width and height of images.
     pub fn size(&self) -> (usize, usize) {
         self.size
+    }
+
+    /// How many modifier tokens the backbone's vocabulary has of its own.
+    pub fn taken_tokens(&self) -> usize {
+        self.taken_tokens
     }
 
     /// The least similarity of a regularisation caption with the concept's prompt.

@@ -88,6 +88,11 @@ impl Delta {
         &self.tokens
     }
 
+    /// What the added tokens are called in prompts.
+    pub fn token_names(&self) -> Vec<&str> {
+        self.tokens.iter().map(|(name, _)| name.as_str()).collect()
+    }
+
     /// Whether nothing changed.
     pub fn is_empty(&self) -> bool {
         self.tensors.is_empty() && self.tokens.is_empty()

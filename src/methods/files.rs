@@ -7,7 +7,11 @@
 //! | `text_encoder.safetensors`, `vae.safetensors` | those of the other models |
 //! | `<new1>.safetensors` | a modifier token, `{"<new1>": [1, features]}`; `load_textual_inversion` reads it |
 //!
-//! All of it f32 and absolute, not differences. Pickled files are not read: they can run code.
+//! Textual Inversions of others are read, too: a file whose key names no token (kohya's `emb_params`,
+//! A1111's `string_to_param`) is the token of its own name.
+//!
+//! All of it f32 and absolute, not differences. Pickled files are not read: they can run code. Those of an
+//! optimiser and its like, which trainers leave beside weights, are passed over.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,12 +19,24 @@ use std::path::{Path, PathBuf};
 use candle_core::{DType, Device, Tensor};
 
 use super::Delta;
+use crate::data::is_clutter;
 use crate::diffusion::weights::{Weights, save_weights};
 use crate::{Error, Result};
 
 const KEYS_AND_VALUES: &str = "pytorch_custom_diffusion_weights";
 const MODELS: [&str; 3] = ["unet", "text_encoder", "vae"];
 const PICKLED: [&str; 5] = ["bin", "pt", "pth", "ckpt", "pkl"];
+/// How names of files start that hold a training's state and no weights.
+const STATES: [&str; 8] = [
+    "optimizer",
+    "scheduler",
+    "scaler",
+    "sampler",
+    "random_states",
+    "rng_state",
+    "training_args",
+    "dataloader",
+];
 
 impl Delta {
     /// Writes the change into a folder, which is made if need be, and returns how many bytes it takes
@@ -82,17 +98,23 @@ impl Delta {
             let weights = Weights::open_file(file)?;
             for key in weights.keys() {
                 let shape = weights.shape(key).unwrap_or_default();
-                if shape.contains(&0) {
+                if shape.contains(&0) || key.starts_with("string_to_token") {
                     continue;
                 }
+                if ["clip_l", "clip_g"].contains(&key) {
+                    return Err(Error::input_hint(
+                        format!("{}: `{key}` is a token of Stable Diffusion XL", file.display()),
+                        "this program knows Stable Diffusion 1.x and 2.x",
+                    ));
+                }
                 let tensor = weights.tensor(key, &shape)?;
-                finite(file, key, &tensor)?;
                 if MODELS.contains(&stem) {
                     delta.tensors.insert(format!("{stem}.{key}"), tensor);
                 } else if let Some(name) = parameter_name(key) {
                     delta.tensors.insert(format!("unet.{name}"), tensor);
                 } else {
-                    delta.tokens.push((key.to_owned(), row(file, key, tensor)?));
+                    let token = if names_no_token(key) { stem } else { key };
+                    delta.tokens.push((token.to_owned(), row(file, key, tensor)?));
                 }
             }
         }
@@ -116,9 +138,11 @@ pub fn refuse_other_weights<'a>(dir: &Path, files: impl Iterator<Item = &'a Path
         return Ok(());
     }
     for entry in fs::read_dir(dir).map_err(Error::io(dir))? {
-        let path = entry.map_err(Error::io(dir))?.path();
-        if path.extension().is_some_and(|e| e == "safetensors") && !files.contains(&path.as_path())
-        {
+        let entry = entry.map_err(Error::io(dir))?;
+        let path = entry.path();
+        let clutter = is_clutter(&entry.file_name().to_string_lossy());
+        let weights = path.extension().is_some_and(|e| e == "safetensors") && !clutter;
+        if weights && !files.contains(&path.as_path()) {
             return Err(Error::input_hint(
                 format!(
                     "{}: of another checkpoint, and would be read with this one",
@@ -141,6 +165,11 @@ fn files(path: &Path) -> Result<Vec<PathBuf>> {
         let entries = fs::read_dir(path).map_err(Error::io(path))?;
         entries.map(|e| Ok(e.map_err(Error::io(path))?.path())).collect::<Result<Vec<PathBuf>>>()?
     };
+    let name = |p: &Path| p.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let state = |p: &Path| STATES.iter().any(|state| name(p).starts_with(state));
+    if !path.is_file() {
+        found.retain(|p| !is_clutter(&name(p)) && !state(p));
+    }
     found.sort();
     // diffusers writes pickles, too, for some who ask
     if let Some(pickled) =
@@ -197,15 +226,9 @@ fn parameter_name(key: &str) -> Option<String> {
         .then(|| format!("{layer}.{}", rest.replace("_custom_diffusion", "")))
 }
 
-fn finite(file: &Path, key: &str, tensor: &Tensor) -> Result<()> {
-    let values = tensor.flatten_all()?.to_vec1::<f32>()?;
-    match values.iter().all(|x| x.is_finite()) {
-        true => Ok(()),
-        false => Err(Error::input(format!(
-            "{}: the tensor `{key}` has values that are not finite",
-            file.display()
-        ))),
-    }
+/// Whether a key of a Textual Inversion stands for the token, and is not it.
+fn names_no_token(key: &str) -> bool {
+    matches!(key, "emb_params" | "*") || key.starts_with("string_to_param")
 }
 
 /// A token's embedding as [1, features].
@@ -213,6 +236,10 @@ fn row(file: &Path, key: &str, tensor: Tensor) -> Result<Tensor> {
     match tensor.dims() {
         [width] => Ok(tensor.reshape((1, *width))?),
         [1, _] => Ok(tensor),
+        [vectors, _] if names_no_token(key) || key.starts_with('<') => Err(Error::input_hint(
+            format!("{}: a token of {vectors} vectors", file.display()),
+            "tokens of one vector are read: train it with one",
+        )),
         shape => Err(Error::input(format!(
             "{}: `{key}` of shape {shape:?} is neither a weight of a known file nor the embedding of one token",
             file.display()
@@ -244,6 +271,37 @@ mod tests {
         // freeze_model = crossattn
         let out = format!("{LAYER}.attn2.processor.to_out_custom_diffusion.0.bias");
         assert_eq!(parameter_name(&out), Some(format!("{LAYER}.attn2.to_out.0.bias")));
+    }
+
+    #[test]
+    fn textual_inversions_of_others_are_called_after_their_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, key: &str, rows: usize| {
+            let row = Tensor::ones((rows, 2), DType::F32, &Device::Cpu).unwrap();
+            let path = dir.path().join(name);
+            save_weights(&path, [(key.to_owned(), row, DType::F32)]).unwrap();
+            path
+        };
+        write("my-cat.safetensors", "emb_params", 1);
+        write("猫.safetensors", "string_to_param.*", 1);
+        write("learned_embeds.safetensors", "<dog-toy>", 1);
+        write("<new1>.safetensors", "<new1>", 1);
+        // what trainers and systems leave beside them
+        for name in ["optimizer.bin", "random_states_0.pkl", "scheduler.bin", "._a.safetensors"] {
+            fs::write(dir.path().join(name), "x").unwrap();
+        }
+        let delta = Delta::load(dir.path()).unwrap();
+        let names: Vec<&str> = delta.tokens().iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["<new1>", "<dog-toy>", "my-cat", "猫"]);
+        let alone = Delta::load(&dir.path().join("my-cat.safetensors")).unwrap();
+        assert_eq!(alone.tokens()[0].0, "my-cat");
+
+        let error = Delta::load(&write("four.safetensors", "emb_params", 4)).unwrap_err();
+        assert!(error.to_string().contains("4 vectors"), "{error}");
+        let error = Delta::load(&write("xl.safetensors", "clip_g", 1)).unwrap_err();
+        assert!(error.to_string().contains("XL"), "{error}");
+        fs::write(dir.path().join("delta.bin"), "x").unwrap();
+        assert!(Delta::load(dir.path()).unwrap_err().to_string().contains("delta.bin"));
     }
 
     #[test]

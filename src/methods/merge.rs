@@ -20,10 +20,10 @@ use super::constrained::Problem;
 use super::delta::is_key_or_value;
 use super::{
     Delta, MOST_CONCEPTS, Method, Modifier, Profile, Recipe, Settings, defaults, phrase, separate,
-    token,
+    token, tokens,
 };
 use crate::diffusion::Backbone;
-use crate::nn::{no_grad, parallel};
+use crate::nn::{all_finite, no_grad, parallel};
 use crate::{Error, Result};
 
 /// The method: single-concept Custom Diffusion for each, then [`merge`].
@@ -153,12 +153,14 @@ impl MergeReport {
 }
 
 /// Merges checkpoints of single concepts on an untouched backbone, which is untouched again afterwards.
-/// The modifier tokens are numbered again, in order of the parts: `<new1>`, `<new2>`, …. Where no part
+/// The modifier tokens are numbered again, in order of the parts: `<new1>`, `<new2>`, …, or from the first
+/// that the backbone's vocabulary has not. Where no part
 /// changed weights (Textual Inversion) their tokens are put side by side, and there is no report.
 ///
 /// # Errors
 /// [`Error::Input`] for no parts, parts that changed more than keys and values or have several tokens,
-/// too few captions; what encoding text gives.
+/// too few captions; [`Error::Diverged`] if a weight comes out that is not finite; what encoding text
+/// gives.
 pub fn merge(
     backbone: &mut Backbone,
     parts: &[Part],
@@ -167,9 +169,10 @@ pub fn merge(
 ) -> Result<(Delta, Option<MergeReport>)> {
     let start = Instant::now();
     check(parts, settings)?;
+    let first = tokens::taken_tokens(&backbone.tokenizer) + 1;
     let rows: Vec<(String, Tensor)> = parts
         .iter()
-        .zip(1..)
+        .zip(first..)
         .filter_map(|(part, number)| {
             let (_, row) = part.delta.tokens().first()?;
             Some((token(number), row.clone()))
@@ -190,7 +193,7 @@ pub fn merge(
     }
 
     let undo = merged.apply(backbone)?;
-    let features = features(backbone, parts, captions, settings);
+    let features = features(backbone, parts, first, captions, settings);
     undo.restore(backbone)?;
     let (regularization, targets) = features?;
     let words = stack(&targets);
@@ -252,6 +255,11 @@ fn solve(
     let values = stack(&values);
     let solved = problem.solve(&matrix(&pretrained)?, &values);
     let weight = tensor(&solved.weight)?;
+    if !all_finite(&weight)? {
+        return Err(Error::Diverged(format!(
+            "the merge of `{name}` has values that are not finite"
+        )));
+    }
     // of the weights as stored, f32
     let residual = problem.residual(&matrix(&weight)?, &values);
     Ok(Layer { weight, residual, moved: solved.moved, norm: solved.norm })
@@ -286,10 +294,12 @@ fn check(parts: &[Part], settings: &MergeSettings) -> Result<()> {
     Ok(())
 }
 
-/// The regularisation features [tokens, features], and each part's target words.
+/// The regularisation features [tokens, features], and each part's target words; `first` is the number of
+/// the first part's token.
 fn features(
     backbone: &Backbone,
     parts: &[Part],
+    first: usize,
     captions: &[String],
     settings: &MergeSettings,
 ) -> Result<(DMatrix<f64>, Vec<DMatrix<f64>>)> {
@@ -302,7 +312,7 @@ fn features(
     let regularization = words(backbone, &regularization)?;
     let targets = parts
         .iter()
-        .zip(1..)
+        .zip(first..)
         .map(|(part, number)| {
             let phrase = phrase(part.modifier, number, part.category);
             let prompts: Result<Vec<_>> =

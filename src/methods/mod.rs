@@ -37,6 +37,7 @@ pub use files::refuse_other_weights;
 pub use merge::{MergeReport, MergeSettings, Part, merge};
 pub use recipe::{Recipe, class_prompt, instance_prompt, phrase, token};
 pub use settings::{Modifier, Regularization, Settings};
+pub use tokens::taken_tokens;
 pub use train::{Training, train};
 
 /// A way to teach a backbone concepts.

@@ -58,10 +58,28 @@ impl Recipe {
                 all
             }
             Recipe::Merge { parts, .. } => {
-                let parts = parts.iter().flat_map(Recipe::modifiers);
-                parts.zip(1..).map(|((modifier, _), number)| (modifier, number)).collect()
+                let parts: Vec<_> = parts.iter().flat_map(Recipe::modifiers).collect();
+                let first = parts.first().map_or(1, |(_, number)| *number);
+                parts.into_iter().zip(first..).map(|((modifier, _), n)| (modifier, n)).collect()
             }
         }
+    }
+
+    /// The same for a backbone whose vocabulary [has](super::taken_tokens) so many modifier tokens already:
+    /// all numbers of tokens are larger by that.
+    pub fn after(mut self, taken: usize) -> Recipe {
+        match &mut self {
+            Recipe::Pretrained => {}
+            Recipe::Train { from, tokens, .. } => {
+                *from = Box::new(std::mem::replace(&mut **from, Recipe::Pretrained).after(taken));
+                tokens.iter_mut().for_each(|number| *number += taken);
+            }
+            Recipe::Merge { parts, .. } => {
+                let all = std::mem::take(parts).into_iter();
+                *parts = all.map(|part| part.after(taken)).collect();
+            }
+        }
+        self
     }
 
     /// What stands for concepts of these categories in prompts, in order. What is not learnt is called
@@ -129,6 +147,16 @@ mod tests {
             }
         }
         assert_eq!(phrase(Modifier::None, 1, "moongate"), "moongate");
+    }
+
+    #[test]
+    fn tokens_come_after_those_that_are_taken() {
+        for method in ["custom-diffusion", "sequential", "merge"] {
+            let recipe = recipe(method, &["tabby", "pot"]);
+            assert_eq!(recipe.clone().after(0), recipe);
+            let phrases = recipe.after(2).phrases(&["cat", "pot"]);
+            assert_eq!(phrases, ["<new3> cat", "<new4> pot"], "{method}");
+        }
     }
 
     #[test]

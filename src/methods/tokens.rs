@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Tensor};
 
-use super::Modifier;
+use super::{Modifier, token};
 use crate::diffusion::Backbone;
 use crate::diffusion::tokenizer::Tokenizer;
 use crate::rng::Rng;
@@ -16,6 +16,9 @@ const RARE: [&str; 16] = [
     "ktn", "pll", "ucd", "sks", "mth", "bsa", "oxi", "nxj", "zwx", "phw", "qrl", "vdg", "jkm",
     "fyr", "gtu", "rwb",
 ];
+
+/// The largest number that is looked for in a vocabulary.
+const MOST_TAKEN: usize = 1000;
 
 /// The ids of rare entries of the vocabulary, in order: those of [`RARE`] that it has, then its last
 /// words, which in a vocabulary ordered by frequency are the rarest.
@@ -31,6 +34,11 @@ pub(super) fn rare_ids(tokenizer: &Tokenizer) -> impl Iterator<Item = u32> {
     });
     let last: Vec<u32> = last.filter(|id| !named.contains(id)).collect();
     named.into_iter().chain(last)
+}
+
+/// How many of `<new1>`, `<new2>`, … a vocabulary has already: a token that is added has a larger number.
+pub fn taken_tokens(tokenizer: &Tokenizer) -> usize {
+    (1..=MOST_TAKEN).rev().find(|&n| tokenizer.token_id(&token(n)).is_some()).unwrap_or(0)
 }
 
 /// The embedding [1, features] that the token of this number starts with, on an untouched vocabulary.
@@ -95,6 +103,16 @@ pub(super) fn add(backbone: &mut Backbone, tokens: &[(String, Tensor)]) -> Resul
                 row.dims()
             )));
         }
+        if tokenizer.token_id(token).is_some() {
+            return Err(Error::input_hint(
+                format!("the backbone's vocabulary has a token `{token}` of its own"),
+                format!(
+                    "train on this backbone, where the first free one is {}; or rename the file, where \
+                     the token has its name from there",
+                    super::token(taken_tokens(&backbone.tokenizer) + 1)
+                ),
+            ));
+        }
         let id = tokenizer.add_token(token)? as usize;
         let place = text.config().vocab_size + text.added_count() + i;
         if id != place {
@@ -114,6 +132,14 @@ pub(super) fn add(backbone: &mut Backbone, tokens: &[(String, Tensor)]) -> Resul
 mod tests {
     use super::*;
     use crate::world;
+
+    #[test]
+    fn a_backbones_own_tokens_are_counted() {
+        let mut tokenizer = Tokenizer::word_level(&["dog"], 20).unwrap();
+        assert_eq!(taken_tokens(&tokenizer), 0);
+        tokenizer.add_token("<new2>").unwrap();
+        assert_eq!(taken_tokens(&tokenizer), 2);
+    }
 
     #[test]
     fn rare_words_of_the_world_come_first_and_never_twice() {

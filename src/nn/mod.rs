@@ -5,6 +5,7 @@
 
 mod autograd;
 mod backend;
+mod finite;
 pub mod flops;
 mod kernels;
 mod layers;
@@ -14,6 +15,7 @@ mod param;
 
 pub use autograd::{Flow, Gradients, Var, checkpoint, no_grad};
 pub use backend::reference;
+pub use finite::all_finite;
 pub use layers::{Conv2d, GroupNorm, LayerNorm, Linear};
 pub use ops::Padding;
 pub use param::{Builder, Init, Param, RandomSource, Source};

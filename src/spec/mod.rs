@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::data::{FolderSource, PromptSource};
+use crate::data::{FolderSource, PromptSource, fits_a_name};
 use crate::diffusion::scheduler::SchedulerKind;
-use crate::{Error, Result};
+use crate::{Error, Result, readfile};
 
 pub use overrides::Override;
 pub use scale::{Scale, ScaleSpec};
@@ -171,11 +171,7 @@ impl Experiment {
     /// # Errors
     /// [`Error::Input`] naming the file, the line, the key and what was wanted.
     pub fn read(path: &Path, overrides: &[Override]) -> Result<Self> {
-        let size = std::fs::metadata(path).map_err(Error::io(path))?.len();
-        if size > MOST_BYTES {
-            return Err(Error::input(format!("{}: {size} bytes are too many", path.display())));
-        }
-        let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+        let text = readfile::text(path, MOST_BYTES)?;
         let base = path.parent().unwrap_or(Path::new("")).to_owned();
         Experiment::parse(&text, overrides, &base).map_err(|e| e.of_file(path))
     }
@@ -199,8 +195,9 @@ impl Experiment {
 
     fn check(&self) -> Result<()> {
         let plain = |name: &str| {
-            let fits = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
-            !name.is_empty() && name.len() <= 64 && name.chars().all(fits) && !name.starts_with('.')
+            let fits = |c: char| fits_a_name(c) || c == '.';
+            let letters = name.chars().count();
+            (1..=64).contains(&letters) && name.chars().all(fits) && !name.starts_with('.')
         };
         let names = [("name", &self.name)].into_iter();
         let names = names.chain(self.concepts.iter().map(|c| ("concepts.name", &c.name)));

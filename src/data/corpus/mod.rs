@@ -12,8 +12,16 @@ use std::path::Path;
 
 use image::RgbImage;
 
+use super::clutter::is_clutter;
+use crate::readfile::{refuse_compressed, without_mark};
 use crate::{Error, Result};
 
+/// What names of pictures end in, in folders and shards alike.
+const PICTURES: [&str; 4] = ["jpg", "jpeg", "png", "webp"];
+/// What names of files beside a picture end in that may hold its caption, best first.
+const CAPTION_FILES: [&str; 3] = ["txt", "caption", "json"];
+/// Bytes that are read of such a file.
+const MAX_CAPTION_FILE: u64 = 1 << 20;
 /// Bytes of a caption; what is longer is cut.
 const MAX_CAPTION: usize = 16 << 10;
 /// Pictures of a corpus.
@@ -55,8 +63,11 @@ pub trait Corpus: Send + Sync {
 ///
 /// - `mini`: the embedded world's own; `mini-validation`: its scenes for KID;
 /// - a folder with `metadata.jsonl` or `metadata.csv` (an image folder as `datasets` reads it), with
-///   `.tar` shards (webdataset), or with pictures beside `.txt` files of the same names;
+///   `.tar` shards (webdataset), or with pictures beside `.txt`, `.caption` or `.json` files of the same
+///   names;
 /// - a `.csv`, `.tsv`, `.jsonl` or `.tar` file.
+///
+/// What systems leave among people's files, such as `._cat.jpg`, is passed over in all of them.
 ///
 /// # Errors
 /// [`Error::Input`] if it is none of these or nothing in it can be used; [`Error::Io`].
@@ -72,10 +83,14 @@ pub fn corpus(spec: &str) -> Result<Box<dyn Corpus>> {
         return Ok(Box::new(FileCorpus::from_list(list)?));
     }
     if path.is_dir() {
-        return Ok(match webdataset::shards(path)?.is_empty() {
-            true => Box::new(FileCorpus::from_folder(path)?),
-            false => Box::new(WebDataset::open(path)?),
-        });
+        if !webdataset::shards(path)?.is_empty() {
+            return Ok(Box::new(WebDataset::open(path)?));
+        }
+        refuse_compressed_in(path)?;
+        return Ok(Box::new(FileCorpus::from_folder(path)?));
+    }
+    if path.is_file() {
+        refuse_compressed(path)?;
     }
     let extension = path.extension().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
     match extension.as_str() {
@@ -89,6 +104,29 @@ pub fn corpus(spec: &str) -> Result<Box<dyn Corpus>> {
                  .tar shards",
             ))
         }
+    }
+}
+
+/// Names a shard or list of a folder that is there in compressed form only.
+fn refuse_compressed_in(folder: &Path) -> Result<()> {
+    const ENDS: [&str; 4] = [".tar.gz", ".tgz", "metadata.jsonl.gz", "metadata.csv.gz"];
+    for entry in std::fs::read_dir(folder).map_err(Error::io(folder))? {
+        let entry = entry.map_err(Error::io(folder))?;
+        let name = entry.file_name().to_string_lossy().to_ascii_lowercase();
+        if ENDS.iter().any(|end| name.ends_with(end)) && !is_clutter(&name) {
+            refuse_compressed(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// The caption in one of [`CAPTION_FILES`], of which `extension` says which; `None` if there is none.
+fn caption_in(extension: &str, bytes: &[u8]) -> Option<String> {
+    let text = String::from_utf8_lossy(bytes);
+    let text = without_mark(&text);
+    match extension {
+        "json" => serde_json::from_str(text).ok().and_then(|json| caption_of(&json)),
+        _ => clean(text),
     }
 }
 

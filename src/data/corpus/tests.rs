@@ -102,10 +102,91 @@ fn lists_of_pictures_and_captions() {
     assert!(refused(&at("list.csv")).contains("list.csv"));
     write(&at("x.jsonl"), "[1]");
     assert!(refused(&at("x.jsonl")).contains("line 1"));
-    write(&at("list.csv"), "image,caption\nnone.png,a dog\n");
-    assert_eq!(open(&at("list.csv")).err().unwrap().exit_code(), 4);
     write(&at("list.parquet"), "x");
     assert!(refused(&at("list.parquet")).contains("no corpus"));
+}
+
+#[test]
+fn what_a_list_names_and_nobody_has_is_left_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    write(&at("in/a.png"), picture(1));
+    let whole = at("in/a.png").display().to_string();
+    for path in ["in/a.png", "./in/a.png", &whole] {
+        let csv = format!("image,caption\nnone.png,a cat\nin,a folder\n{path},a dog\n");
+        write(&at("list.csv"), csv);
+        let corpus = open(&at("list.csv")).unwrap();
+        assert_eq!((captions(&*corpus), color(&*corpus, 0)), (vec!["a dog".to_owned()], 1));
+    }
+    write(&at("list.csv"), "image,caption\nin/a.png,\nnone.png,a dog\n");
+    let error = refused(&at("list.csv"));
+    assert!(error.contains("line 3") && error.contains("none.png"), "{error}");
+}
+
+/// The same pictures and captions in a folder, a list and a shard, among what systems leave there.
+#[test]
+fn folders_lists_and_shards_have_the_same_rules() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let json = "\u{feff}{\"caption\": \"from json\"}";
+    let text = "\u{feff}from text";
+    let (one, two, three) = (picture(1), picture(2), picture(3));
+    let members: Vec<(&str, &[u8])> = vec![
+        ("._000.png", b"mac"),
+        ("000.png", &one),
+        ("._000.txt", b"mac"),
+        ("000.json", json.as_bytes()),
+        ("000.TXT", text.as_bytes()),
+        ("__MACOSX/000.png", &three),
+        ("__MACOSX/000.txt", b"mac"),
+        ("001.png", &two),
+        ("001.json", json.as_bytes()),
+        (".DS_Store", b"mac"),
+        ("002.caption", b"from caption"),
+        ("002.png", &three),
+        ("Thumbs.db", b"windows"),
+    ];
+    for (name, bytes) in &members {
+        write(&at("folder").join(name), bytes);
+    }
+    write(&at("shards/0.tar"), shard(&members));
+    write(&at("shards/._0.tar"), b"mac");
+    let rows = [
+        ("._000.png", "mac"),
+        ("000.png", "from text"),
+        ("001.png", "from json"),
+        ("002.png", "from caption"),
+    ];
+    let line = |(path, caption): (&str, &str)| format!("{path},{caption}\n");
+    let csv = "\u{feff}file_name,text\n".to_owned() + &rows.map(line).concat();
+    write(&at("folder/list.csv"), csv);
+    let line = |(path, caption): (&str, &str)| {
+        format!("{{\"file_name\": \"{path}\", \"text\": \"{caption}\"}}\n")
+    };
+    write(&at("folder/list.jsonl"), "\u{feff}".to_owned() + &rows.map(line).concat());
+    for name in ["folder", "shards", "folder/list.csv", "folder/list.jsonl"] {
+        let corpus = open(&at(name)).unwrap();
+        assert_eq!(captions(&*corpus), ["from text", "from json", "from caption"], "{name}");
+        assert_eq!([0, 1, 2].map(|i| color(&*corpus, i)), [1, 2, 3], "{name}");
+    }
+}
+
+#[test]
+fn what_is_compressed_is_called_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let gzip = b"\x1f\x8b\x08\0\0\0\0\0";
+    for name in ["a.tar", "a.tar.gz", "a.tgz", "a.jsonl", "a.jsonl.gz", "a.csv", "a.csv.gz"] {
+        write(&at(name), gzip);
+        let error = open(&at(name)).err().unwrap();
+        assert!(error.to_string().contains("gzip"), "{name}: {error}");
+        assert!(error.hint().unwrap().contains("gunzip"), "{error}");
+    }
+    for name in ["00000.tar.gz", "metadata.jsonl.gz", "metadata.jsonl", "1.tar"] {
+        let folder = at(&format!("in {name}"));
+        write(&folder.join(name), gzip);
+        assert!(refused(&folder).contains("gzip"), "{name}");
+    }
 }
 
 fn shard(members: &[(&str, &[u8])]) -> Vec<u8> {

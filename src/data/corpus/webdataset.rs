@@ -8,16 +8,17 @@ use std::path::{Path, PathBuf};
 use image::RgbImage;
 use rayon::prelude::*;
 
-use super::{Corpus, MAX_CAPTION, MAX_PICTURES, caption_of, clean, past_the_end};
+use super::{
+    CAPTION_FILES, Corpus, MAX_CAPTION_FILE, MAX_PICTURES, PICTURES, caption_in, past_the_end,
+};
+use crate::data::clutter::is_clutter;
 use crate::data::hash;
-use crate::data::picture::{check_bytes, decode};
+use crate::data::picture::{MAX_BYTES, decode};
+use crate::readfile::refuse_compressed;
 use crate::{Error, Result};
 
-/// Bytes of a sample's JSON.
-const MAX_JSON: u64 = 1 << 20;
-
-/// Pictures (`.jpg`, `.jpeg`, `.png`, `.webp`) with captions (`.txt`, or `.json` with a `caption`) in tar
-/// files, read where they lie. Names in the archives are never used as paths.
+/// Pictures (`.jpg`, `.jpeg`, `.png`, `.webp`) with captions (`.txt`, `.caption`, or `.json` with a
+/// `caption`) in tar files, read where they lie. Names in the archives are never used as paths.
 pub struct WebDataset {
     shards: Vec<PathBuf>,
     samples: Vec<Sample>,
@@ -40,8 +41,9 @@ pub(super) fn shards(path: &Path) -> Result<Vec<PathBuf>> {
     let mut found = vec![];
     for entry in std::fs::read_dir(path).map_err(Error::io(path))? {
         let file = entry.map_err(Error::io(path))?.path();
-        let hidden = file.file_name().is_some_and(|n| n.to_string_lossy().starts_with('.'));
-        if !hidden && file.extension().is_some_and(|e| e == "tar") && file.is_file() {
+        let clutter = file.file_name().is_some_and(|n| is_clutter(&n.to_string_lossy()));
+        let tar = file.extension().is_some_and(|e| e.eq_ignore_ascii_case("tar"));
+        if tar && !clutter && file.is_file() {
             found.push(file);
         }
     }
@@ -67,7 +69,11 @@ impl WebDataset {
             ));
         }
         if samples.len() > MAX_PICTURES {
-            return Err(Error::input(format!("{}: too many pictures", path.display())));
+            return Err(Error::input(format!(
+                "{}: {} pictures, more than {MAX_PICTURES}",
+                path.display(),
+                samples.len()
+            )));
         }
         let identity = hash(samples.iter().flat_map(|s| {
             [s.shard.to_string(), s.name.clone(), s.bytes.to_string(), s.caption.clone()]
@@ -107,24 +113,25 @@ impl Corpus for WebDataset {
 struct Parts {
     key: String,
     picture: Option<(String, u64, u64)>,
-    txt: Option<String>,
-    json: Option<String>,
+    /// Those of [`CAPTION_FILES`] that are there.
+    captions: [Option<String>; CAPTION_FILES.len()],
 }
 
 fn list(path: &Path, shard: usize) -> Result<Vec<Sample>> {
+    refuse_compressed(path)?;
     let bad = |what: String| Error::input(format!("{}: {what}", path.display()));
     let file = File::open(path).map_err(Error::io(path))?;
     let length = file.metadata().map_err(Error::io(path))?.len();
     let mut archive = tar::Archive::new(BufReader::new(file));
     let unreadable = |e: std::io::Error| bad(format!("not a readable tar file: {e}"));
     let mut samples = vec![];
-    let mut without = 0;
+    let (mut without, mut large) = (0, 0);
     let mut end = 0;
     let mut seen = HashSet::new();
     let mut parts = Parts::default();
     let mut finish = |parts: Parts, samples: &mut Vec<Sample>| {
         let Some((name, start, bytes)) = parts.picture else { return };
-        match parts.txt.or(parts.json) {
+        match parts.captions.into_iter().flatten().next() {
             Some(caption) => samples.push(Sample { shard, name, start, bytes, caption }),
             None => without += 1,
         }
@@ -141,6 +148,9 @@ fn list(path: &Path, shard: usize) -> Result<Vec<Sample>> {
         if end > length {
             return Err(bad(format!("`{name}` goes past the end of the file: it was cut off")));
         }
+        if is_clutter(&name) {
+            continue;
+        }
         let (key, extension) = split(&name);
         if key != parts.key {
             finish(std::mem::take(&mut parts), &mut samples);
@@ -149,27 +159,25 @@ fn list(path: &Path, shard: usize) -> Result<Vec<Sample>> {
             }
             parts.key = key.to_owned();
         }
-        let mut text = |most: u64| {
+        if PICTURES.contains(&extension.as_str()) {
+            match bytes <= MAX_BYTES {
+                true => parts.picture = Some((name, start, bytes)),
+                false => large += 1,
+            }
+        } else if let Some(kind) = CAPTION_FILES.iter().position(|e| *e == extension) {
             let mut text = vec![];
-            let read = entry.by_ref().take(most).read_to_end(&mut text);
-            read.map(|_| String::from_utf8_lossy(&text).into_owned()).map_err(unreadable)
-        };
-        match extension.as_str() {
-            "jpg" | "jpeg" | "png" | "webp" if check_bytes(bytes) => {
-                parts.picture = Some((name, start, bytes));
-            }
-            "txt" => parts.txt = clean(&text(MAX_CAPTION as u64)?),
-            "json" => {
-                let text = text(MAX_JSON)?;
-                parts.json = serde_json::from_str(&text).ok().and_then(|json| caption_of(&json));
-            }
-            _ => {}
+            entry.by_ref().take(MAX_CAPTION_FILE).read_to_end(&mut text).map_err(unreadable)?;
+            parts.captions[kind] = caption_in(&extension, &text);
         }
     }
     finish(parts, &mut samples);
     // an archive ends with empty blocks of 512 bytes
     if length < end.next_multiple_of(512) + 512 {
         tracing::warn!("{}: the archive has no end: members may be missing", path.display());
+    }
+    if large > 0 {
+        let path = path.display();
+        tracing::warn!("{path}: {large} pictures have more than {MAX_BYTES} bytes; left out");
     }
     if without > 0 {
         tracing::warn!("{}: {without} pictures have no caption", path.display());

@@ -22,7 +22,7 @@ pub use text_encoder::{HiddenAct, TextEncoderConfig};
 pub use unet::{DownBlock, UNetConfig, UpBlock};
 pub use vae::VaeConfig;
 
-use crate::{Error, Result, safefile};
+use crate::{Error, Result, readfile, safefile};
 
 /// The keys of a JSON object that no typed field takes.
 pub type Extra = Map<String, Value>;
@@ -181,17 +181,7 @@ fn culprit<T: DeserializeOwned>(
 
 /// Reads a JSON object from a file of reasonable size.
 pub(crate) fn read_object(path: &Path) -> Result<Map<String, Value>> {
-    let size = std::fs::metadata(path).map_err(Error::io(path))?.len();
-    if size > MAX_CONFIG_BYTES {
-        return Err(Error::input(format!(
-            "{}: {size} bytes are too many for a configuration",
-            path.display()
-        )));
-    }
-    let bytes = std::fs::read(path).map_err(Error::io(path))?;
-    let text = String::from_utf8(bytes)
-        .map_err(|e| Error::input(format!("{}: not UTF-8: {e}", path.display())))?;
-    parse_object(&text, path)
+    parse_object(&readfile::text(path, MAX_CONFIG_BYTES)?, path)
 }
 
 fn parse_object(text: &str, origin: &Path) -> Result<Map<String, Value>> {

@@ -89,6 +89,20 @@ fn parts_must_fit_each_other() {
 }
 
 #[test]
+fn a_padded_table_takes_new_tokens_behind_its_rows() {
+    let dir = tempfile::tempdir().unwrap();
+    backbone_folder(dir.path());
+    edit(dir.path(), "text_encoder/config.json", |object| {
+        object.insert("vocab_size".into(), 64.into());
+    });
+    let folder = Folder::open_folder(dir.path()).unwrap();
+    let mut tokenizer = folder.tokenizer.clone();
+    assert_eq!(tokenizer.encode_words("a dog").unwrap(), [4, 5]);
+    assert_eq!(tokenizer.add_token("<new1>").unwrap(), 64);
+    assert_eq!(tokenizer.encode_words("a <new1> dog").unwrap(), [4, 64, 5]);
+}
+
+#[test]
 fn what_is_missing_is_named() {
     for file in [
         "model_index.json",
@@ -184,8 +198,23 @@ fn shards_and_variants_are_downloaded_where_nothing_better_is() {
     assert_eq!(found.iter().filter(|file| file.contains("-0000")).count(), 2);
     assert!(!found.iter().any(|file| file.contains("..")));
 
-    let half = listed(&["unet/diffusion_pytorch_model.fp16.safetensors"]);
-    assert!(wanted(&half).unwrap().iter().any(|file| file.contains("fp16")));
+    for variant in ["fp16", "bf16", "non_ema"] {
+        let own = format!("unet/diffusion_pytorch_model.{variant}.safetensors");
+        assert!(wanted(&listed(&[&own])).unwrap().contains(&own));
+        let stem = "unet/diffusion_pytorch_model";
+        for (index, shard) in [
+            (format!("safetensors.index.{variant}"), format!(".{variant}-00001-of-00001")),
+            (format!("safetensors.{variant}.index"), format!("-00001-of-00001.{variant}")),
+        ] {
+            let files = [format!("{stem}.{index}.json"), format!("{stem}{shard}.safetensors")];
+            let plain = format!("{stem}-00001-of-00001.safetensors");
+            let found = wanted(&listed(&[&files[0], &files[1], &plain])).unwrap();
+            assert!(
+                files.iter().all(|f| found.contains(f)) && !found.contains(&plain),
+                "{found:?}"
+            );
+        }
+    }
     assert_eq!(wanted(&listed(&[])).unwrap_err(), "unet/diffusion_pytorch_model.safetensors");
     assert_eq!(wanted(&[]).unwrap_err(), "model_index.json");
 }

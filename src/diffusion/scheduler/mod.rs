@@ -66,13 +66,22 @@ pub enum SchedulerKind {
 
 impl SchedulerKind {
     /// The model's own sampler. Classes without a counterpart here (SD 1.5 ships
-    /// `PNDMScheduler`) get DDIM.
+    /// `PNDMScheduler`) get DDIM; those that nobody here has heard of what their name comes nearest to,
+    /// with a warning.
     pub fn of(config: &SchedulerConfig) -> Self {
-        match config._class_name.as_str() {
+        let class = config._class_name.as_str();
+        let kind = match class {
             "DDPMScheduler" => SchedulerKind::Ddpm,
             "DPMSolverMultistepScheduler" => SchedulerKind::DpmSolver,
+            _ if config.is_known() => SchedulerKind::Ddim,
+            _ if class.starts_with("DPM") => SchedulerKind::DpmSolver,
+            _ if class.starts_with("DDPM") => SchedulerKind::Ddpm,
             _ => SchedulerKind::Ddim,
+        };
+        if !config.is_known() {
+            tracing::warn!("the model's scheduler `{class}` is not known: {kind} samples instead");
         }
+        kind
     }
 
     /// Prepares `steps` steps.

@@ -209,9 +209,13 @@ fn names_are_understood() {
         ("DDPMScheduler", SchedulerKind::Ddpm),
         ("DDIMScheduler", SchedulerKind::Ddim),
         ("PNDMScheduler", SchedulerKind::Ddim),
+        ("DPMSolverSDEScheduler", SchedulerKind::DpmSolver),
+        ("DDPMParallelScheduler", SchedulerKind::Ddpm),
+        ("TCDScheduler", SchedulerKind::Ddim),
         ("DPMSolverMultistepScheduler", SchedulerKind::DpmSolver),
     ] {
         let config = SchedulerConfig { _class_name: class.into(), ..Default::default() };
+        config.check().unwrap();
         assert_eq!(SchedulerKind::of(&config), kind);
     }
 }

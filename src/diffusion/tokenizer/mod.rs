@@ -5,6 +5,7 @@
 //! with `padding="max_length", truncation=True`: the end token is always kept.
 
 mod files;
+mod remarks;
 
 use std::path::Path;
 
@@ -201,10 +202,7 @@ impl Tokenizer {
             return Err(Error::input(message));
         }
         if self.token_id(token).is_some() {
-            return Err(Error::input_hint(
-                format!("the tokenizer already has a token `{token}`"),
-                "choose another modifier token, such as <new1>",
-            ));
+            return Err(Error::input(format!("the tokenizer already has a token `{token}`")));
         }
         self.inner
             .add_tokens([AddedToken::from(token, false)])
@@ -215,6 +213,26 @@ impl Tokenizer {
         })?;
         self.vocab_size += 1;
         Ok(id)
+    }
+
+    /// Adds tokens that no prompt has until there are `size` ids, so that the next one added is `size`.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if ids are missing in between.
+    pub(super) fn fill_up(&mut self, size: usize) -> Result<()> {
+        let fillers = (self.vocab_size..size)
+            .map(|id| AddedToken::from(format!("<|unused {id}|>"), false).normalized(false));
+        self.inner
+            .add_tokens(fillers)
+            .map_err(|e| Error::input(format!("the tokenizer cannot be filled up: {e}")))?;
+        let found = self.inner.get_vocab_size(true);
+        if self.vocab_size < size && found != size {
+            return Err(Error::input(format!(
+                "the tokenizer's ids have gaps: {found} tokens where the text encoder has {size}"
+            )));
+        }
+        self.vocab_size = self.vocab_size.max(size);
+        Ok(())
     }
 
     /// The id of a token of the vocabulary, as it is written there (`dog</w>` in CLIP's).

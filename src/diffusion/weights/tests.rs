@@ -118,6 +118,17 @@ fn older_and_newer_names_are_found() {
 }
 
 #[test]
+fn what_is_not_finite_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("m.safetensors");
+    for (value, dtype) in [(f32::NAN, DType::F32), (f32::INFINITY, DType::F16), (1e9, DType::F16)] {
+        save_weights(&path, [("w".into(), tensor(&[1.0, value], &[2]), dtype)]).unwrap();
+        let error = message(Weights::open_file(&path).unwrap().tensor("w", &[2]));
+        assert!(error.contains("`w`") && error.contains("m.safetensors"), "{error}");
+    }
+}
+
+#[test]
 fn integers_are_not_weights() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("m.safetensors");
@@ -137,6 +148,17 @@ fn files_are_found_in_order() {
 
     let empty = tempfile::tempdir().unwrap();
     assert!(message(Weights::open(empty.path(), "model")).contains("model.safetensors"));
+    let other = tempfile::tempdir().unwrap();
+    std::fs::copy(&path, other.path().join("model.fp8.safetensors")).unwrap();
+    std::fs::write(other.path().join("optimizer.bin"), "").unwrap();
+    let error = Weights::open(other.path(), "model").err().unwrap();
+    assert!(error.to_string().contains("model.fp8.safetensors"), "{error}");
+    assert!(error.hint().unwrap().contains("rename"));
+    for variant in ["bf16", "non_ema"] {
+        let name = format!("model.{variant}.safetensors");
+        std::fs::copy(&path, other.path().join(name)).unwrap();
+        assert!(Weights::open(other.path(), "model").unwrap().contains("plain"));
+    }
     std::fs::write(empty.path().join("pytorch_model.bin"), "").unwrap();
     let error = Weights::open(empty.path(), "model").err().unwrap();
     assert!(error.hint().unwrap().contains("convert"), "{error}");
