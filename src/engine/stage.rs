@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::cell::CellKind;
 use super::key::Key;
 use crate::methods::{MergeSettings, Modifier, Settings};
+use crate::metrics::Chosen;
 use crate::spec::SamplingSpec;
 
 /// What a stage makes; also its folder in the store.
@@ -121,6 +122,8 @@ pub enum ClassImages {
 /// What is measured, and against what.
 #[derive(Clone, Debug)]
 pub struct ScoreWork {
+    /// The metrics.
+    pub metrics: Vec<Chosen>,
     /// Whose images.
     pub kind: CellKind,
     /// The concepts.
@@ -131,13 +134,13 @@ pub struct ScoreWork {
     pub texts: Vec<String>,
     /// Of which prompt each image is.
     pub groups: Vec<usize>,
-    /// What KID compares with the real images, and the stage that found those.
-    pub kid: Option<(KidSide, usize)>,
+    /// What is compared with real images, and the stage that found those.
+    pub real: Option<(Side, usize)>,
 }
 
-/// The images that KID compares with real ones.
+/// The images that are compared with real ones.
 #[derive(Clone, Debug)]
-pub enum KidSide {
+pub enum Side {
     /// Sampled by this stage.
     Samples(usize, Images),
     /// Retrieved by this stage, from another corpus.
