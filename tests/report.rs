@@ -5,10 +5,10 @@ mod fixture;
 use std::path::Path;
 
 use cdbench::report::{
-    Baseline, Cell, Csv, Export, ImageRow, Latex, Markdown, Results, Tolerance, Verdict, check,
-    export, render, scatter, tables,
+    Baseline, Cell, CellValue, Csv, Export, ImageRow, Latex, Markdown, Results, Tolerance, Verdict,
+    check, export, render, scatter, tables,
 };
-use fixture::{fail, results};
+use fixture::{IMAGE, TEXT, fail, results};
 use image::{Rgb, RgbImage};
 
 /// A colour for each cell, and a pattern for each image.
@@ -43,7 +43,7 @@ fn results_survive_their_files() {
     let mut results = results(1, 0.0);
     fail(&mut results, "DreamBooth", "dog_plum");
     results.cells[0].label = "quotes \"and\", commas\nand lines".into();
-    results.images[0].text = 0.1 + 0.2;
+    results.images[0].values.insert(TEXT.into(), vec![0.1 + 0.2]);
     results.write(dir.path()).unwrap();
     let read = Results::read(dir.path()).unwrap();
     assert_eq!(read, results);
@@ -59,7 +59,7 @@ fn one_prompt_survives_too() {
     for cell in &mut results.cells {
         let own: Vec<&ImageRow> = results.images.iter().filter(|i| i.cell == cell.id).collect();
         cell.measure(&own);
-        assert_eq!(cell.text.unwrap().interval(), None);
+        assert_eq!(cell.values[TEXT].estimate().interval(), None);
     }
     results.write(dir.path()).unwrap();
     assert_eq!(Results::read(dir.path()).unwrap(), results);
@@ -83,7 +83,7 @@ fn damaged_files_are_refused_with_their_names() {
         assert!(error.contains(file), "{error}");
         error
     };
-    read_after("report.json", &|t| t.replacen("\"version\": 1", "\"version\": 2", 1));
+    read_after("report.json", &|t| t.replacen("\"version\": 2", "\"version\": 1", 1));
     read_after("report.json", &|t| t[..t.len() / 2].into());
     let error = read_after("results.csv", &|t| t.replacen("a1b2c3", "ffffff", 1));
     assert!(error.contains("protocol"), "{error}");
@@ -98,6 +98,8 @@ fn damaged_files_are_refused_with_their_names() {
     assert!(error.contains("nobody"), "{error}");
     read_after("images.csv", &|t| t.replacen("0.", "NaN", 1));
     read_after("images.csv", &|t| t.replacen("text_prompt", "prompt_text", 1));
+    let error = read_after("results.csv", &|t| t.replacen("kid.counts", "kid.count", 1));
+    assert!(error.contains("kid.counts"), "{error}");
 
     let empty = tempfile::tempdir().unwrap();
     assert!(Results::read(empty.path()).unwrap_err().to_string().contains("report.json"));
@@ -164,6 +166,22 @@ fn a_failed_cell_is_shown_and_does_not_compete() {
         readme.contains("DreamBooth on dog\\_plum, seed 0: the loss is not finite"),
         "{readme}"
     );
+}
+
+#[test]
+fn an_interval_without_width_is_marked() {
+    let mut results = results(1, 0.0);
+    let ours = |i: &&mut ImageRow| i.cell.starts_with("custom-diffusion");
+    for image in results.images.iter_mut().filter(ours) {
+        image.values.get_mut(IMAGE).unwrap().fill(0.5);
+    }
+    let table = &tables(&results)[0];
+    let text = Markdown.table(table);
+    let ours = line(&text, "Custom Diffusion");
+    assert!(ours.contains("| 0.500‡ |") && ours.contains(" ± "), "{ours}");
+    assert!(text.contains("‡ All values are the same"), "{text}");
+    assert!(Latex.table(table).contains("$0.500^\\ddagger$"));
+    assert!(!Markdown.table(&tables(&fixture::results(1, 0.0))[0]).contains('‡'));
 }
 
 #[test]
@@ -341,7 +359,7 @@ fn the_same_results_pass_their_check() {
     let baseline = Baseline::load(&path).unwrap();
     let names = |b: &Baseline| b.cells.iter().map(|c| c.label.clone()).collect::<Vec<_>>();
     assert_eq!(names(&baseline), names(&Baseline::of(&now)));
-    let outcome = check(&now, &baseline, Tolerance::default());
+    let outcome = check(&now, &baseline, &Tolerance::default());
     assert_eq!(outcome.verdict(), Verdict::Passed);
     assert!(outcome.improvements.is_empty() && !outcome.unchanged.is_empty());
     // JSON's reader may be off by the last bit
@@ -353,12 +371,13 @@ fn noise_passes_and_a_shift_does_not() {
     let baseline = Baseline::of(&results(1, 0.0));
     let alarms = (2..22)
         .filter(|&seed| {
-            check(&results(seed, 0.0), &baseline, Tolerance::default()).verdict() != Verdict::Passed
+            check(&results(seed, 0.0), &baseline, &Tolerance::default()).verdict()
+                != Verdict::Passed
         })
         .count();
     assert!(alarms <= 3, "{alarms} of 20 runs that differ by noise");
 
-    let worse = check(&results(2, -0.05), &baseline, Tolerance::default());
+    let worse = check(&results(2, -0.05), &baseline, &Tolerance::default());
     assert_eq!(worse.verdict(), Verdict::Failed);
     assert!(
         worse
@@ -371,26 +390,30 @@ fn noise_passes_and_a_shift_does_not() {
     assert!(page.contains("worse") && page.contains("text alignment"), "{page}");
     println!("{page}");
 
-    let better = check(&results(2, 0.05), &baseline, Tolerance::default());
+    let better = check(&results(2, 0.05), &baseline, &Tolerance::default());
     assert_eq!(better.verdict(), Verdict::Passed);
     assert!(!better.improvements.is_empty());
     // the tolerance is a difference that nobody minds
-    let wide = Tolerance { alignment: 0.2, kid: 1.0 };
-    assert_eq!(check(&results(2, -0.05), &baseline, wide).verdict(), Verdict::Passed);
+    let wide = Tolerance([(TEXT.into(), 0.2), (IMAGE.into(), 0.2), ("kid".into(), 1.0)].into());
+    assert_eq!(check(&results(2, -0.05), &baseline, &wide).verdict(), Verdict::Passed);
 }
 
 #[test]
 fn kid_is_worse_when_it_rises() {
     let baseline = Baseline::of(&results(1, 0.0));
     let mut now = results(1, 0.0);
-    for kid in now.cells.iter_mut().filter_map(|c| c.kid.as_mut()) {
-        kid.mean += 0.02;
-    }
-    let outcome = check(&now, &baseline, Tolerance::default());
+    let move_all = |now: &mut Results, by: f64| {
+        for value in now.cells.iter_mut().filter_map(|c| c.values.get_mut("kid")) {
+            let CellValue::Set(kid) = value else { panic!("{value:?}") };
+            kid.value += by;
+        }
+    };
+    move_all(&mut now, 0.02);
+    let outcome = check(&now, &baseline, &Tolerance::default());
     assert_eq!(outcome.verdict(), Verdict::Failed);
     assert!(outcome.improvements.is_empty());
-    now.cells.iter_mut().filter_map(|c| c.kid.as_mut()).for_each(|k| k.mean -= 0.04);
-    let outcome = check(&now, &baseline, Tolerance::default());
+    move_all(&mut now, -0.04);
+    let outcome = check(&now, &baseline, &Tolerance::default());
     assert_eq!(outcome.verdict(), Verdict::Passed);
     assert!(!outcome.improvements.is_empty());
 }
@@ -400,7 +423,7 @@ fn another_protocol_is_not_compared() {
     let baseline = Baseline::of(&results(1, 0.0));
     let mut now = results(1, -0.5);
     now.protocol = "other".into();
-    let outcome = check(&now, &baseline, Tolerance::default());
+    let outcome = check(&now, &baseline, &Tolerance::default());
     assert_eq!(outcome.verdict(), Verdict::OtherProtocol);
     assert!(outcome.regressions.is_empty() && outcome.to_string().contains("a1b2c3"));
 }
@@ -411,12 +434,12 @@ fn what_is_missing_or_new_is_said() {
     let mut less = full.clone();
     fail(&mut less, "DreamBooth", "cat_mint");
     less.images.remove(0);
-    let outcome = check(&less, &Baseline::of(&full), Tolerance::default());
+    let outcome = check(&less, &Baseline::of(&full), &Tolerance::default());
     assert_eq!(outcome.verdict(), Verdict::Failed);
     let page = outcome.to_string();
     assert!(page.contains("17 of 18 images"), "{page}");
     assert!(page.contains("DreamBooth on cat_mint: 0 of 18 images"), "{page}");
-    let outcome = check(&full, &Baseline::of(&less), Tolerance::default());
+    let outcome = check(&full, &Baseline::of(&less), &Tolerance::default());
     assert_eq!(outcome.verdict(), Verdict::Passed);
     assert_eq!(
         outcome.added,
@@ -432,7 +455,7 @@ fn a_damaged_baseline_is_refused() {
     baseline.save(&path).unwrap();
     let text = std::fs::read_to_string(&path).unwrap();
     for bad in [
-        text.replacen("\"version\": 1", "\"version\": 9", 1),
+        text.replacen("\"version\": 2", "\"version\": 9", 1),
         text.replacen("\"prompts\":[0,", "\"prompts\":[", 1),
         "{}".into(),
     ] {
@@ -442,7 +465,11 @@ fn a_damaged_baseline_is_refused() {
         assert!(error.to_string().contains("a.json") && error.hint().is_some(), "{error}");
     }
     assert!(Baseline::load(&dir.path().join("none.json")).is_err());
+    // what an older program measured is of another protocol
+    std::fs::write(&path, "{\"version\": 1, \"cells\": [{\"text\": [0.1]}]}").unwrap();
+    let error = Baseline::load(&path).unwrap_err();
+    assert!(error.exit_code() == 9 && error.to_string().contains("a.json"), "{error}");
     let mut bad = baseline;
-    bad.cells[0].text[0] = f64::NAN;
+    bad.cells[0].images.get_mut(TEXT).unwrap()[0] = f64::NAN;
     assert!(bad.save(&path).is_err());
 }

@@ -18,7 +18,7 @@ fn small(store: &Path, out: &Path) -> Vec<String> {
     for set in [
         "sampling.steps=2",
         "scales.default.prompts=2",
-        "scales.default.kid_images=4",
+        "scales.default.real_images=4",
         "scales.default.train_steps=0.02",
     ] {
         args.extend(["--set".to_owned(), set.to_owned()]);
@@ -244,7 +244,7 @@ fn a_check_passes_fails_and_refuses_other_protocols() {
     let text = std::fs::read_to_string(&baseline).unwrap();
     let mut value: serde_json::Value = serde_json::from_str(&text).unwrap();
     for cell in value["cells"].as_array_mut().unwrap() {
-        for v in cell["text"].as_array_mut().unwrap() {
+        for v in cell["images"]["text-alignment"].as_array_mut().unwrap() {
             *v = (v.as_f64().unwrap() + 0.5).into();
         }
     }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::experiment::ExperimentArgs;
+use crate::error::nearest;
 use crate::report::{Baseline, Tolerance, Verdict, check};
 use crate::{Error, Result};
 
@@ -28,13 +29,19 @@ pub struct Args {
     #[arg(long)]
     update: bool,
 
-    /// Differences of text and image alignment that nobody minds
-    #[arg(long, default_value_t = Tolerance::default().alignment)]
-    tolerance: f64,
+    /// Differences of a metric (as in results.csv) that nobody minds, in place of its own; may be given
+    /// again
+    #[arg(long, value_name = "METRIC=VALUE", value_parser = tolerance)]
+    tolerance: Vec<(String, f64)>,
+}
 
-    /// Differences of KID (not times 10³) that nobody minds
-    #[arg(long, default_value_t = Tolerance::default().kid)]
-    tolerance_kid: f64,
+fn tolerance(text: &str) -> std::result::Result<(String, f64), String> {
+    let (name, value) = text.split_once('=').ok_or("use METRIC=VALUE")?;
+    let value: f64 = value.trim().parse().map_err(|_| format!("`{value}` is no number"))?;
+    match value >= 0.0 {
+        true => Ok((name.trim().to_owned(), value)),
+        false => Err("a tolerance is not negative".into()),
+    }
 }
 
 /// Runs `cdbench check`.
@@ -45,6 +52,11 @@ pub fn run(args: Args) -> Result<()> {
         false => Some(Baseline::load(&args.baseline)?),
     };
     let session = args.experiment.open()?;
+    let known = || session.resources.metrics().iter().map(|m| m.metric.name.as_str());
+    if let Some((name, _)) = args.tolerance.iter().find(|(name, _)| known().all(|k| k != name)) {
+        let message = format!("--tolerance: `{name}` is no metric of this experiment");
+        return Err(Error::input_hint(message, nearest(name, known())));
+    }
     let todo = session.survey()?;
     let outcome = session.run(&todo, 1);
     session.verdict(outcome)?;
@@ -54,8 +66,8 @@ pub fn run(args: Args) -> Result<()> {
         println!("{}", args.baseline.display());
         return Ok(());
     };
-    let tolerance = Tolerance { alignment: args.tolerance, kid: args.tolerance_kid };
-    let found = check(&results, &baseline, tolerance);
+    let tolerance = Tolerance(args.tolerance.into_iter().collect());
+    let found = check(&results, &baseline, &tolerance);
     println!("{found}");
     let file = args.baseline.display();
     match found.verdict() {

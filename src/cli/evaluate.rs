@@ -1,14 +1,18 @@
 //! `cdbench evaluate`: the metrics of any folder of images.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use image::RgbImage;
 use ndarray::Array2;
+use serde_json::{Value, json};
 
 use crate::clip::{Embed, Embedder, Runtime};
-use crate::data::{OnCorrupt, numbered_tokens, read_pictures, read_prompts_json, without_tokens};
-use crate::metrics::{self, Estimate, KID_SUBSET, KID_SUBSETS};
+use crate::data::{
+    OnCorrupt, Picture, numbered_tokens, read_pictures, read_prompts_json, without_tokens,
+};
+use crate::engine::{CellKind, Images, Key, Measured, Pictures, ScoreWork, Side, Source, score};
+use crate::metrics::{Chosen, Estimate, Metric, Need, Registry, estimate};
 use crate::{Error, Result, mini};
 
 const EXAMPLES: &str = "\
@@ -28,16 +32,21 @@ pub struct Args {
     folder: PathBuf,
 
     /// A folder of target images; once for each concept
-    #[arg(long, required = true, value_name = "DIR")]
+    #[arg(long, value_name = "DIR")]
     targets: Vec<PathBuf>,
 
-    /// A folder of real images that KID compares the samples with
+    /// A folder of real images that the samples as a set are compared with
     #[arg(long, value_name = "DIR")]
     real: Option<PathBuf>,
 
     /// A modifier token of another name than <new1>, such as <cat-toy>, that CLIP is not to see
     #[arg(long = "token", value_name = "TOKEN")]
     tokens: Vec<String>,
+
+    /// What is measured, as in an experiment's `metrics` [default: the paper's, as far as what they
+    /// compare with is given]
+    #[arg(long, value_name = "METRIC", value_delimiter = ',')]
+    metrics: Option<Vec<String>>,
 
     /// `mini`, or a CLIP folder in transformers' layout
     #[arg(long, default_value = mini::NAME)]
@@ -54,72 +63,182 @@ pub struct Args {
 
 /// Runs `cdbench evaluate`.
 pub fn run(args: Args) -> Result<()> {
-    let corrupt = if args.skip_corrupt { OnCorrupt::Skip } else { OnCorrupt::Refuse };
-    let prompts = read_prompts_json(&args.folder.join("prompts.json"))?;
-    let mut tokens: BTreeSet<&str> = args.tokens.iter().map(String::as_str).collect();
-    prompts.values().for_each(|prompt| tokens.extend(numbered_tokens(prompt)));
-    let tokens: Vec<&str> = tokens.into_iter().collect();
-    let samples = read_pictures(&args.folder.join("samples"), corrupt)?;
-    let (mut images, mut texts) = (vec![], vec![]);
-    for sample in &samples {
-        let stem = Path::new(&sample.name).file_stem().unwrap_or_default();
-        let by_stem = || prompts.get(stem.to_string_lossy().as_ref());
-        let Some(prompt) = prompts.get(&sample.name).or_else(by_stem) else {
-            return Err(Error::input_hint(
-                format!("prompts.json has no prompt for samples/{}", sample.name),
-                "it gives a prompt for every file: {\"0\": \"photo of a dog\"}",
-            ));
-        };
-        images.push(&sample.image);
-        texts.push(without_tokens(prompt, &tokens));
-    }
-    let folder = match args.clip.as_str() {
-        mini::NAME => mini::clip_folder()?,
-        path => PathBuf::from(path),
+    let metrics = args.metrics()?;
+    let desk = Desk::read(&args)?;
+    let work = ScoreWork {
+        metrics,
+        // what a method's cell would be, with one sampling stage and one of real images
+        kind: CellKind::Method(""),
+        concepts: args.targets.iter().map(|t| t.display().to_string()).collect(),
+        samples: Some((SAMPLES, Images::Listed(vec![]))),
+        texts: desk.texts.clone(),
+        groups: desk.groups.clone(),
+        real: args.real.as_ref().map(|_| (Side::Samples(SAMPLES, Images::Listed(vec![])), REAL)),
     };
-    let cache = mini::cache_folder()?.join("clip");
-    let workers = rayon::current_num_threads();
-    let clip = Embedder::open(&folder, args.ort, false, &cache, workers)?;
-    let features = clip.images(&images)?;
-    let mut distinct: Vec<&str> = texts.iter().map(String::as_str).collect();
-    distinct.sort();
-    distinct.dedup();
-    let text_features = clip.texts(&distinct)?;
-    let groups: Vec<usize> =
-        texts.iter().map(|t| distinct.binary_search(&t.as_str()).unwrap_or(0)).collect();
-    let own = text_features.select(ndarray::Axis(0), &groups);
-    let say = |name: &str, values: &[f64]| {
-        let Estimate { mean, se, low, high, .. } = metrics::estimate(values, &groups, 0);
-        println!("{name}\t{mean:.4}\t{se:.4}\t{low:.4}\t{high:.4}\t{}", values.len());
-    };
-    println!("metric\tmean\tstandard error\t95 % low\t95 % high\timages");
-    say("text alignment", &metrics::text_alignment(features.view(), own.view()));
-    let mut each = vec![];
-    for folder in &args.targets {
-        let targets = embed_folder(folder, corrupt, &clip)?;
-        each.push(metrics::image_alignment(features.view(), targets.view()));
+    let scores = score(&work, &desk)?;
+    println!("metric\tmean\tstandard error\t95 % low\t95 % high\timages\tcounts");
+    for chosen in &work.metrics {
+        match scores.values.get(&chosen.metric.name) {
+            None => {}
+            Some(Measured::Set(set)) => {
+                let counts: Vec<String> =
+                    set.counts.iter().map(|(name, n)| format!("{name} = {n}")).collect();
+                say(&chosen.metric, "", set.estimate(), &counts.join(", "));
+            }
+            Some(Measured::Images(parts) | Measured::Others { parts, .. }) => {
+                let of = |values: &[f64]| estimate(values, &desk.groups, 0);
+                for (part, concept) in parts.iter().zip(&work.concepts).filter(|_| parts.len() > 1)
+                {
+                    say(&chosen.metric, &format!(", {concept}"), of(part), "");
+                }
+                let mean = |i: usize| parts.iter().map(|v| v[i]).sum::<f64>() / parts.len() as f64;
+                let all: Vec<f64> = (0..desk.groups.len()).map(mean).collect();
+                say(&chosen.metric, "", of(&all), "");
+            }
+        }
     }
-    for (values, folder) in each.iter().zip(&args.targets).filter(|_| each.len() > 1) {
-        say(&format!("image alignment, {}", folder.display()), values);
-    }
-    let mean = |i: usize| each.iter().map(|v| v[i]).sum::<f64>() / each.len() as f64;
-    say("image alignment", &(0..images.len()).map(mean).collect::<Vec<_>>());
-    if let Some(folder) = &args.real {
-        let real = embed_folder(folder, corrupt, &clip)?;
-        let kid = metrics::kid(features.view(), real.view(), KID_SUBSETS, KID_SUBSET, 0)?;
-        let (mean, se) = (1e3 * kid.mean, 1e3 * kid.se);
-        let (low, high) = (mean - 1.96 * se, mean + 1.96 * se);
-        println!(
-            "KID ×10³ (m = {})\t{mean:.3}\t{se:.3}\t{low:.3}\t{high:.3}\t{}",
-            kid.m,
-            images.len()
-        );
-    }
-    eprintln!("judge: {} ({})", folder.display(), clip.identity());
+    let protocol = Key::of(&desk.protocol(&work.metrics)?);
+    eprintln!("judge: {} ({})", desk.clip_folder.display(), desk.clip.identity());
+    eprintln!("protocol: {protocol} (judge, metrics, prompts, targets and real images)");
     Ok(())
 }
 
-fn embed_folder(folder: &Path, corrupt: OnCorrupt, clip: &dyn Embed) -> Result<Array2<f32>> {
-    let pictures = read_pictures(folder, corrupt)?;
-    clip.images(&pictures.iter().map(|p| &p.image).collect::<Vec<&RgbImage>>())
+/// A line of the table.
+fn say(metric: &Metric, what: &str, found: Estimate, counts: &str) {
+    let digits = metric.digits + 1;
+    let show = |value: f64| format!("{:.digits$}", metric.scale * value);
+    let Estimate { mean, se, low, high, n, .. } = found;
+    let [mean, se, low, high] = [mean, se, low, high].map(show);
+    println!("{}{what}\t{mean}\t{se}\t{low}\t{high}\t{n}\t{counts}", metric.column());
+}
+
+impl Args {
+    /// Those that are asked for; without `--metrics` those that have what they compare with.
+    fn metrics(&self) -> Result<Vec<Chosen>> {
+        let mut metrics = Registry::default().choose(self.metrics.as_deref())?;
+        let lacks = |m: &Chosen| match m.measure.need() {
+            Need::Targets | Need::AllTargets if self.targets.is_empty() => Some("--targets"),
+            Need::RealImages if self.real.is_none() => Some("--real"),
+            _ => None,
+        };
+        if self.metrics.is_none() {
+            metrics.retain(|m| lacks(m).is_none());
+        }
+        match metrics.iter().find_map(|m| Some((m, lacks(m)?))) {
+            None => Ok(metrics),
+            Some((metric, flag)) => Err(Error::input_hint(
+                format!("`{}` has nothing to compare the samples with", metric.metric.name),
+                format!("give it with {flag} DIR"),
+            )),
+        }
+    }
+}
+
+/// The numbers that stand for stages.
+const SAMPLES: usize = 0;
+const REAL: usize = 1;
+
+/// All that is measured, and what measures it.
+struct Desk {
+    samples: Vec<Picture>,
+    /// The distinct prompts, without modifier tokens, in order.
+    texts: Vec<String>,
+    /// Of which of them each sample is.
+    groups: Vec<usize>,
+    targets: BTreeMap<String, Vec<Picture>>,
+    real: Vec<Picture>,
+    clip_folder: PathBuf,
+    clip: Embedder,
+}
+
+impl Desk {
+    fn read(args: &Args) -> Result<Self> {
+        let corrupt = if args.skip_corrupt { OnCorrupt::Skip } else { OnCorrupt::Refuse };
+        let prompts = read_prompts_json(&args.folder.join("prompts.json"))?;
+        let mut tokens: BTreeSet<&str> = args.tokens.iter().map(String::as_str).collect();
+        prompts.values().for_each(|prompt| tokens.extend(numbered_tokens(prompt)));
+        let tokens: Vec<&str> = tokens.into_iter().collect();
+        let samples = read_pictures(&args.folder.join("samples"), corrupt)?;
+        let mut own = vec![];
+        for sample in &samples {
+            let stem = Path::new(&sample.name).file_stem().unwrap_or_default();
+            let by_stem = || prompts.get(stem.to_string_lossy().as_ref());
+            let Some(prompt) = prompts.get(&sample.name).or_else(by_stem) else {
+                return Err(Error::input_hint(
+                    format!("prompts.json has no prompt for samples/{}", sample.name),
+                    "it gives a prompt for every file: {\"0\": \"photo of a dog\"}",
+                ));
+            };
+            own.push(without_tokens(prompt, &tokens));
+        }
+        let mut texts = own.clone();
+        texts.sort();
+        texts.dedup();
+        let groups = own.iter().map(|t| texts.binary_search(t).unwrap_or(0)).collect();
+        let mut targets = BTreeMap::new();
+        for folder in &args.targets {
+            targets.insert(folder.display().to_string(), read_pictures(folder, corrupt)?);
+        }
+        let real = args.real.as_ref().map(|folder| read_pictures(folder, corrupt)).transpose()?;
+        let clip_folder = match args.clip.as_str() {
+            mini::NAME => mini::clip_folder()?,
+            path => PathBuf::from(path),
+        };
+        let cache = mini::cache_folder()?.join("clip");
+        let workers = rayon::current_num_threads();
+        let clip = Embedder::open(&clip_folder, args.ort, false, &cache, workers)?;
+        let real = real.unwrap_or_default();
+        Ok(Desk { samples, texts, groups, targets, real, clip_folder, clip })
+    }
+
+    fn extractor(&self, name: &str) -> Result<&dyn Embed> {
+        match name {
+            "clip" => Ok(&self.clip),
+            _ => Err(Error::input(format!("no extractor `{name}` is given"))),
+        }
+    }
+
+    /// All that the numbers depend on besides the samples themselves.
+    fn protocol(&self, metrics: &[Chosen]) -> Result<Value> {
+        let meaning = |m: &Chosen| Ok(m.meaning(self.extractor(&m.metric.extractor)?.identity()));
+        let metrics = metrics.iter().map(meaning).collect::<Result<Vec<Value>>>()?;
+        let hashes = |pictures: &[Picture]| {
+            let mut hashes: Vec<String> = pictures.iter().map(|p| p.hash.clone()).collect();
+            hashes.sort();
+            hashes
+        };
+        let counts: Vec<usize> = (0..self.texts.len())
+            .map(|group| self.groups.iter().filter(|g| **g == group).count())
+            .collect();
+        let mut targets: Vec<Vec<String>> = self.targets.values().map(|t| hashes(t)).collect();
+        targets.sort();
+        Ok(json!({
+            "protocol": 2,
+            "metrics": metrics,
+            "prompts": self.texts,
+            "images": counts,
+            "targets": targets,
+            "real": hashes(&self.real),
+        }))
+    }
+}
+
+impl Source for Desk {
+    fn pictures(&self, pictures: Pictures, by: &str) -> Result<Array2<f32>> {
+        let none = vec![];
+        let pictures = match pictures {
+            Pictures::Samples(..) => &self.samples,
+            Pictures::Retrieved(_) => &self.real,
+            Pictures::Targets(name) => self.targets.get(name).unwrap_or(&none),
+        };
+        self.extractor(by)?.images(&pictures.iter().map(|p| &p.image).collect::<Vec<&RgbImage>>())
+    }
+
+    fn texts(&self, texts: &[String], by: &str) -> Result<Array2<f32>> {
+        self.extractor(by)?.texts(&texts.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
+    fn captions(&self, _: usize) -> Result<Vec<String>> {
+        Ok(vec![])
+    }
 }

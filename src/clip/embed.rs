@@ -6,7 +6,7 @@ use ndarray::Array2;
 use crate::Result;
 
 /// What embeds pictures and texts in one space: a CLIP, or a stand-in of a test.
-pub trait Embed: Sync {
+pub trait Embed: Send + Sync {
     /// A row of features for each picture [n, d], not normalised.
     ///
     /// # Errors

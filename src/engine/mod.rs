@@ -1,9 +1,11 @@
 //! The engine: an experiment's cells as a graph of stages, each kept under the hash of what it means.
 
 mod cell;
+mod features;
 mod filter;
 mod key;
 mod plan;
+mod protocol;
 mod resources;
 mod results;
 mod run;
@@ -19,7 +21,7 @@ pub use plan::{Plan, plan};
 pub use resources::{Machine, Resources};
 pub use results::results;
 pub use run::{Event, Outcome, Todo, Watch, run, survey};
-pub use scores::Scores;
-pub use stage::{Kind, Stage, Work};
+pub use scores::{Measured, Pictures, Scores, Source, score};
+pub use stage::{Images, Kind, ScoreWork, Side, Stage, Work};
 pub use store::{Provenance, StageLock, Store};
 pub use work::read_image;

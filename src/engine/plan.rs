@@ -6,11 +6,12 @@ use super::cell::{Cell, CellKind};
 use super::filter::{Filter, Named};
 use super::key::Key;
 use super::resources::Resources;
-use super::stage::{ClassImages, Images, KidSide, ScoreWork, Stage, Work, image_seed, render};
+use super::stage::{ClassImages, Images, ScoreWork, Side, Stage, Work, image_seed, render};
 use crate::data::{Concept, Prompt};
 use crate::methods::{
     self, Method, Modifier, Recipe, Regularization, Settings, class_prompt, phrase,
 };
+use crate::metrics::Need;
 use crate::spec::{Experiment, GroupName, Row, SamplingSpec, Scale};
 use crate::{Error, Result};
 
@@ -24,11 +25,11 @@ pub struct Plan {
 }
 
 /// A concept, or several together.
-struct Subject {
-    name: String,
-    group: GroupName,
-    concepts: Vec<String>,
-    prompts: Vec<Prompt>,
+pub(super) struct Subject {
+    pub name: String,
+    pub group: GroupName,
+    pub concepts: Vec<String>,
+    pub prompts: Vec<Prompt>,
 }
 
 /// A row, as far as it is the same for all subjects.
@@ -56,7 +57,7 @@ pub fn plan(
         resources,
         plan: Plan { stages: vec![], cells: vec![], index: HashMap::new() },
     };
-    let subjects = planner.subjects()?;
+    let subjects = subjects(scale, resources)?;
     for row in planner.rows()? {
         for subject in &subjects {
             if !row.takes(subject) {
@@ -131,40 +132,6 @@ impl<'a> Planner<'a> {
             rows.push(RowPlan { label: label.into(), paper: None, kind, method: None, row: None });
         }
         Ok(rows)
-    }
-
-    fn subjects(&self) -> Result<Vec<Subject>> {
-        let most = self.scale.prompts.unwrap_or(usize::MAX);
-        let mut subjects = vec![];
-        for name in &self.scale.concepts {
-            let mut prompts = self.resources.concept(name)?.prompts.clone();
-            if prompts.is_empty() {
-                return Err(Error::input_hint(
-                    format!("the concept `{name}` has no prompts to be evaluated with"),
-                    "add `prompts` to its [[concepts]]: [\"photo of a {} on the beach\"], or a text file",
-                ));
-            }
-            prompts.truncate(most);
-            let concepts = vec![name.clone()];
-            subjects.push(Subject {
-                name: name.clone(),
-                group: GroupName::Single,
-                concepts,
-                prompts,
-            });
-        }
-        for name in &self.scale.pairs {
-            let (concepts, mut prompts) = self.resources.pair(name)?;
-            concepts.iter().try_for_each(|c| self.resources.concept(c).map(|_| ()))?;
-            prompts.truncate(most);
-            subjects.push(Subject {
-                name: name.clone(),
-                group: GroupName::Multi,
-                concepts,
-                prompts,
-            });
-        }
-        Ok(subjects)
     }
 
     /// Whether the renderer can draw the prompts with the concepts in them.
@@ -302,7 +269,11 @@ impl<'a> Planner<'a> {
             GroupName::Single => self.scale.images,
             GroupName::Multi => self.scale.pair_images,
         };
-        let has_images = !matches!(row.kind, CellKind::Real | CellKind::Copies);
+        let metrics = self.resources.metrics();
+        let needs = |need: Need| metrics.iter().any(|m| m.measure.need() == need);
+        let prompted = [Need::Prompts, Need::Images, Need::Targets, Need::AllTargets];
+        let has_images = !matches!(row.kind, CellKind::Real | CellKind::Copies)
+            && prompted.into_iter().any(needs);
         let texts: Vec<String> = subject.prompts.iter().map(|p| p.fill(&words)).collect();
         let mut groups = vec![];
         let mut samples = None;
@@ -325,31 +296,35 @@ impl<'a> Planner<'a> {
             samples = Some((at, images));
         }
 
-        let mut kid = None;
-        if subject.group == GroupName::Single && self.scale.kid_images >= 2 {
-            let count = self.scale.kid_images;
+        let mut compared = None;
+        // real images are also the anchor of what is measured of prompts
+        let real = needs(Need::RealImages)
+            || row.kind == CellKind::Real && (needs(Need::Prompts) || needs(Need::Images));
+        if real && subject.group == GroupName::Single && self.scale.real_images >= 2 {
+            let count = self.scale.real_images;
             let spec = &self.experiment.regularization;
             let (corpus, validation) = (spec.corpus.clone(), spec.validation.clone());
             let real = self.retrieval(&validation, &words[0], count, ANY)?;
             let side = match row.kind {
                 CellKind::Real | CellKind::Truth => {
-                    KidSide::Real(self.retrieval(&corpus, &words[0], count, ANY)?)
+                    Side::Real(self.retrieval(&corpus, &words[0], count, ANY)?)
                 }
-                CellKind::Copies => KidSide::Targets,
+                CellKind::Copies => Side::Targets,
                 _ => {
                     // captions have no modifier token: where no weight moved, they sample the same
                     let from = checkpoint.filter(|_| moves_weights(&recipe));
                     let images = Images::CaptionsOf { stage: real, count, seed };
                     let whose = if from.is_some() { &row.label } else { "Pretrained" };
-                    let name = format!("sample {whose} · {} · {count} for KID", subject.name);
-                    KidSide::Samples(self.samples(name, from, &images, &sampling)?, images)
+                    let name = format!("sample {whose} · {} · {count} captions", subject.name);
+                    Side::Samples(self.samples(name, from, &images, &sampling)?, images)
                 }
             };
-            kid = Some((side, real));
+            compared = Some((side, real));
         }
 
         let concepts = subject.concepts.clone();
-        let work = ScoreWork { kind: row.kind.clone(), concepts, samples, texts, groups, kid };
+        let (metrics, kind) = (self.resources.metrics().to_vec(), row.kind.clone());
+        let work = ScoreWork { metrics, kind, concepts, samples, texts, groups, real: compared };
         let name = format!("score {title}");
         let scores = self.add(name, Work::Score(work))?;
         self.plan.cells.push(Cell {
@@ -382,6 +357,31 @@ impl<'a> Planner<'a> {
         settings.steps = ((settings.steps as f64 * self.scale.train_steps).round() as u64).max(1);
         Ok(settings)
     }
+}
+
+/// The concepts and pairs of a scale, with the prompts that they are evaluated with.
+pub(super) fn subjects(scale: &Scale, resources: &Resources) -> Result<Vec<Subject>> {
+    let most = scale.prompts.unwrap_or(usize::MAX);
+    let mut subjects = vec![];
+    for name in &scale.concepts {
+        let mut prompts = resources.concept(name)?.prompts.clone();
+        if prompts.is_empty() {
+            return Err(Error::input_hint(
+                format!("the concept `{name}` has no prompts to be evaluated with"),
+                "add `prompts` to its [[concepts]]: [\"photo of a {} on the beach\"], or a text file",
+            ));
+        }
+        prompts.truncate(most);
+        let concepts = vec![name.clone()];
+        subjects.push(Subject { name: name.clone(), group: GroupName::Single, concepts, prompts });
+    }
+    for name in &scale.pairs {
+        let (concepts, mut prompts) = resources.pair(name)?;
+        concepts.iter().try_for_each(|c| resources.concept(c).map(|_| ()))?;
+        prompts.truncate(most);
+        subjects.push(Subject { name: name.clone(), group: GroupName::Multi, concepts, prompts });
+    }
+    Ok(subjects)
 }
 
 /// Training steps, over all that is trained for a checkpoint.

@@ -3,17 +3,19 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{DType, Device};
+use serde_json::Value;
 
 use super::key::hex;
 use super::store::Store;
-use crate::clip::{Embedder, Runtime};
+use crate::clip::{Embed, Embedder, Runtime};
 use crate::data::{self, Concept, ConceptSource, Corpus, Prompt, PromptSource};
 use crate::diffusion::Backbone;
 use crate::diffusion::folder::Folder;
 use crate::methods::{Profile, taken_tokens};
+use crate::metrics::Chosen;
 use crate::spec::Experiment;
 use crate::{Error, Result, mini};
 
@@ -38,14 +40,16 @@ pub struct Resources {
     taken_tokens: usize,
     concepts: BTreeMap<String, Concept>,
     pairs: BTreeMap<String, (Vec<String>, Vec<Prompt>)>,
+    metrics: Vec<Chosen>,
     clip: PathBuf,
     threshold: f32,
-    embedder: OnceLock<Embedder>,
-    opening: Mutex<()>,
+    extractors: Mutex<BTreeMap<String, Arc<dyn Embed>>>,
     corpora: Mutex<BTreeMap<String, Arc<dyn Corpus>>>,
     base: PathBuf,
 }
 
+/// The extractor that also chooses captions.
+const CLIP: &str = "clip";
 /// The least similarity of a regularisation caption: the paper's (section 3.2), for ViT-B/32.
 const THRESHOLD: f32 = 0.85;
 /// The same for the judge that comes with a backbone, whose cosines spread wider.
@@ -96,10 +100,10 @@ impl Resources {
             identity,
             concepts: BTreeMap::new(),
             pairs: BTreeMap::new(),
+            metrics: experiment.registry.choose(experiment.metrics.as_deref())?,
             clip,
             threshold: experiment.regularization.threshold.unwrap_or(threshold),
-            embedder: OnceLock::new(),
-            opening: Mutex::new(()),
+            extractors: Mutex::default(),
             corpora: Mutex::default(),
             base: experiment.base.clone(),
         };
@@ -194,23 +198,45 @@ impl Resources {
         Backbone::load(&self.backbone, &self.machine.device, self.machine.dtype)
     }
 
-    /// The judge.
+    /// What is measured.
+    pub fn metrics(&self) -> &[Chosen] {
+        &self.metrics
+    }
+
+    /// What the numbers of these metrics depend on besides the images.
     ///
     /// # Errors
-    /// As [`Embedder::open`].
-    pub fn embedder(&self) -> Result<&Embedder> {
-        if let Some(embedder) = self.embedder.get() {
-            return Ok(embedder);
+    /// As [`Resources::extractor`].
+    pub fn meaning_of(&self, metrics: &[Chosen]) -> Result<Value> {
+        let meaning = |m: &Chosen| Ok(m.meaning(self.extractor(&m.metric.extractor)?.identity()));
+        Ok(Value::Array(metrics.iter().map(meaning).collect::<Result<_>>()?))
+    }
+
+    /// The CLIP that chooses captions, and that judges unless a metric names another extractor.
+    ///
+    /// # Errors
+    /// As [`Resources::extractor`].
+    pub fn embedder(&self) -> Result<Arc<dyn Embed>> {
+        self.extractor(CLIP)
+    }
+
+    /// An extractor by its name, opened when it is first asked for.
+    ///
+    /// # Errors
+    /// An extractor that is not given; what opening it gives.
+    pub fn extractor(&self, name: &str) -> Result<Arc<dyn Embed>> {
+        let mut open = self.extractors.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = open.get(name) {
+            return Ok(known.clone());
         }
-        let _one = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.embedder.get().is_none() {
-            let cuda = self.machine.device.is_cuda();
-            let workers = rayon::current_num_threads();
-            let cache = mini::cache_folder()?.join("clip");
-            let opened = Embedder::open(&self.clip, self.machine.runtime, cuda, &cache, workers)?;
-            let _ = self.embedder.set(opened);
+        if name != CLIP {
+            return Err(Error::input(format!("no extractor `{name}` is given")));
         }
-        Ok(self.embedder.get().expect("set above"))
+        let cuda = self.machine.device.is_cuda();
+        let workers = rayon::current_num_threads();
+        let cache = mini::cache_folder()?.join("clip");
+        let opened = Embedder::open(&self.clip, self.machine.runtime, cuda, &cache, workers)?;
+        Ok(open.entry(name.to_owned()).or_insert(Arc::new(opened)).clone())
     }
 
     /// A corpus by the name an experiment gives it.

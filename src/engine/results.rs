@@ -1,20 +1,22 @@
 //! What the store has of a plan, as the data of a report.
 
-use serde_json::json;
+use std::collections::BTreeMap;
 
 use super::cell::{Cell, CellKind};
 use super::key::Key;
 use super::plan::Plan;
+use super::protocol::protocol;
 use super::resources::Resources;
 use super::run::survey;
-use super::scores::Scores;
+use super::scores::{Measured, Scores};
 use super::stage::{Kind, Work};
 use super::store::Store;
 use crate::Result;
-use crate::clip::Embed as _;
-use crate::metrics::estimate;
-use crate::report::{self, ImageRow, Results};
-use crate::spec::{Experiment, GroupName, Scale};
+use crate::metrics::{Estimate, estimate};
+use crate::report::{self, CellValue, ImageRow, Results};
+use crate::spec::{Experiment, Scale};
+
+use serde_json::json;
 
 /// Collects all cells; those whose scores are not in the store are listed as missing.
 ///
@@ -37,6 +39,7 @@ pub fn results(
         protocol,
         protocol_text,
         table: experiment.table.clone(),
+        metrics: resources.metrics().iter().map(|m| m.metric.clone()).collect(),
         cells: vec![],
         images: vec![],
         failed: vec![],
@@ -81,7 +84,6 @@ fn measured(
         paper_row: cell.paper.clone(),
         anchor: !matches!(cell.kind, CellKind::Method(_)),
         seed: cell.seed,
-        kid: scores.kid,
         steps: cell.steps,
         ..report::Cell::default()
     };
@@ -91,11 +93,7 @@ fn measured(
         row.stored_bytes = own.map_or(0, |p| p.bytes);
     }
     let Work::Score(work) = &stage.work else { return Ok((row, vec![])) };
-    if scores.files.is_empty() {
-        anchor(&mut row, scores, work.texts.len());
-        return Ok((row, vec![]));
-    }
-    let mut images = vec![];
+    let mut images: Vec<ImageRow> = vec![];
     for (i, file) in scores.files.iter().enumerate() {
         let prompt = scores.groups[i];
         images.push(ImageRow {
@@ -103,32 +101,42 @@ fn measured(
             prompt,
             text_prompt: work.texts.get(prompt).cloned().unwrap_or_default(),
             seed: scores.seeds[i],
-            text: scores.text[i],
-            image: scores.image.iter().map(|each| each[i]).collect(),
+            values: BTreeMap::new(),
             file: file.clone(),
         });
+    }
+    for (name, measured) in &scores.values {
+        match measured {
+            Measured::Images(parts) => {
+                for (i, image) in images.iter_mut().enumerate() {
+                    image.values.insert(name.clone(), parts.iter().map(|part| part[i]).collect());
+                }
+            }
+            Measured::Others { parts, groups } => {
+                row.values.insert(name.clone(), others(parts, groups));
+                row.images = row.images.max(parts.iter().map(Vec::len).min().unwrap_or(0));
+            }
+            Measured::Set(set) => {
+                row.values.insert(name.clone(), CellValue::Set(set.clone()));
+            }
+        }
     }
     row.measure(&images.iter().collect::<Vec<_>>());
     Ok((row, images))
 }
 
-/// Alignments of real images, which are of no prompt: every image is a group of its own, or, where
-/// every prompt was compared with every copy, every prompt.
-fn anchor(row: &mut report::Cell, scores: &Scores, prompts: usize) {
-    let of = |values: &[f64], groups: usize| {
-        let per_group = values.len().div_ceil(groups.max(1)).max(1);
-        let groups: Vec<usize> = (0..values.len()).map(|i| i / per_group).collect();
-        (!values.is_empty()).then(|| estimate(values, &groups, report::SEED))
-    };
-    let copies = row.method == CellKind::Copies.as_str();
-    row.text = of(&scores.text, if copies { prompts } else { scores.text.len() });
-    row.image_each = scores.image.iter().filter_map(|v| of(v, v.len())).collect();
-    let count = scores.image.iter().map(Vec::len).min().unwrap_or(0);
-    let mean =
-        |i: usize| scores.image.iter().map(|v| v[i]).sum::<f64>() / scores.image.len() as f64;
-    let means: Vec<f64> = (0..count).map(mean).collect();
-    row.image = of(&means, count);
-    row.images = count;
+/// Values of images that are not the cell's own, such as real ones. With each of several concepts they
+/// may be as many as it has targets: the mean is over those that all have.
+fn others(parts: &[Vec<f64>], groups: &[usize]) -> CellValue {
+    let of =
+        |values: &[f64]| -> Estimate { estimate(values, &groups[..values.len()], report::SEED) };
+    let count = parts.iter().map(Vec::len).min().unwrap_or(0);
+    let mean = |i: usize| parts.iter().map(|v| v[i]).sum::<f64>() / parts.len() as f64;
+    let several = parts.iter().filter(|_| parts.len() > 1);
+    CellValue::Mean {
+        mean: of(&(0..count).map(mean).collect::<Vec<_>>()),
+        parts: several.map(|v| of(v)).collect(),
+    }
 }
 
 /// Seconds of all trainings behind a checkpoint, and the most memory of any.
@@ -141,51 +149,4 @@ fn cost(plan: &Plan, store: &Store, at: usize) -> Result<(f64, f64)> {
         (seconds, peak) = (seconds + before.0, peak.max(before.1));
     }
     Ok((seconds, peak))
-}
-
-/// What numbers must share to be compared: its id, and in words.
-fn protocol(
-    experiment: &Experiment,
-    scale: &Scale,
-    resources: &Resources,
-) -> Result<(String, String)> {
-    let sampling = scale.sampling(&experiment.sampling, GroupName::Single);
-    let pair_steps = scale.sampling(&experiment.sampling, GroupName::Multi).steps;
-    let embedder = resources.embedder()?.identity();
-    let (width, height) = resources.size();
-    let meaning = json!({
-        "backbone": resources.backbone_identity(),
-        "embedder": embedder,
-        "sampling": sampling,
-        "pair_steps": pair_steps,
-        "size": [width, height],
-        "text_factor": 2.5,
-        "tokens": "stripped",
-        "kid": { "kernel": "(x·y/d + 1)³", "images": scale.kid_images },
-    });
-    let steps = match (scale.pairs.is_empty(), pair_steps == sampling.steps) {
-        (false, false) => format!("{} ({pair_steps} for pairs)", sampling.steps),
-        _ => sampling.steps.to_string(),
-    };
-    let kid = match scale.kid_images {
-        0 => String::new(),
-        n => format!(
-            " KID ×10³ on the judge's image features, kernel (x·y/d + 1)³, of {n} images generated \
-             from the captions of {n} held-out real images against those images."
-        ),
-    };
-    let text = format!(
-        "Backbone {} ({}…), {width}×{height}; {} steps of {}, guidance {}; judge {}…; text \
-         alignment 2.5·max(cos, 0) with modifier tokens removed from the prompt; image alignment: \
-         mean cosine over all pairs of generated and target images.{kid} Training and sampling seeds \
-         0 to {}.",
-        resources.backbone_name(),
-        &resources.backbone_identity()[..12],
-        steps,
-        sampling.scheduler,
-        sampling.guidance,
-        &embedder[..embedder.len().min(12)],
-        scale.seeds - 1,
-    );
-    Ok((Key::of(&meaning).short().to_owned(), text))
 }

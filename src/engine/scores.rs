@@ -1,133 +1,208 @@
-//! What a cell's images are worth.
+//! What a cell's images are worth: its metrics, each of the images that its measure asks for.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
-use image::RgbImage;
-use ndarray::{Array2, ArrayView2, Axis, concatenate};
+use ndarray::{Array2, Axis, concatenate};
 use serde::{Deserialize, Serialize};
 
 use super::cell::CellKind;
-use crate::clip::Embed;
-use crate::data::Concept;
-use crate::metrics::{self, KID_SUBSET, KID_SUBSETS, Kid};
+use super::stage::{Images, ScoreWork, Side};
+use crate::metrics::{Given, Need, Outcome, SetValue};
 use crate::{Error, Result};
 
-/// A cell's metrics, image by image.
+/// A cell's metrics.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Scores {
-    /// Text alignment of each image; empty where there is no text.
-    pub text: Vec<f64>,
-    /// Image alignment of each image with each concept's targets: `[concept][image]`.
-    pub image: Vec<Vec<f64>>,
     /// Of which prompt each image is.
     pub groups: Vec<usize>,
     /// The images' files, relative to the store; empty for real images.
     pub files: Vec<String>,
     /// The images' seeds.
     pub seeds: Vec<u64>,
-    /// Distance from real images.
-    pub kid: Option<Kid>,
+    /// What was measured, by the names of metrics; what could not be has no entry.
+    pub values: BTreeMap<String, Measured>,
 }
 
-/// Of the subsets of every KID.
-const KID_SEED: u64 = 2020;
-
-/// Images to judge.
-pub struct Judged<'a> {
-    /// Whose they are.
-    pub kind: &'a CellKind,
-    /// What the concepts' targets are.
-    pub concepts: &'a [&'a Concept],
-    /// Images of the prompts, with their files and seeds.
-    pub images: Vec<RgbImage>,
-    #[allow(missing_docs)]
-    pub files: Vec<String>,
-    #[allow(missing_docs)]
-    pub seeds: Vec<u64>,
-    /// Prompts without modifier tokens.
-    pub texts: &'a [String],
-    /// Of which of them each image is.
-    pub groups: &'a [usize],
-    /// The images that KID compares, and the real ones with their captions.
-    pub kid: Option<(Vec<RgbImage>, Vec<Captioned>)>,
+/// What a measure found.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Measured {
+    /// A value of each of the cell's images, by concept where each is compared with: `[part][image]`.
+    Images(Vec<Vec<f64>>),
+    /// The same of other images, such as real ones.
+    Others {
+        /// As above.
+        parts: Vec<Vec<f64>>,
+        /// The group of each image.
+        groups: Vec<usize>,
+    },
+    /// A value of a set.
+    Set(SetValue),
 }
 
-/// An image with its caption.
-pub type Captioned = (RgbImage, String);
+/// Pictures that have features.
+pub enum Pictures<'a> {
+    /// Sampled by a stage.
+    Samples(usize, &'a Images),
+    /// Found by a retrieval.
+    Retrieved(usize),
+    /// The targets of a concept.
+    Targets(&'a str),
+}
 
-/// Measures.
+/// Where features come from.
+pub trait Source {
+    /// Of pictures, by the extractor of a name.
+    ///
+    /// # Errors
+    /// What cannot be read or embedded.
+    fn pictures(&self, pictures: Pictures, by: &str) -> Result<Array2<f32>>;
+
+    /// Of texts.
+    ///
+    /// # Errors
+    /// An extractor that reads no texts; its own.
+    fn texts(&self, texts: &[String], by: &str) -> Result<Array2<f32>>;
+
+    /// The captions of a retrieval's pictures.
+    ///
+    /// # Errors
+    /// What cannot be read.
+    fn captions(&self, retrieval: usize) -> Result<Vec<String>>;
+}
+
+/// Measures the metrics that `work` names. Files and seeds are left to the caller.
 ///
 /// # Errors
-/// The embedder's.
-pub fn score(judged: Judged, embed: &dyn Embed) -> Result<Scores> {
-    let features = |images: &[RgbImage]| embed.images(&images.iter().collect::<Vec<_>>());
-    let targets: Vec<Array2<f32>> = judged
-        .concepts
-        .iter()
-        .map(|c| embed.images(&c.targets.iter().map(|t| &t.image).collect::<Vec<_>>()))
-        .collect::<Result<_>>()?;
-    let texts = embed.texts(&judged.texts.iter().map(String::as_str).collect::<Vec<_>>())?;
-    let mut scores = Scores {
-        text: vec![],
-        image: vec![],
-        groups: judged.groups.to_vec(),
-        files: judged.files,
-        seeds: judged.seeds,
-        kid: None,
-    };
-    let (mut kid_images, mut real) = (None, None);
-    if let Some((side, pictures)) = &judged.kid {
-        let (images, captions): (Vec<RgbImage>, Vec<&str>) =
-            pictures.iter().map(|(i, c)| (i.clone(), c.as_str())).unzip();
-        real = Some((features(&images)?, captions));
-        kid_images = Some(features(side)?);
-    }
-    match judged.kind {
-        CellKind::Method(_) | CellKind::Pretrained | CellKind::Truth => {
-            let images = features(&judged.images)?;
-            let own = texts.select(Axis(0), judged.groups);
-            scores.text = metrics::text_alignment(images.view(), own.view());
-            for targets in &targets {
-                scores.image.push(metrics::image_alignment(images.view(), targets.view()));
+/// The source's; features that cannot be compared.
+pub fn score(work: &ScoreWork, source: &dyn Source) -> Result<Scores> {
+    let mut values = BTreeMap::new();
+    for chosen in &work.metrics {
+        let (need, by) = (chosen.measure.need(), chosen.metric.extractor.as_str());
+        let (mut parts, mut groups) = (vec![], vec![]);
+        for compared in compared(work, need, by, source)? {
+            let given = Given {
+                images: compared.images.view(),
+                groups: &compared.groups,
+                against: compared.against.view(),
+                itself: compared.itself,
+            };
+            match chosen.measure.measure(&given)? {
+                None => {}
+                Some(Outcome::Set(set)) => {
+                    values.insert(chosen.metric.name.clone(), Measured::Set(set));
+                }
+                Some(Outcome::Images(found)) => {
+                    parts.push(found);
+                    if compared.groups.len() > groups.len() {
+                        groups = compared.groups;
+                    }
+                }
             }
         }
-        CellKind::Real => {
-            for targets in &targets {
-                scores.image.push(others(targets.view()));
-            }
-            if let Some((images, captions)) = &real {
-                let own = embed.texts(captions)?;
-                scores.text = metrics::text_alignment(images.view(), own.view());
-            }
-        }
-        CellKind::Copies => {
-            let all: Vec<ArrayView2<f32>> = targets.iter().map(|t| t.view()).collect();
-            let copies = concatenate(Axis(0), &all).map_err(|e| Error::input(e.to_string()))?;
-            for targets in &targets {
-                scores.image.push(metrics::image_alignment(copies.view(), targets.view()));
-            }
-            // every prompt answered with every copy
-            for text in texts.rows() {
-                let text = text.insert_axis(Axis(0));
-                let text = text.broadcast((copies.nrows(), copies.ncols()));
-                let text = text.ok_or_else(|| Error::input("features of different lengths"))?;
-                scores.text.extend(metrics::text_alignment(copies.view(), text));
-            }
+        if !parts.is_empty() {
+            let own = need != Need::RealImages && work.samples.is_some();
+            let found =
+                if own { Measured::Images(parts) } else { Measured::Others { parts, groups } };
+            values.insert(chosen.metric.name.clone(), found);
         }
     }
-    if let (Some(generated), Some((real, _))) = (kid_images, real) {
-        scores.kid =
-            Some(metrics::kid(generated.view(), real.view(), KID_SUBSETS, KID_SUBSET, KID_SEED)?);
-    }
-    Ok(scores)
+    Ok(Scores { groups: work.groups.clone(), files: vec![], seeds: vec![], values })
 }
 
-/// Of each image, the mean cosine with all others.
-fn others(images: ArrayView2<f32>) -> Vec<f64> {
-    let n = images.nrows() as f64;
-    // the mean over all counts the image itself, whose cosine is 1
-    let all = metrics::image_alignment(images, images);
-    if n < 2.0 { vec![] } else { all.into_iter().map(|v| (v * n - 1.0) / (n - 1.0)).collect() }
+/// Images and what they are compared with.
+struct Compared {
+    images: Array2<f32>,
+    groups: Vec<usize>,
+    against: Array2<f32>,
+    itself: bool,
+}
+
+impl Compared {
+    /// Every image is a group of its own.
+    fn each(images: Array2<f32>, against: Array2<f32>, itself: bool) -> Self {
+        Compared { groups: (0..images.nrows()).collect(), images, against, itself }
+    }
+}
+
+/// What a cell has for a need: a comparison with each concept, or one; none where it has no such
+/// images. The anchors stand in with real images and with copies of the targets.
+fn compared(work: &ScoreWork, need: Need, by: &str, source: &dyn Source) -> Result<Vec<Compared>> {
+    let targets = |concept: &String| source.pictures(Pictures::Targets(concept), by);
+    let all_targets = || {
+        let each: Vec<_> = work.concepts.iter().map(targets).collect::<Result<_>>()?;
+        let views: Vec<_> = each.iter().map(|t| t.view()).collect();
+        concatenate(Axis(0), &views).map_err(|e| Error::input(e.to_string()))
+    };
+    // the images of a prompt are compared with targets: those sampled, or those that stand for them
+    let with_targets = |targets: Array2<f32>| {
+        Ok::<_, Error>(match (&work.samples, &work.kind) {
+            (Some((at, list)), _) => {
+                let images = source.pictures(Pictures::Samples(*at, list), by)?;
+                Compared { images, groups: work.groups.clone(), against: targets, itself: false }
+            }
+            (None, CellKind::Real) => Compared::each(targets.clone(), targets, true),
+            (None, _) => Compared::each(all_targets()?, targets, false),
+        })
+    };
+    match need {
+        Need::Targets => work.concepts.iter().map(|c| with_targets(targets(c)?)).collect(),
+        Need::AllTargets => Ok(vec![with_targets(all_targets()?)?]),
+        Need::Prompts => prompted(work, by, source, true),
+        Need::Images => prompted(work, by, source, false),
+        Need::RealImages => {
+            let Some((side, real)) = &work.real else { return Ok(vec![]) };
+            let images = match side {
+                Side::Samples(at, list) => source.pictures(Pictures::Samples(*at, list), by)?,
+                Side::Real(at) => source.pictures(Pictures::Retrieved(*at), by)?,
+                Side::Targets => all_targets()?,
+            };
+            let real = source.pictures(Pictures::Retrieved(*real), by)?;
+            Ok(vec![Compared::each(images, real, false)])
+        }
+    }
+}
+
+/// The images of the evaluation prompts, and the features of each one's prompt if they are asked for.
+fn prompted(
+    work: &ScoreWork,
+    by: &str,
+    source: &dyn Source,
+    with_texts: bool,
+) -> Result<Vec<Compared>> {
+    let (images, groups, texts) = match (&work.samples, &work.kind) {
+        (Some((at, list)), _) => {
+            let images = source.pictures(Pictures::Samples(*at, list), by)?;
+            (images, work.groups.clone(), work.texts.clone())
+        }
+        // real images are of their own captions
+        (None, CellKind::Real) => {
+            let Some((_, real)) = &work.real else { return Ok(vec![]) };
+            let images = source.pictures(Pictures::Retrieved(*real), by)?;
+            let groups = (0..images.nrows()).collect();
+            (images, groups, source.captions(*real)?)
+        }
+        // every prompt is answered with every copy
+        (None, _) => {
+            let each: Vec<Array2<f32>> = work
+                .concepts
+                .iter()
+                .map(|c| source.pictures(Pictures::Targets(c), by))
+                .collect::<Result<_>>()?;
+            let prompts = 0..work.texts.len();
+            let views: Vec<_> = prompts.flat_map(|_| each.iter().map(|t| t.view())).collect();
+            let images = concatenate(Axis(0), &views).map_err(|e| Error::input(e.to_string()))?;
+            let copies = images.nrows() / work.texts.len().max(1);
+            let groups = (0..images.nrows()).map(|i| i / copies.max(1)).collect();
+            (images, groups, work.texts.clone())
+        }
+    };
+    let against = match with_texts {
+        true => source.texts(&texts, by)?.select(Axis(0), &groups),
+        false => Array2::zeros((0, images.ncols())),
+    };
+    Ok(vec![Compared { images, groups, against, itself: false }])
 }
 
 impl Scores {
@@ -145,9 +220,15 @@ impl Scores {
         };
         let scores: Scores = serde_json::from_str(&text).map_err(|e| bad(e.to_string()))?;
         let n = scores.files.len();
-        let whole = [scores.text.len(), scores.groups.len(), scores.seeds.len()] == [n; 3]
-            && scores.image.iter().all(|each| each.len() == n);
-        if n > 0 && !whole {
+        let whole = |measured: &Measured| match measured {
+            Measured::Images(parts) => parts.iter().all(|part| part.len() == n),
+            Measured::Others { parts, groups } => {
+                parts.iter().all(|part| part.len() <= groups.len())
+            }
+            Measured::Set(_) => true,
+        };
+        let lists = n == 0 || [scores.groups.len(), scores.seeds.len()] == [n; 2];
+        if !lists || !scores.values.values().all(whole) {
             return Err(bad("its lists are of different lengths".into()));
         }
         Ok(scores)

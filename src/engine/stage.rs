@@ -6,9 +6,9 @@ use serde_json::{Value, json};
 use super::cell::CellKind;
 use super::key::Key;
 use super::resources::Resources;
-use crate::clip::Embed as _;
 use crate::data::{Concept, picture_hash, scene_image};
 use crate::methods::{MergeSettings, Modifier, Settings, token};
+use crate::metrics::Chosen;
 use crate::spec::SamplingSpec;
 use crate::{Error, Result, world};
 
@@ -158,7 +158,7 @@ pub enum Work {
 /// In the meaning of samples: which images, the part that does not choose their folder.
 const IMAGES: &str = "images";
 /// Of what scores are.
-const SCORES_VERSION: u32 = 1;
+const SCORES_VERSION: u32 = 2;
 
 impl Work {
     fn kind(&self) -> Kind {
@@ -242,26 +242,26 @@ impl Work {
                 });
                 json!({ "render": 1, "concepts": all, "list": list, "first": first.transpose()? })
             }
-            Work::Score(ScoreWork { kind, concepts, samples, texts, groups, kid }) => {
+            Work::Score(ScoreWork { metrics, kind, concepts, samples, texts, groups, real }) => {
                 let mut all = vec![];
                 for name in concepts {
                     all.push(targets(resources.concept(name)?));
                 }
                 // the keys of samples say which images they are
                 let samples = samples.as_ref().map(|(at, _)| key(*at));
-                let kid = kid.as_ref().map(|(side, real)| match side {
-                    KidSide::Samples(at, _) | KidSide::Real(at) => json!([key(*at), key(*real)]),
-                    KidSide::Targets => json!(["targets", key(*real)]),
+                let real = real.as_ref().map(|(side, real)| match side {
+                    Side::Samples(at, _) | Side::Real(at) => json!([key(*at), key(*real)]),
+                    Side::Targets => json!(["targets", key(*real)]),
                 });
                 json!({
                     "scores": SCORES_VERSION,
                     "kind": kind.as_str(),
-                    "embedder": resources.embedder()?.identity(),
+                    "metrics": resources.meaning_of(metrics)?,
                     "samples": samples,
                     "texts": texts,
                     "groups": groups,
                     "targets": all,
-                    "kid": kid,
+                    "real": real,
                 })
             }
         })
@@ -310,6 +310,8 @@ pub enum ClassImages {
 /// What is measured, and against what.
 #[derive(Clone, Debug)]
 pub struct ScoreWork {
+    /// The metrics.
+    pub metrics: Vec<Chosen>,
     /// Whose images.
     pub kind: CellKind,
     /// The concepts.
@@ -320,13 +322,13 @@ pub struct ScoreWork {
     pub texts: Vec<String>,
     /// Of which prompt each image is.
     pub groups: Vec<usize>,
-    /// What KID compares with the real images, and the stage that found those.
-    pub kid: Option<(KidSide, usize)>,
+    /// What is compared with real images, and the stage that found those.
+    pub real: Option<(Side, usize)>,
 }
 
-/// The images that KID compares with real ones.
+/// The images that are compared with real ones.
 #[derive(Clone, Debug)]
-pub enum KidSide {
+pub enum Side {
     /// Sampled by this stage.
     Samples(usize, Images),
     /// Retrieved by this stage, from another corpus.

@@ -4,13 +4,14 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use image::RgbImage;
+use ndarray::Array2;
+use serde_json::{Value, json};
 
+use super::features::features;
 use super::plan::Plan;
 use super::resources::Resources;
-use super::scores::{Judged, score};
-use super::stage::{
-    ClassImages, Images, KidSide, Kind, Stage, Work, image_file, image_seed, render,
-};
+use super::scores::{Pictures, Source, score};
+use super::stage::{ClassImages, Images, Kind, Stage, Work, image_file, image_seed, render};
 use super::store::Store;
 use crate::data::{self, Manifest};
 use crate::diffusion::png::Png;
@@ -70,8 +71,14 @@ impl<'a> Worker<'a> {
                 let corpus = self.resources.corpus(corpus)?;
                 let embedder = self.resources.embedder()?;
                 let cache = mini::cache_folder()?.join("captions");
-                let found =
-                    data::retrieve(&*corpus, queries, *count, *threshold, embedder, Some(&cache))?;
+                let found = data::retrieve(
+                    &*corpus,
+                    queries,
+                    *count,
+                    *threshold,
+                    &*embedder,
+                    Some(&cache),
+                )?;
                 found.save(&dir.join(MANIFEST))?;
                 Ok(1.0.into())
             }
@@ -209,45 +216,14 @@ impl<'a> Worker<'a> {
 
     fn score(&mut self, stage: &Stage, dir: &Path) -> Result<Effort> {
         let Work::Score(work) = &stage.work else { return Ok(0.0.into()) };
-        let concepts: Vec<_> =
-            work.concepts.iter().map(|n| self.resources.concept(n)).collect::<Result<_>>()?;
-        let (mut images, mut files, mut seeds) = (vec![], vec![], vec![]);
+        let mut scores = score(work, self)?;
         if let Some((at, list)) = &work.samples {
             for (path, seed) in self.files(*at, list)? {
-                images.push(read_image(&path)?);
                 let file = path.strip_prefix(self.store.root()).unwrap_or(&path);
-                files.push(file.to_string_lossy().into_owned());
-                seeds.push(seed);
+                scores.files.push(file.to_string_lossy().into_owned());
+                scores.seeds.push(seed);
             }
         }
-        let kid = match &work.kid {
-            None => None,
-            Some((side, real)) => {
-                let pictures = match side {
-                    KidSide::Targets => {
-                        concepts[0].targets.iter().map(|t| t.image.clone()).collect()
-                    }
-                    KidSide::Real(at) => self.retrieved(*at)?.into_iter().map(|(i, _)| i).collect(),
-                    KidSide::Samples(at, list) => self
-                        .files(*at, list)?
-                        .iter()
-                        .map(|(path, _)| read_image(path))
-                        .collect::<Result<_>>()?,
-                };
-                Some((pictures, self.retrieved(*real)?))
-            }
-        };
-        let judged = Judged {
-            kind: &work.kind,
-            concepts: &concepts,
-            images,
-            files,
-            seeds,
-            texts: &work.texts,
-            groups: &work.groups,
-            kid,
-        };
-        let scores = score(judged, self.resources.embedder()?)?;
         let text = serde_json::to_string(&scores).unwrap_or_default();
         safefile::write(&dir.join(SCORES), text)?;
         Ok(1.0.into())
@@ -330,6 +306,44 @@ impl<'a> Worker<'a> {
                     .collect()
             }
         }
+    }
+}
+
+impl Source for Worker<'_> {
+    fn pictures(&self, pictures: Pictures, by: &str) -> Result<Array2<f32>> {
+        let extractor = self.resources.extractor(by)?;
+        let key = |at: usize| &self.plan.stages[at].key;
+        let (meaning, read): (Value, Box<dyn FnOnce() -> Result<Vec<RgbImage>> + '_>) =
+            match pictures {
+                Pictures::Samples(at, list) => {
+                    let files = self.files(at, list)?;
+                    let read = move || files.iter().map(|(path, _)| read_image(path)).collect();
+                    (json!({ "samples": key(at) }), Box::new(read))
+                }
+                Pictures::Retrieved(at) => {
+                    let read = move || {
+                        Ok(self.retrieved(at)?.into_iter().map(|(image, _)| image).collect())
+                    };
+                    (json!({ "retrieved": key(at) }), Box::new(read))
+                }
+                Pictures::Targets(concept) => {
+                    let targets = &self.resources.concept(concept)?.targets;
+                    let hashes: Vec<&String> = targets.iter().map(|t| &t.hash).collect();
+                    let read = || Ok(targets.iter().map(|t| t.image.clone()).collect());
+                    (json!({ "targets": hashes }), Box::new(read))
+                }
+            };
+        features(self.store, &*extractor, &meaning, read)
+    }
+
+    fn texts(&self, texts: &[String], by: &str) -> Result<Array2<f32>> {
+        let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+        self.resources.extractor(by)?.texts(&texts)
+    }
+
+    fn captions(&self, retrieval: usize) -> Result<Vec<String>> {
+        let found = Manifest::load(&self.folder(retrieval).join(MANIFEST))?;
+        Ok(found.entries.into_iter().map(|e| e.caption).collect())
     }
 }
 

@@ -3,8 +3,8 @@
 
 use ndarray::{Array2, ArrayView2, Axis};
 use rayon::prelude::*;
-use serde::{Deserialize, Serialize};
 
+use super::{Better, Given, Gives, Measure, Need, Outcome, SetValue, Shown};
 use crate::rng::Rng;
 use crate::{Error, Result};
 
@@ -15,9 +15,11 @@ pub const KID_SUBSET: usize = 1000;
 /// Kernels of whole sets are kept up to this many rows (three matrices of 128 MiB); larger sets
 /// have the kernels of their subsets computed one by one.
 const WHOLE: usize = 4096;
+/// Of the subsets of every KID.
+const SEED: u64 = 2020;
 
 /// A kernel distance and how it came about. In tables it is shown times 10³.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Kid {
     /// Mean over the subsets: the distance.
     pub mean: f64,
@@ -35,6 +37,60 @@ pub struct Kid {
     pub m: usize,
     /// Rows of the two sets.
     pub n: [usize; 2],
+}
+
+pub(super) struct KernelDistance;
+
+impl Measure for KernelDistance {
+    fn name(&self) -> &'static str {
+        "kid"
+    }
+
+    fn title(&self) -> &'static str {
+        "KID"
+    }
+
+    fn definition(&self) -> &'static str {
+        "kernel (x·y/d + 1)³, unbiased, mean over 100 subsets of 1000 images at most"
+    }
+
+    fn better(&self) -> Better {
+        Better::Less
+    }
+
+    fn shown(&self) -> Shown {
+        Shown { scale: 1e3, unit: "×10³", digits: 2 }
+    }
+
+    fn tolerance(&self) -> f64 {
+        0.001
+    }
+
+    fn need(&self) -> Need {
+        Need::RealImages
+    }
+
+    fn gives(&self) -> Gives {
+        Gives::Set
+    }
+
+    /// Elsewhere it is of Inception's.
+    fn titled_by_extractor(&self) -> bool {
+        true
+    }
+
+    fn measure(&self, given: &Given) -> Result<Option<Outcome>> {
+        let found = kid(given.images, given.against, KID_SUBSETS, KID_SUBSET, SEED)?;
+        let finite = |x: f64| Some(x).filter(|x| x.is_finite());
+        let counts = [("real images", found.n[1]), ("subsets", found.subsets), ("m", found.m)];
+        Ok(Some(Outcome::Set(SetValue {
+            value: found.mean,
+            se: finite(found.se),
+            se_images: finite(found.se_generated),
+            n: found.n[0],
+            counts: counts.map(|(name, n)| (name.to_owned(), n)).into(),
+        })))
+    }
 }
 
 /// Rows of the first and of the second set.

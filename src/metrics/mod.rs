@@ -1,13 +1,44 @@
-//! Alignments, KID, and the statistics around them.
+//! Measures of images, and the statistics around them.
 //!
 //! Everything here is computed in f64 from raw features (a row each, not normalised), depends on
 //! nothing but its arguments, and is the same for the same seed.
 
-mod alignment;
+mod image_alignment;
 mod kid;
+mod measure;
 pub mod paper;
+mod registry;
 mod stats;
+mod text_alignment;
 
-pub use alignment::{image_alignment, text_alignment};
+use std::sync::Arc;
+
+use ndarray::{Array2, ArrayView2};
+
+pub use image_alignment::image_alignment;
 pub use kid::{KID_SUBSET, KID_SUBSETS, Kid, Subset, kid, kid_over};
+pub use measure::{Better, Given, Gives, Measure, Need, Outcome, SetValue, Shown};
+pub use registry::{Chosen, Metric, Registry};
 pub use stats::{Estimate, Stratum, estimate, paired_difference, pooled, student, wilson, z95};
+pub use text_alignment::text_alignment;
+
+/// Every measure of the program, in the order in which they are listed.
+fn measures() -> Vec<Arc<dyn Measure>> {
+    vec![
+        Arc::new(text_alignment::TextAlignment),
+        Arc::new(image_alignment::ImageAlignment),
+        Arc::new(kid::KernelDistance),
+    ]
+}
+
+/// Rows of length 1. A row of zeros stays: its cosine with anything is 0.
+fn unit(x: ArrayView2<f32>) -> Array2<f64> {
+    let mut x = x.mapv(f64::from);
+    for mut row in x.outer_iter_mut() {
+        let norm = row.dot(&row).sqrt();
+        if norm > 0.0 {
+            row /= norm;
+        }
+    }
+    x
+}

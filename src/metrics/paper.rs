@@ -1,9 +1,11 @@
 //! The paper's numbers: `metrics/paper/*.toml`, compiled in.
 
+use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use serde::Deserialize;
 
+use super::Metric;
 use crate::{Error, Result};
 
 /// A table of the paper.
@@ -27,22 +29,38 @@ pub struct PaperRow {
     pub label: String,
     /// Concept or pair; none for the mean over them.
     pub concept: Option<String>,
-    /// Text alignment.
-    pub text: Option<f64>,
-    /// Image alignment; for a pair the mean over both.
-    pub image: Option<f64>,
-    /// Image alignment with each concept of a pair, where printed.
-    pub image_each: Vec<f64>,
-    /// KID ×10³.
-    pub kid: Option<f64>,
-    /// Image alignment by DINO.
-    pub dino: Option<f64>,
+    /// Its values as they are printed, by the names of metrics; `image-alignment#1` is with the first
+    /// concept of a pair.
+    pub values: BTreeMap<String, f64>,
+}
+
+/// A column of the paper beside one of ours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Beside {
+    /// The name of the paper's metric.
+    pub key: String,
+    /// The extractor of its features, where it is not ours.
+    pub other: Option<String>,
 }
 
 impl PaperTable {
     /// The mean row of a label.
     pub fn row(&self, group: &str, label: &str) -> Option<&PaperRow> {
         self.rows.iter().find(|r| r.group == group && r.label == label && r.concept.is_none())
+    }
+
+    /// The paper's column for a metric: the same, or the same measure of features that the paper
+    /// names, which are another space than ours.
+    pub fn beside(&self, metric: &Metric) -> Option<Beside> {
+        let mut keys = self.rows.iter().flat_map(|r| r.values.keys());
+        if keys.clone().any(|key| *key == metric.name) {
+            return Some(Beside { key: metric.name.clone(), other: None });
+        }
+        keys.find_map(|key| {
+            let (measure, extractor) = key.split_once('@')?;
+            let other = Some(extractor.to_owned());
+            (measure == metric.measure).then(|| Beside { key: key.clone(), other })
+        })
     }
 }
 
@@ -81,17 +99,11 @@ struct File {
 struct Row {
     group: String,
     label: String,
-    text: Option<Values>,
-    image: Option<Values>,
-    image1: Option<Values>,
-    image2: Option<Values>,
-    kid: Option<Values>,
-    dino: Option<Values>,
-    mean_text: Option<f64>,
-    mean_image: Option<f64>,
-    mean_image1: Option<f64>,
-    mean_image2: Option<f64>,
-    mean_kid: Option<f64>,
+    /// By the names of metrics.
+    values: BTreeMap<String, Values>,
+    /// The means that are printed beside values of each concept.
+    #[serde(default)]
+    mean: BTreeMap<String, f64>,
 }
 
 /// One value, or one for each concept.
@@ -117,23 +129,29 @@ impl Row {
 
     /// The values of a concept, or the means.
     fn at(&self, concept: Option<(usize, &String)>) -> PaperRow {
-        let pick = |values: &Option<Values>, mean: Option<f64>| match (values, concept) {
-            (Some(Values::Each(v)), Some((i, _))) => v.get(i).copied(),
-            (Some(Values::Mean(v)), None) => Some(*v),
-            _ => mean.filter(|_| concept.is_none()),
-        };
-        let images = [pick(&self.image1, self.mean_image1), pick(&self.image2, self.mean_image2)];
-        let image_each: Vec<f64> = images.into_iter().flatten().collect();
-        let of_pair = (image_each.len() == 2).then(|| (image_each[0] + image_each[1]) / 2.0);
+        let mut values = BTreeMap::new();
+        for (key, value) in &self.values {
+            let value = match (value, concept) {
+                (Values::Each(v), Some((i, _))) => v.get(i).copied(),
+                (Values::Mean(v), None) => Some(*v),
+                _ => self.mean.get(key).copied().filter(|_| concept.is_none()),
+            };
+            values.extend(value.map(|v| (key.clone(), v)));
+        }
+        // what is printed for the first and for the second concept of a pair, as one value
+        let parts: Vec<String> =
+            values.keys().filter_map(|k| k.strip_suffix("#1").map(str::to_owned)).collect();
+        for name in parts {
+            let of = |i: usize| values.get(&format!("{name}#{i}")).copied();
+            if let (Some(a), Some(b)) = (of(1), of(2)) {
+                values.insert(name, (a + b) / 2.0);
+            }
+        }
         PaperRow {
             group: self.group.clone(),
             label: self.label.clone(),
             concept: concept.map(|(_, c)| c.clone()),
-            text: pick(&self.text, self.mean_text),
-            image: pick(&self.image, self.mean_image).or(of_pair),
-            image_each,
-            kid: pick(&self.kid, self.mean_kid),
-            dino: pick(&self.dino, None),
+            values,
         }
     }
 }
@@ -141,6 +159,26 @@ impl Row {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metrics::Registry;
+
+    const TEXT: &str = "text-alignment";
+    const IMAGE: &str = "image-alignment";
+    const KID: &str = "kid@inception";
+
+    #[test]
+    fn a_column_of_other_features_says_so() {
+        let names = [IMAGE, "image-alignment@dino", "kid", KID].map(str::to_owned);
+        let chosen = Registry::default().choose(Some(&names)).unwrap();
+        let of = |table: &str, i: usize| super::table(table).unwrap().beside(&chosen[i].metric);
+        let beside = |key: &str, other: Option<&str>| {
+            Some(Beside { key: key.into(), other: other.map(str::to_owned) })
+        };
+        assert_eq!(of("table1", 0), beside(IMAGE, None));
+        assert_eq!(of("table1", 1), None, "the paper's CLIP is no DINO");
+        assert_eq!(of("table1", 2), beside(KID, Some("inception")));
+        assert_eq!(of("table1", 3), beside(KID, None));
+        assert_eq!(of("table4", 1), beside("image-alignment@dino", None));
+    }
 
     #[test]
     fn table_1_is_the_papers() {
@@ -149,9 +187,9 @@ mod tests {
         let labels: Vec<_> = table.rows.iter().map(|r| (r.group.as_str(), &*r.label)).collect();
         assert_eq!(labels[0], ("single", "Textual Inversion"));
         assert_eq!(labels[9], ("multi", "Ours (Joint)"));
-        let ours = table.row("single", "Ours").unwrap();
-        assert_eq!((ours.text, ours.image, ours.kid), (Some(0.795), Some(0.775), Some(20.96)));
-        assert_eq!(table.row("multi", "Ours (Joint)").unwrap().kid, None);
+        let ours = &table.row("single", "Ours").unwrap().values;
+        assert_eq!([ours[TEXT], ours[IMAGE], ours[KID]], [0.795, 0.775, 20.96]);
+        assert!(!table.row("multi", "Ours (Joint)").unwrap().values.contains_key(KID));
         assert_eq!(table.row("multi", "Ours"), None);
     }
 
@@ -166,23 +204,23 @@ mod tests {
         // the alignments' means of Table 7 leave moongate out
         for (name, table) in TABLES.iter().filter(|(_, t)| !t.concepts.is_empty()) {
             for mean in table.rows.iter().filter(|r| r.concept.is_none()) {
-                let of = |pick: fn(&PaperRow) -> Option<f64>, skip: usize| {
+                let of = |key: &str, skip: usize| {
                     let rows = table.rows.iter().filter(|r| r.label == mean.label);
                     let all: Vec<_> =
-                        rows.filter(|r| r.concept.is_some()).filter_map(pick).collect();
+                        rows.filter(|r| r.concept.is_some()).map(|r| r.values[key]).collect();
                     let all = &all[skip.min(all.len())..];
                     all.iter().sum::<f64>() / all.len() as f64
                 };
                 let skip = usize::from(*name == "table7");
                 // the paper cuts some means off where others would round
-                let near = |found: f64, printed: Option<f64>, within: f64| {
-                    let printed = printed.unwrap();
+                let near = |key: &str, skip: usize, within: f64| {
+                    let (found, printed) = (of(key, skip), mean.values[key]);
                     assert!((found - printed).abs() < within, "{name} {}: {found}", mean.label);
                 };
-                near(of(|r| r.text, skip), mean.text, 1.1e-3);
-                near(of(|r| r.image, skip), mean.image, 1.1e-3);
+                near(TEXT, skip, 1.1e-3);
+                near(IMAGE, skip, 1.1e-3);
                 if *name == "table7" {
-                    near(of(|r| r.kid, 0), mean.kid, 1.1e-2);
+                    near(KID, 0, 1.1e-2);
                 }
             }
         }
@@ -194,9 +232,9 @@ mod tests {
             let (one, each) = (table("table1").unwrap(), table(each).unwrap());
             for row in one.rows.iter().filter(|r| r.group == group) {
                 let other = each.row(group, &row.label).unwrap();
-                let near = |a: Option<f64>, b: Option<f64>| (a.unwrap() - b.unwrap()).abs() < 2e-3;
-                assert!(near(row.text, other.text) && near(row.image, other.image), "{row:?}");
-                assert_eq!(row.kid, other.kid);
+                let near = |key: &str| (row.values[key] - other.values[key]).abs() < 2e-3;
+                assert!(near(TEXT) && near(IMAGE), "{row:?}");
+                assert_eq!(row.values.get(KID), other.values.get(KID));
             }
         }
     }
@@ -205,7 +243,8 @@ mod tests {
     fn all_tables_can_be_read() {
         for (name, table) in TABLES.iter() {
             assert!(!table.rows.is_empty(), "{name}");
-            assert!(table.rows.iter().all(|r| r.text.is_some() && r.image.is_some()), "{name}");
+            let has = |r: &PaperRow, key: &str| r.values.contains_key(key);
+            assert!(table.rows.iter().all(|r| has(r, TEXT) && has(r, IMAGE)), "{name}");
         }
     }
 }

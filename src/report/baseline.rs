@@ -1,16 +1,17 @@
 //! A baseline: what a later run of the same protocol is compared with, image by image.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::files::check_size;
-use super::results::Results;
-use crate::metrics::Kid;
+use super::results::{ImageRow, Results};
+use super::sheet::check_size;
+use crate::metrics::SetValue;
 use crate::{Error, Result, safefile};
 
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// The values of a run, for `cdbench check`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -29,6 +30,12 @@ pub struct Baseline {
     pub cells: Vec<BaselineCell>,
 }
 
+/// What every version of the file has.
+#[derive(Deserialize)]
+struct Version {
+    version: u32,
+}
+
 /// A cell of a baseline. Cells are found again by group, label, concepts and seed, not by their
 /// keys, which change with the code.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -42,16 +49,14 @@ pub struct BaselineCell {
     pub concepts: Vec<String>,
     /// Seed of its training.
     pub seed: u64,
-    /// KID.
-    pub kid: Option<Kid>,
     /// Number of the prompt of each image.
     pub prompts: Vec<usize>,
     /// Seed of each image.
     pub seeds: Vec<u64>,
-    /// Text alignment of each image.
-    pub text: Vec<f64>,
-    /// Image alignment of each image, the mean over concepts.
-    pub image: Vec<f64>,
+    /// The values of each image, the mean over concepts, by the names of metrics.
+    pub images: BTreeMap<String, Vec<f64>>,
+    /// The values of sets.
+    pub sets: BTreeMap<String, SetValue>,
 }
 
 impl Baseline {
@@ -60,16 +65,23 @@ impl Baseline {
         let images = results.by_cell();
         let cell = |c: &super::Cell| {
             let of = images.get(c.id.as_str())?;
+            let own = of.first().into_iter().flat_map(|i| i.values.keys());
+            let values = |of: &[&ImageRow], name: &str| {
+                of.iter().map(|i| i.value(name).unwrap_or(f64::NAN)).collect()
+            };
             Some(BaselineCell {
                 group: c.group.clone(),
                 label: c.label.clone(),
                 concepts: c.concepts.clone(),
                 seed: c.seed,
-                kid: c.kid,
                 prompts: of.iter().map(|i| i.prompt).collect(),
                 seeds: of.iter().map(|i| i.seed).collect(),
-                text: of.iter().map(|i| i.text).collect(),
-                image: of.iter().map(|i| i.image_mean()).collect(),
+                images: own.map(|name| (name.clone(), values(of, name))).collect(),
+                sets: c
+                    .values
+                    .iter()
+                    .filter_map(|(name, value)| Some((name.clone(), value.set()?.clone())))
+                    .collect(),
             })
         };
         Baseline {
@@ -85,7 +97,7 @@ impl Baseline {
     /// Reads a baseline.
     ///
     /// # Errors
-    /// A file that is missing, damaged or of another version.
+    /// A file that is missing, damaged or of a newer version; [`Error::Protocol`] for an older one.
     pub fn load(path: &Path) -> Result<Baseline> {
         let bad = |what: String| {
             let hint = "`cdbench check --update` writes a new baseline";
@@ -93,14 +105,24 @@ impl Baseline {
         };
         check_size(path)?;
         let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
-        let baseline: Baseline = serde_json::from_str(&text).map_err(|e| bad(e.to_string()))?;
-        if baseline.version != VERSION {
-            return Err(bad(format!("version {} where {VERSION} is read", baseline.version)));
+        let version: Version = serde_json::from_str(&text).map_err(|e| bad(e.to_string()))?;
+        if version.version < VERSION {
+            // its numbers are of another protocol, whatever they are
+            return Err(Error::Protocol(format!(
+                "{}: version {} of baselines, which another protocol measured, where {VERSION} is \
+                 read; `cdbench check --update` writes a new one",
+                path.display(),
+                version.version
+            )));
         }
+        if version.version > VERSION {
+            return Err(bad(format!("version {} where {VERSION} is read", version.version)));
+        }
+        let baseline: Baseline = serde_json::from_str(&text).map_err(|e| bad(e.to_string()))?;
         for cell in &baseline.cells {
             let n = cell.prompts.len();
-            let lengths = [cell.seeds.len(), cell.text.len(), cell.image.len()];
-            if lengths.iter().any(|l| *l != n) {
+            let lengths = cell.images.values().map(Vec::len);
+            if lengths.chain([cell.seeds.len()]).any(|l| l != n) {
                 let name = cell.concepts.join(" + ");
                 return Err(bad(format!("{} on {name}: lists of different lengths", cell.label)));
             }
@@ -114,8 +136,8 @@ impl Baseline {
     /// A value that is not finite; a file that cannot be written.
     pub fn save(&self, path: &Path) -> Result<()> {
         let values = |c: &BaselineCell| {
-            let kid = c.kid.into_iter().flat_map(|k| [k.mean, k.std, k.se, k.se_generated]);
-            c.text.iter().chain(&c.image).copied().chain(kid).all(f64::is_finite)
+            c.images.values().flatten().all(|v| v.is_finite())
+                && c.sets.values().all(SetValue::is_finite)
         };
         if let Some(cell) = self.cells.iter().find(|c| !values(c)) {
             let name = cell.concepts.join(" + ");

@@ -1,28 +1,23 @@
 //! The regression gate: results against a baseline of the same protocol.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 
 use super::baseline::{Baseline, BaselineCell};
-use super::results::{Cell, ImageRow, Results};
-use super::view::Metric;
-use crate::metrics::{Estimate, Stratum, student};
+use super::results::{Cell, CellValue, ImageRow, Results};
+use crate::metrics::{Estimate, Metric, Stratum, student};
 
 /// Chance that a check of two runs that differ by nothing but noise finds something.
 const ALARM: f64 = 0.05;
 
-/// Differences that nobody minds, however sure they are.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Tolerance {
-    /// Of text and image alignment.
-    pub alignment: f64,
-    /// Of KID, not scaled.
-    pub kid: f64,
-}
+/// Differences that nobody minds, however sure they are, by the names of metrics; a metric that is not
+/// here has its measure's own.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Tolerance(pub BTreeMap<String, f64>);
 
-impl Default for Tolerance {
-    fn default() -> Self {
-        Tolerance { alignment: 0.005, kid: 0.001 }
+impl Tolerance {
+    fn of(&self, metric: &Metric) -> f64 {
+        self.0.get(&metric.name).copied().unwrap_or(metric.tolerance)
     }
 }
 
@@ -95,7 +90,7 @@ impl CheckOutcome {
 ///
 /// The prompts are the same in both, so that images are what noise comes from. Intervals are
 /// Student's, at 1 − 5 % ÷ comparisons (Bonferroni): a check does not fail because it looks at much.
-pub fn check(results: &Results, baseline: &Baseline, tolerance: Tolerance) -> CheckOutcome {
+pub fn check(results: &Results, baseline: &Baseline, tolerance: &Tolerance) -> CheckOutcome {
     let mut out = CheckOutcome::default();
     if results.protocol != baseline.protocol {
         out.protocols = Some([baseline.protocol.clone(), results.protocol.clone()]);
@@ -104,6 +99,7 @@ pub fn check(results: &Results, baseline: &Baseline, tolerance: Tolerance) -> Ch
     let images = results.by_cell();
     let mut found: Vec<Compared> = vec![];
     let mut rows: Vec<((&str, &str), Vec<Pairs>)> = vec![];
+    let metrics = &results.metrics;
     for old in &baseline.cells {
         let Some(new) = results.cells.iter().find(|c| same(c, old)) else {
             out.missing.push(name(old));
@@ -111,20 +107,24 @@ pub fn check(results: &Results, baseline: &Baseline, tolerance: Tolerance) -> Ch
         };
         let of = images.get(new.id.as_str()).map_or(&[][..], Vec::as_slice);
         let pairs = Pairs::new(old, of);
-        if pairs.count() < old.prompts.len() {
-            let (n, all) = (pairs.count(), old.prompts.len());
+        if pairs.images < old.prompts.len() {
+            let (n, all) = (pairs.images, old.prompts.len());
             out.missing.push(format!("{}: {n} of {all} images", name(old)));
         }
-        match (&old.kid, &new.kid) {
-            (Some(k), Some(l)) => {
-                let se = k.se_generated.hypot(l.se_generated);
-                let difference = Estimate::normal(l.mean - k.mean, se, l.n[0]);
-                found.push((name(old), Metric::Kid, k.mean, l.mean, difference));
+        for metric in metrics {
+            let key = metric.name.as_str();
+            let now = new.values.get(key).and_then(CellValue::set);
+            if let (Some(k), Some(l)) = (old.sets.get(key), now) {
+                let error = |se: Option<f64>| se.unwrap_or(f64::INFINITY);
+                let se = error(k.se_images).hypot(error(l.se_images));
+                let difference = Estimate::normal(l.value - k.value, se, l.n);
+                found.push((name(old), metric.clone(), k.value, l.value, difference));
             }
-            (Some(_), None) => out.missing.push(format!("{}: KID", name(old))),
-            (None, _) => {}
         }
-        found.extend(compare(name(old), std::slice::from_ref(&pairs)));
+        let lost =
+            old.images.keys().chain(old.sets.keys()).filter(|k| !new.values.contains_key(*k));
+        out.missing.extend(lost.map(|key| format!("{}: {key}", name(old))));
+        found.extend(compare(name(old), metrics, std::slice::from_ref(&pairs)));
         let key = (old.group.as_str(), old.label.as_str());
         match rows.iter_mut().find(|(k, _)| *k == key) {
             Some((_, all)) => all.push(pairs),
@@ -132,7 +132,8 @@ pub fn check(results: &Results, baseline: &Baseline, tolerance: Tolerance) -> Ch
         }
     }
     for ((group, label), all) in rows.iter().filter(|(_, all)| all.len() > 1) {
-        found.extend(compare(format!("{group}: {label}, all {} cells", all.len()), all));
+        let what = format!("{group}: {label}, all {} cells", all.len());
+        found.extend(compare(what, metrics, all));
     }
     let added = results.cells.iter().filter(|c| images.contains_key(c.id.as_str()));
     let added = added.filter(|c| !baseline.cells.iter().any(|old| same(c, old)));
@@ -142,10 +143,11 @@ pub fn check(results: &Results, baseline: &Baseline, tolerance: Tolerance) -> Ch
     out.confidence = 1.0 - ALARM / found.len().max(1) as f64;
     for (what, metric, before, now, difference) in found {
         let interval = difference.t_interval(out.confidence);
+        let allowed = tolerance.of(&metric);
+        let sign = metric.better.sign();
         let change = Change { what, metric, before, now, interval };
-        let allowed = if metric == Metric::Kid { tolerance.kid } else { tolerance.alignment };
         let certain = interval.0 > 0.0 || interval.1 < 0.0;
-        let list = match metric.sign() * change.difference() {
+        let list = match sign * change.difference() {
             better if certain && better > allowed => &mut out.improvements,
             better if certain && -better > allowed => &mut out.regressions,
             _ => &mut out.unchanged,
@@ -157,49 +159,49 @@ pub fn check(results: &Results, baseline: &Baseline, tolerance: Tolerance) -> Ch
 
 type Compared = (String, Metric, f64, f64, Estimate);
 
-/// The images of a cell that both runs have: values before and now.
+/// The images of a cell that both runs have.
 struct Pairs {
-    text: Vec<(f64, f64)>,
-    image: Vec<(f64, f64)>,
+    images: usize,
+    /// Values before and now, by the names of metrics.
+    values: BTreeMap<String, Vec<(f64, f64)>>,
 }
 
 impl Pairs {
     fn new(old: &BaselineCell, new: &[&ImageRow]) -> Self {
         let new: HashMap<(usize, u64), &ImageRow> =
             new.iter().map(|i| ((i.prompt, i.seed), *i)).collect();
-        let mut pairs = Pairs { text: vec![], image: vec![] };
+        let mut pairs = Pairs { images: 0, values: BTreeMap::new() };
         for (i, key) in old.prompts.iter().copied().zip(old.seeds.iter().copied()).enumerate() {
-            if let Some(image) = new.get(&key) {
-                pairs.text.push((old.text[i], image.text));
-                pairs.image.push((old.image[i], image.image_mean()));
+            let Some(image) = new.get(&key) else { continue };
+            pairs.images += 1;
+            for (name, before) in &old.images {
+                if let Some(now) = image.value(name) {
+                    pairs.values.entry(name.clone()).or_default().push((before[i], now));
+                }
             }
         }
         pairs
     }
-
-    fn count(&self) -> usize {
-        self.text.len()
-    }
 }
 
-/// Both alignments, each cell counting the same.
-fn compare(what: String, cells: &[Pairs]) -> Vec<Compared> {
-    let of = |metric, pick: fn(&Pairs) -> &Vec<(f64, f64)>| {
+/// Every metric that images have a value of, each cell counting the same.
+fn compare(what: String, metrics: &[Metric], cells: &[Pairs]) -> Vec<Compared> {
+    let of = |metric: &Metric| {
         let over = |value: fn(&(f64, f64)) -> f64| {
             let strata: Vec<Stratum> = cells
                 .iter()
                 .map(|c| {
-                    let values: Vec<f64> = pick(c).iter().map(value).collect();
+                    let pairs = c.values.get(&metric.name);
+                    let values: Vec<f64> = pairs.into_iter().flatten().map(value).collect();
                     Stratum { groups: (0..values.len()).collect(), values }
                 })
                 .collect();
             student(&strata)
         };
         let (before, now) = (over(|p| p.0).mean, over(|p| p.1).mean);
-        (what.clone(), metric, before, now, over(|p| p.1 - p.0))
+        (what.clone(), metric.clone(), before, now, over(|p| p.1 - p.0))
     };
-    let all = [of(Metric::Text, |p| &p.text), of(Metric::Image, |p| &p.image)];
-    all.into_iter().filter(|c| !c.2.is_nan()).collect()
+    metrics.iter().map(of).filter(|c| !c.2.is_nan()).collect()
 }
 
 fn same(new: &Cell, old: &BaselineCell) -> bool {
@@ -226,13 +228,13 @@ impl fmt::Display for CheckOutcome {
         };
         let wide = changed().map(|(_, c)| c.what.chars().count()).max().unwrap_or(0);
         for (word, c) in changed() {
-            let (scale, digits) = c.metric.shown();
+            let (scale, digits) = (c.metric.scale, c.metric.digits);
             let show = |v: f64| format!("{:.digits$}", scale * v);
             writeln!(
                 f,
                 "{word:<7} {:<wide$}  {:<15} {:>7} -> {:>7}   {:>+8.digits$} [{}, {}]",
                 c.what,
-                c.metric.title(),
+                c.metric.column(),
                 show(c.before),
                 show(c.now),
                 scale * c.difference(),

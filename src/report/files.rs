@@ -1,22 +1,51 @@
 //! Results as files: `results.csv` (a row a cell), `images.csv` (a row an image), `report.json` (what
 //! they have in common).
+//!
+//! A metric has a column of its own name, and beside it those that say how sure it is; with each of
+//! several concepts it has `NAME#1`, `NAME#2`, …
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::results::{Cell, ImageRow, Results};
-use crate::metrics::{Estimate, Kid};
+use super::results::{Cell, CellValue, ImageRow, Results};
+use super::sheet::{self, Line, Row, Sheet, check_size, part};
+use crate::metrics::{Estimate, Metric, SetValue};
 use crate::{Error, Result, safefile};
 
 /// Of `report.json`.
-const VERSION: u32 = 1;
-/// Files above this are not results.
-const LARGEST: u64 = 1 << 30;
+const VERSION: u32 = 2;
 /// Between the values of a field that holds several.
 const LIST: &str = ";";
+/// The columns of `results.csv` before those of the metrics.
+const CELL: [&str; 17] = [
+    "experiment",
+    "scale",
+    "protocol",
+    "cell",
+    "group",
+    "concepts",
+    "method",
+    "label",
+    "paper_row",
+    "anchor",
+    "seed",
+    "images",
+    "prompts",
+    "steps",
+    "train_seconds",
+    "stored_bytes",
+    "peak_mb",
+];
+/// Those of `images.csv`.
+const IMAGE: [&str; 5] = ["cell", "prompt", "text_prompt", "seed", "file"];
+/// Behind the name of a metric of images, and of its parts.
+const ESTIMATE: [&str; 6] = ["", ".se", ".low", ".high", ".n", ".groups"];
+/// Behind the name of a metric of sets.
+const SET: [&str; 5] = ["", ".se", ".se_images", ".n", ".counts"];
+
+type Read<T> = std::result::Result<T, String>;
 
 impl Results {
     /// Writes `results.csv`, `images.csv` and `report.json` into `folder`.
@@ -24,11 +53,24 @@ impl Results {
     /// # Errors
     /// A name with the list separator in it; a file that cannot be written.
     pub fn write(&self, folder: &Path) -> Result<()> {
-        let cells =
-            self.cells.iter().map(|c| CellRecord::new(self, c)).collect::<Result<Vec<_>>>()?;
-        write_csv(&folder.join("results.csv"), &cells)?;
-        let images: Vec<_> = self.images.iter().map(ImageRecord::new).collect();
-        write_csv(&folder.join("images.csv"), &images)?;
+        let of_cell = |c: &Cell, name: &str| match c.values.get(name) {
+            Some(CellValue::Mean { parts, .. }) => parts.len(),
+            _ => 0,
+        };
+        let columns = cell_columns(&self.metrics, |name| {
+            self.cells.iter().map(|c| of_cell(c, name)).max().unwrap_or(0)
+        });
+        let rows = self.cells.iter().map(|c| cell_row(self, c)).collect::<Result<Vec<_>>>()?;
+        sheet::write(&folder.join("results.csv"), &columns, &rows)?;
+
+        let of_image = |i: &ImageRow, name: &str| i.values.get(name).map_or(0, Vec::len);
+        let columns = image_columns(&self.metrics, |name| {
+            let most = self.images.iter().map(|i| of_image(i, name)).max().unwrap_or(0);
+            if most > 1 { most } else { 0 }
+        });
+        let rows: Vec<Row> = self.images.iter().map(image_row).collect();
+        sheet::write(&folder.join("images.csv"), &columns, &rows)?;
+
         let header = Header {
             version: VERSION,
             experiment: self.experiment.clone(),
@@ -37,6 +79,7 @@ impl Results {
             protocol: self.protocol.clone(),
             protocol_text: self.protocol_text.clone(),
             table: self.table.clone(),
+            metrics: self.metrics.clone(),
             failed: self.failed.clone(),
         };
         let mut json = serde_json::to_string_pretty(&header).expect("strings and numbers");
@@ -47,65 +90,68 @@ impl Results {
     /// Reads what [`Results::write`] wrote.
     ///
     /// # Errors
-    /// A file that is missing, damaged, or of a newer version; files that do not fit together.
+    /// A file that is missing, damaged, or of another version; files that do not fit together.
     pub fn read(folder: &Path) -> Result<Results> {
         let path = folder.join("report.json");
         let bad = |what: String| Error::input(format!("{}: {what}", path.display()));
         check_size(&path)?;
         let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
-        let header: Header = serde_json::from_str(&text).map_err(|e| bad(e.to_string()))?;
-        if header.version != VERSION {
-            return Err(bad(format!("version {} where {VERSION} is read", header.version)));
+        let version: Version = serde_json::from_str(&text).map_err(|e| bad(e.to_string()))?;
+        if version.version != VERSION {
+            return Err(bad(format!("version {} where {VERSION} is read", version.version)));
         }
-        let path = folder.join("results.csv");
-        let bad = |what: String| Error::input(format!("{}: {what}", path.display()));
+        let header: Header = serde_json::from_str(&text).map_err(|e| bad(e.to_string()))?;
+
+        let sheet = Sheet::read(&folder.join("results.csv"))?;
+        sheet.check(&cell_columns(&header.metrics, |name| sheet.parts(name)))?;
         let mut cells = vec![];
         let mut ids = HashMap::new();
-        for record in read_csv::<CellRecord>(&path)? {
-            if record.protocol != header.protocol {
-                let (cell, p, q) = (&record.cell, &record.protocol, &header.protocol);
-                return Err(bad(format!("cell {cell}: protocol {p}, report.json has {q}")));
+        for line in sheet.lines() {
+            let (id, protocol) = (line.text("cell"), line.text("protocol"));
+            if protocol != header.protocol {
+                let wanted = &header.protocol;
+                let what = format!("cell {id}: protocol {protocol}, report.json has {wanted}");
+                return Err(sheet.bad(&what));
             }
-            let cell = record.cell().map_err(bad)?;
+            let cell = read_cell(&line, &header.metrics);
+            let cell = cell.map_err(|e| sheet.bad(&format!("cell {id}: {e}")))?;
             if ids.insert(cell.id.clone(), cell.concepts.len()).is_some() {
-                return Err(bad(format!("cell {} is there twice", cell.id)));
+                return Err(sheet.bad(&format!("cell {id} is there twice")));
             }
             cells.push(cell);
         }
-        let path = folder.join("images.csv");
-        let bad = |what: String| Error::input(format!("{}: {what}", path.display()));
+
+        let sheet = Sheet::read(&folder.join("images.csv"))?;
+        sheet.check(&image_columns(&header.metrics, |name| sheet.parts(name)))?;
         let mut images = vec![];
         let mut seen = HashSet::new();
-        for (i, record) in read_csv::<ImageRecord>(&path)?.into_iter().enumerate() {
-            let line = i + 2;
-            let image = record.image().map_err(|e| bad(format!("row {line}: {e}")))?;
+        for (i, line) in sheet.lines().enumerate() {
+            let bad = |what: String| sheet.bad(&format!("row {}: {what}", i + 2));
+            let image = read_image(&line, &header.metrics, &sheet).map_err(bad)?;
             let Some(&concepts) = ids.get(&image.cell) else {
-                return Err(bad(format!("row {line}: no cell {} in results.csv", image.cell)));
+                return Err(bad(format!("no cell {} in results.csv", image.cell)));
             };
-            if image.image.len() != concepts {
-                let found = image.image.len();
-                return Err(bad(format!(
-                    "row {line}: {found} image alignments, {concepts} concepts"
-                )));
+            if let Some((name, parts)) = image.values.iter().find(|(_, v)| v.len() > concepts) {
+                let found = parts.len();
+                return Err(bad(format!("{found} values of {name} for {concepts} concepts")));
             }
             if !seen.insert((image.cell.clone(), image.prompt, image.seed)) {
                 let (p, s) = (image.prompt, image.seed);
-                return Err(bad(format!("row {line}: prompt {p} with seed {s} is there twice")));
+                return Err(bad(format!("prompt {p} with seed {s} is there twice")));
             }
             images.push(image);
         }
-        let Header { experiment, title, scale, protocol, protocol_text, table, failed, .. } =
-            header;
         Ok(Results {
-            experiment,
-            title,
-            scale,
-            protocol,
-            protocol_text,
-            table,
+            experiment: header.experiment,
+            title: header.title,
+            scale: header.scale,
+            protocol: header.protocol,
+            protocol_text: header.protocol_text,
+            table: header.table,
+            metrics: header.metrics,
             cells,
             images,
-            failed,
+            failed: header.failed,
         })
     }
 }
@@ -120,236 +166,228 @@ struct Header {
     protocol: String,
     protocol_text: String,
     table: Option<String>,
+    metrics: Vec<Metric>,
     failed: Vec<(String, String)>,
 }
 
-/// A row of `results.csv`: flat, for any tool that plots.
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct CellRecord {
-    experiment: String,
-    scale: String,
-    protocol: String,
-    cell: String,
-    group: String,
-    concepts: String,
-    method: String,
-    label: String,
-    paper_row: Option<String>,
-    anchor: bool,
-    seed: u64,
-    text: Option<f64>,
-    text_se: Option<f64>,
-    text_low: Option<f64>,
-    text_high: Option<f64>,
-    image: Option<f64>,
-    image_se: Option<f64>,
-    image_low: Option<f64>,
-    image_high: Option<f64>,
-    image_each: String,
-    image_each_se: String,
-    image_each_low: String,
-    image_each_high: String,
-    kid: Option<f64>,
-    kid_std: Option<f64>,
-    kid_se: Option<f64>,
-    kid_se_generated: Option<f64>,
-    kid_subsets: Option<usize>,
-    kid_m: Option<usize>,
-    kid_generated: Option<usize>,
-    kid_real: Option<usize>,
-    images: usize,
-    prompts: usize,
-    steps: u64,
-    train_seconds: f64,
-    stored_bytes: u64,
-    peak_mb: f64,
+/// What every version of the file has.
+#[derive(Deserialize)]
+struct Version {
+    version: u32,
 }
 
-impl CellRecord {
-    fn new(results: &Results, c: &Cell) -> Result<Self> {
-        if let Some(name) = c.concepts.iter().find(|n| n.contains(LIST) || n.is_empty()) {
-            let message = format!("concept {name:?}: a name may not be empty or hold {LIST:?}");
-            return Err(Error::input(message));
+fn columns_of(name: &str, suffixes: &[&str]) -> Vec<String> {
+    suffixes.iter().map(|suffix| format!("{name}{suffix}")).collect()
+}
+
+fn cell_columns(metrics: &[Metric], parts: impl Fn(&str) -> usize) -> Vec<String> {
+    let mut columns = CELL.map(str::to_owned).to_vec();
+    for metric in metrics {
+        if !metric.of_images() {
+            columns.extend(columns_of(&metric.name, &SET));
+            continue;
         }
-        let each = |pick: fn(&Estimate) -> f64| join(c.image_each.iter().map(pick));
-        let (text, image, kid) = (c.text.as_ref(), c.image.as_ref(), c.kid.as_ref());
-        Ok(CellRecord {
-            experiment: results.experiment.clone(),
-            scale: results.scale.clone(),
-            protocol: results.protocol.clone(),
-            cell: c.id.clone(),
-            group: c.group.clone(),
-            concepts: c.concepts.join(LIST),
-            method: c.method.clone(),
-            label: c.label.clone(),
-            paper_row: c.paper_row.clone(),
-            anchor: c.anchor,
-            seed: c.seed,
-            text: text.map(|e| e.mean),
-            text_se: text.map(|e| e.se),
-            text_low: text.map(|e| e.low),
-            text_high: text.map(|e| e.high),
-            image: image.map(|e| e.mean),
-            image_se: image.map(|e| e.se),
-            image_low: image.map(|e| e.low),
-            image_high: image.map(|e| e.high),
-            image_each: each(|e| e.mean),
-            image_each_se: each(|e| e.se),
-            image_each_low: each(|e| e.low),
-            image_each_high: each(|e| e.high),
-            kid: kid.map(|k| k.mean),
-            kid_std: kid.map(|k| k.std),
-            kid_se: kid.map(|k| k.se),
-            kid_se_generated: kid.map(|k| k.se_generated),
-            kid_subsets: kid.map(|k| k.subsets),
-            kid_m: kid.map(|k| k.m),
-            kid_generated: kid.map(|k| k.n[0]),
-            kid_real: kid.map(|k| k.n[1]),
-            images: c.images,
-            prompts: c.prompts,
-            steps: c.steps,
-            train_seconds: c.train_seconds,
-            stored_bytes: c.stored_bytes,
-            peak_mb: c.peak_mb,
-        })
-    }
-
-    fn cell(&self) -> std::result::Result<Cell, String> {
-        let at = |e| format!("cell {}: {e}", self.cell);
-        let (n, groups) = (self.images, self.prompts);
-        let one = |values: [Option<f64>; 4]| match values {
-            [Some(mean), Some(se), Some(low), Some(high)] if !mean.is_nan() => {
-                Ok(Some(Estimate { mean, se, low, high, n, groups }))
-            }
-            [None, None, None, None] => Ok(None),
-            _ => Err(at("an estimate is incomplete")),
-        };
-        let lists =
-            [&self.image_each, &self.image_each_se, &self.image_each_low, &self.image_each_high];
-        let [mean, se, low, high] = lists.map(|l| split(l));
-        let (mean, se, low, high) = (mean?, se?, low?, high?);
-        if [&se, &low, &high].iter().any(|l| l.len() != mean.len()) {
-            return Err(at("image_each: lists of different lengths"));
-        }
-        let each =
-            |i: usize| Estimate { mean: mean[i], se: se[i], low: low[i], high: high[i], n, groups };
-        let kid = match (self.kid, self.kid_std, self.kid_se, self.kid_se_generated) {
-            (Some(mean), Some(std), Some(se), Some(se_generated)) => Some(Kid {
-                mean,
-                std,
-                se,
-                se_generated,
-                subsets: self.kid_subsets.ok_or_else(|| at("kid_subsets is missing"))?,
-                m: self.kid_m.ok_or_else(|| at("kid_m is missing"))?,
-                n: [self.kid_generated, self.kid_real].map(Option::unwrap_or_default),
-            }),
-            (None, None, None, None) => None,
-            _ => return Err(at("kid is incomplete")),
-        };
-        Ok(Cell {
-            id: self.cell.clone(),
-            group: self.group.clone(),
-            concepts: self
-                .concepts
-                .split(LIST)
-                .filter(|c| !c.is_empty())
-                .map(str::to_owned)
-                .collect(),
-            method: self.method.clone(),
-            label: self.label.clone(),
-            paper_row: self.paper_row.clone(),
-            anchor: self.anchor,
-            seed: self.seed,
-            text: one([self.text, self.text_se, self.text_low, self.text_high])?,
-            image: one([self.image, self.image_se, self.image_low, self.image_high])?,
-            image_each: (0..mean.len()).map(each).collect(),
-            kid,
-            images: self.images,
-            prompts: self.prompts,
-            steps: self.steps,
-            train_seconds: self.train_seconds,
-            stored_bytes: self.stored_bytes,
-            peak_mb: self.peak_mb,
-        })
-    }
-}
-
-/// A row of `images.csv`.
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ImageRecord {
-    cell: String,
-    prompt: usize,
-    text_prompt: String,
-    seed: u64,
-    text: f64,
-    image: f64,
-    image_each: String,
-    file: String,
-}
-
-impl ImageRecord {
-    fn new(i: &ImageRow) -> Self {
-        ImageRecord {
-            cell: i.cell.clone(),
-            prompt: i.prompt,
-            text_prompt: i.text_prompt.clone(),
-            seed: i.seed,
-            text: i.text,
-            image: i.image_mean(),
-            image_each: join(i.image.iter().copied()),
-            file: i.file.clone(),
+        columns.extend(columns_of(&metric.name, &ESTIMATE));
+        for i in 1..=parts(&metric.name) {
+            columns.extend(columns_of(&part(&metric.name, i), &ESTIMATE));
         }
     }
+    columns
+}
 
-    fn image(self) -> std::result::Result<ImageRow, String> {
-        let image = split(&self.image_each)?;
-        if !self.text.is_finite() || !image.iter().all(|x| x.is_finite()) {
-            return Err("an alignment that is not finite".into());
-        }
-        let ImageRecord { cell, prompt, text_prompt, seed, text, file, .. } = self;
-        Ok(ImageRow { cell, prompt, text_prompt, seed, text, image, file })
+fn image_columns(metrics: &[Metric], parts: impl Fn(&str) -> usize) -> Vec<String> {
+    let mut columns = IMAGE.map(str::to_owned).to_vec();
+    for metric in metrics.iter().filter(|m| m.of_images()) {
+        columns.push(metric.name.clone());
+        columns.extend((1..=parts(&metric.name)).map(|i| part(&metric.name, i)));
     }
+    columns
 }
 
-/// Values in the fewest digits that read back the same.
-fn join(values: impl Iterator<Item = f64>) -> String {
-    values.map(|v| v.to_string()).collect::<Vec<_>>().join(LIST)
-}
-
-fn split(list: &str) -> std::result::Result<Vec<f64>, String> {
-    let parse = |x: &str| x.parse::<f64>().map_err(|_| format!("{x:?} is no number"));
-    list.split(LIST).filter(|x| !x.is_empty()).map(parse).collect()
-}
-
-fn write_csv<T: Serialize>(path: &Path, records: &[T]) -> Result<()> {
-    safefile::write_with(path, |out| {
-        let failed = |e: csv::Error| match e.into_kind() {
-            csv::ErrorKind::Io(source) => Error::io(path)(source),
-            other => Error::input(format!("{}: {other:?}", path.display())),
-        };
-        let mut csv = csv::Writer::from_writer(out);
-        for record in records {
-            csv.serialize(record).map_err(failed)?;
-        }
-        csv.flush().map_err(Error::io(path))
-    })
-}
-
-fn read_csv<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
-    check_size(path)?;
-    let failed = |e: csv::Error| Error::input(format!("{}: {e}", path.display()));
-    let mut csv = csv::Reader::from_path(path).map_err(failed)?;
-    csv.deserialize().map(|record| record.map_err(failed)).collect()
-}
-
-/// Refuses a file that is missing or far too large, before it is read.
-pub(super) fn check_size(path: &Path) -> Result<()> {
-    let size = std::fs::metadata(path).map_err(Error::io(path))?.len();
-    if size > LARGEST {
-        let message = format!("{}: {size} bytes are no results", path.display());
+fn cell_row(results: &Results, c: &Cell) -> Result<Row> {
+    if let Some(name) = c.concepts.iter().find(|n| n.contains(LIST) || n.is_empty()) {
+        let message = format!("concept {name:?}: a name may not be empty or hold {LIST:?}");
         return Err(Error::input(message));
     }
-    Ok(())
+    let values = [
+        results.experiment.clone(),
+        results.scale.clone(),
+        results.protocol.clone(),
+        c.id.clone(),
+        c.group.clone(),
+        c.concepts.join(LIST),
+        c.method.clone(),
+        c.label.clone(),
+        c.paper_row.clone().unwrap_or_default(),
+        c.anchor.to_string(),
+        c.seed.to_string(),
+        c.images.to_string(),
+        c.prompts.to_string(),
+        c.steps.to_string(),
+        c.train_seconds.to_string(),
+        c.stored_bytes.to_string(),
+        c.peak_mb.to_string(),
+    ];
+    let mut row: Row = CELL.map(str::to_owned).into_iter().zip(values).collect();
+    let mut estimate = |name: &str, e: &Estimate| {
+        let Estimate { mean, se, low, high, n, groups } = e;
+        let numbers = [mean, se, low, high].map(f64::to_string);
+        let counts = [n, groups].map(usize::to_string);
+        row.extend(columns_of(name, &ESTIMATE).into_iter().zip(numbers.into_iter().chain(counts)));
+    };
+    let mut sets = vec![];
+    for (name, value) in &c.values {
+        match value {
+            CellValue::Mean { mean, parts } => {
+                estimate(name, mean);
+                parts.iter().enumerate().for_each(|(i, e)| estimate(&part(name, i + 1), e));
+            }
+            CellValue::Set(set) => sets.push((name, set)),
+        }
+    }
+    for (name, set) in sets {
+        let number = |x: Option<f64>| x.map(|x| x.to_string()).unwrap_or_default();
+        let counts: Vec<String> = set.counts.iter().map(|(k, n)| format!("{k}={n}")).collect();
+        let values = [
+            set.value.to_string(),
+            number(set.se),
+            number(set.se_images),
+            set.n.to_string(),
+            counts.join(LIST),
+        ];
+        row.extend(columns_of(name, &SET).into_iter().zip(values));
+    }
+    Ok(row)
+}
+
+fn read_cell(line: &Line, metrics: &[Metric]) -> Read<Cell> {
+    let text = |column: &str| line.text(column).to_owned();
+    let mut cell = Cell {
+        id: text("cell"),
+        group: text("group"),
+        concepts: text("concepts")
+            .split(LIST)
+            .filter(|c| !c.is_empty())
+            .map(str::to_owned)
+            .collect(),
+        method: text("method"),
+        label: text("label"),
+        paper_row: Some(text("paper_row")).filter(|label| !label.is_empty()),
+        anchor: line.get("anchor")?,
+        seed: line.get("seed")?,
+        values: BTreeMap::new(),
+        images: line.get("images")?,
+        prompts: line.get("prompts")?,
+        steps: line.get("steps")?,
+        train_seconds: line.get("train_seconds")?,
+        stored_bytes: line.get("stored_bytes")?,
+        peak_mb: line.get("peak_mb")?,
+    };
+    for metric in metrics {
+        let name = &metric.name;
+        let value = if metric.of_images() {
+            let Some(mean) = read_estimate(line, name)? else { continue };
+            let mut parts = vec![];
+            while let Some(found) = read_estimate(line, &part(name, parts.len() + 1))? {
+                parts.push(found);
+            }
+            CellValue::Mean { mean, parts }
+        } else {
+            let Some(set) = read_set(line, name)? else { continue };
+            CellValue::Set(set)
+        };
+        cell.values.insert(name.clone(), value);
+    }
+    Ok(cell)
+}
+
+/// None where its columns are not there or all empty.
+fn read_estimate(line: &Line, name: &str) -> Read<Option<Estimate>> {
+    let columns = columns_of(name, &ESTIMATE);
+    if columns.iter().all(|c| line.text(c).is_empty()) {
+        return Ok(None);
+    }
+    let number = |i: usize| line.get::<f64>(&columns[i]);
+    let found = Estimate {
+        mean: number(0)?,
+        se: number(1)?,
+        low: number(2)?,
+        high: number(3)?,
+        n: line.get(&columns[4])?,
+        groups: line.get(&columns[5])?,
+    };
+    match found.mean.is_nan() {
+        true => Err(format!("`{name}` is not a number")),
+        false => Ok(Some(found)),
+    }
+}
+
+fn read_set(line: &Line, name: &str) -> Read<Option<SetValue>> {
+    let columns = columns_of(name, &SET);
+    if columns.iter().all(|c| line.text(c).is_empty()) {
+        return Ok(None);
+    }
+    let count = |pair: &str| {
+        let (key, n) = pair.split_once('=')?;
+        Some((key.to_owned(), n.parse().ok()?))
+    };
+    let counts = line.text(&columns[4]);
+    let set = SetValue {
+        value: line.get(&columns[0])?,
+        se: line.optional(&columns[1])?,
+        se_images: line.optional(&columns[2])?,
+        n: line.get(&columns[3])?,
+        counts: counts
+            .split(LIST)
+            .filter(|pair| !pair.is_empty())
+            .map(|pair| count(pair).ok_or_else(|| format!("`{}` is {counts:?}", columns[4])))
+            .collect::<Read<_>>()?,
+    };
+    match set.is_finite() {
+        true => Ok(Some(set)),
+        false => Err(format!("`{name}` is not finite")),
+    }
+}
+
+fn image_row(i: &ImageRow) -> Row {
+    let values = [
+        i.cell.clone(),
+        i.prompt.to_string(),
+        i.text_prompt.clone(),
+        i.seed.to_string(),
+        i.file.clone(),
+    ];
+    let mut row: Row = IMAGE.map(str::to_owned).into_iter().zip(values).collect();
+    for (name, parts) in &i.values {
+        row.extend(i.value(name).map(|v| (name.clone(), v.to_string())));
+        if parts.len() > 1 {
+            row.extend(parts.iter().enumerate().map(|(i, v)| (part(name, i + 1), v.to_string())));
+        }
+    }
+    row
+}
+
+fn read_image(line: &Line, metrics: &[Metric], sheet: &Sheet) -> Read<ImageRow> {
+    let mut values = BTreeMap::new();
+    for name in metrics.iter().filter(|m| m.of_images()).map(|m| &m.name) {
+        let parts = (1..=sheet.parts(name)).map(|i| line.optional::<f64>(&part(name, i)));
+        let mut parts: Vec<f64> = parts.collect::<Read<Vec<_>>>()?.into_iter().flatten().collect();
+        if parts.is_empty() {
+            parts.extend(line.optional::<f64>(name)?);
+        }
+        if parts.iter().any(|v| !v.is_finite()) {
+            return Err(format!("`{name}` is not finite"));
+        }
+        if !parts.is_empty() {
+            values.insert(name.clone(), parts);
+        }
+    }
+    Ok(ImageRow {
+        cell: line.text("cell").to_owned(),
+        prompt: line.get("prompt")?,
+        text_prompt: line.text("text_prompt").to_owned(),
+        seed: line.get("seed")?,
+        values,
+        file: line.text("file").to_owned(),
+    })
 }

@@ -77,8 +77,13 @@ fn show(number: &Number) -> String {
         Mark::Tied => format!("\\mathit{{{value}}}"),
     };
     let half = half.map(|h| format!(" \\pm {h}")).unwrap_or_default();
-    let dagger = if number.partial { "^\\dagger" } else { "" };
-    format!("${value}{half}{dagger}$")
+    let marks = match (number.is_flat(), number.partial) {
+        (false, false) => "",
+        (false, true) => "^\\dagger",
+        (true, false) => "^\\ddagger",
+        (true, true) => "^{\\ddagger\\dagger}",
+    };
+    format!("${value}{half}{marks}$")
 }
 
 /// Text in which nothing is a command, and signs that fonts may lack are LaTeX's own.
@@ -100,6 +105,8 @@ pub fn escape(text: &str) -> String {
             '−' => out += "$-$",
             'Δ' => out += "$\\Delta$",
             '†' => out += "$\\dagger$",
+            '‡' => out += "$\\ddagger$",
+            'σ' => out += "$\\sigma$",
             '³' => out += "$^3$",
             '–' => out += "--",
             '\n' | '\r' => out.push(' '),

@@ -64,7 +64,7 @@ pub fn render_with(
     if let Some(figure) = scatter(results, options)? {
         safefile::write(&out.join("scatter.svg"), figure.svg)?;
         write_png(&out.join("scatter.png"), &figure.png)?;
-        text += "\n## Text against image alignment\n\n![scatter](scatter.png)\n";
+        let _ = write!(text, "\n## {}\n\n![scatter](scatter.png)\n", heading(&figure.title));
     }
     let mut names = HashSet::new();
     let mut pictures = String::new();
@@ -117,6 +117,12 @@ pub fn render_with(
 /// Written by hand about the results of a scale, and shown in its README where it is there.
 fn findings(scale: &str) -> String {
     format!("FINDINGS.{}.md", plain(scale))
+}
+
+/// With a capital letter in front.
+fn heading(title: &str) -> String {
+    let mut letters = title.chars();
+    letters.next().map_or(String::new(), |first| first.to_uppercase().chain(letters).collect())
 }
 
 fn file_name(concepts: &[String]) -> String {

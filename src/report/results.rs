@@ -1,8 +1,8 @@
 //! The data of a report: what was measured of every cell and every image.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
-use crate::metrics::{Estimate, Kid, estimate};
+use crate::metrics::{Estimate, Metric, SetValue, estimate};
 use crate::{Error, Result};
 
 /// Of every bootstrap of a report: the same data give the same page.
@@ -23,15 +23,17 @@ pub struct Results {
     pub protocol_text: String,
     /// The paper's table that this one reproduces, such as `table1`.
     pub table: Option<String>,
+    /// What was measured, in the order of the tables' columns.
+    pub metrics: Vec<Metric>,
     /// A method on concepts with a seed, each.
     pub cells: Vec<Cell>,
-    /// The images that the cells' alignments were measured on.
+    /// The images that the cells' values were measured on.
     pub images: Vec<ImageRow>,
     /// Cells that failed or were not run, by their id, with the reason.
     pub failed: Vec<(String, String)>,
 }
 
-/// One method on one concept set with one seed. What failed or was not measured is `None`.
+/// One method on one concept set with one seed. What failed or was not measured has no value.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Cell {
     /// Its key.
@@ -50,14 +52,8 @@ pub struct Cell {
     pub anchor: bool,
     /// Seed of the training.
     pub seed: u64,
-    /// Text alignment.
-    pub text: Option<Estimate>,
-    /// Image alignment, the mean over the concepts.
-    pub image: Option<Estimate>,
-    /// Image alignment with each concept.
-    pub image_each: Vec<Estimate>,
-    /// KID against real images.
-    pub kid: Option<Kid>,
+    /// What was measured, by the names of metrics.
+    pub values: BTreeMap<String, CellValue>,
     /// Images measured.
     pub images: usize,
     /// Prompts they are of.
@@ -72,6 +68,38 @@ pub struct Cell {
     pub peak_mb: f64,
 }
 
+/// What was measured of a cell.
+#[derive(Clone, Debug, PartialEq)]
+pub enum CellValue {
+    /// Of values of images.
+    Mean {
+        /// The mean over images, each with the mean over its parts.
+        mean: Estimate,
+        /// With each concept, where there are several and the metric compares with each.
+        parts: Vec<Estimate>,
+    },
+    /// A value of the whole set.
+    Set(SetValue),
+}
+
+impl CellValue {
+    /// The value with its error.
+    pub fn estimate(&self) -> Estimate {
+        match self {
+            CellValue::Mean { mean, .. } => *mean,
+            CellValue::Set(set) => set.estimate(),
+        }
+    }
+
+    /// The value of a set.
+    pub fn set(&self) -> Option<&SetValue> {
+        match self {
+            CellValue::Set(set) => Some(set),
+            CellValue::Mean { .. } => None,
+        }
+    }
+}
+
 /// One image of a cell.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ImageRow {
@@ -83,39 +111,40 @@ pub struct ImageRow {
     pub text_prompt: String,
     /// Seed of its noise.
     pub seed: u64,
-    /// Text alignment.
-    pub text: f64,
-    /// Image alignment with each concept.
-    pub image: Vec<f64>,
+    /// Its values by the names of metrics: one, or one with each concept.
+    pub values: BTreeMap<String, Vec<f64>>,
     /// Where the image is.
     pub file: String,
 }
 
 impl ImageRow {
-    /// Image alignment, the mean over the concepts.
-    pub fn image_mean(&self) -> f64 {
-        self.image.iter().sum::<f64>() / self.image.len() as f64
+    /// The value of a metric, the mean over its parts.
+    pub fn value(&self, metric: &str) -> Option<f64> {
+        let parts = self.values.get(metric)?;
+        Some(parts.iter().sum::<f64>() / parts.len() as f64)
     }
 }
 
 impl Cell {
-    /// Sets the alignments and counts from the cell's images. No image: nothing is set.
+    /// Sets the values that its images have, and their counts. No image: nothing is set.
     pub fn measure(&mut self, images: &[&ImageRow]) {
-        if images.is_empty() {
-            return;
-        }
+        let Some(first) = images.first() else { return };
         let groups: Vec<usize> = images.iter().map(|i| i.prompt).collect();
-        let of = |value: &dyn Fn(&ImageRow) -> f64| {
-            let values: Vec<f64> = images.iter().map(|i| value(i)).collect();
-            estimate(&values, &groups, SEED)
+        let of = |value: &dyn Fn(&ImageRow) -> Option<f64>| {
+            let value = |i: &&ImageRow| value(i).unwrap_or(f64::NAN);
+            estimate(&images.iter().map(value).collect::<Vec<_>>(), &groups, SEED)
         };
-        let text = of(&|i| i.text);
-        self.image_each = (0..images[0].image.len())
-            .map(|c| of(&|i| i.image.get(c).copied().unwrap_or(f64::NAN)))
-            .collect();
-        self.image = (!self.image_each.is_empty()).then(|| of(&ImageRow::image_mean));
-        (self.images, self.prompts) = (images.len(), text.groups);
-        self.text = Some(text);
+        for (name, parts) in &first.values {
+            let part = |c: usize| of(&|i| i.values.get(name)?.get(c).copied());
+            let several = (0..parts.len()).filter(|_| parts.len() > 1);
+            let value = CellValue::Mean {
+                mean: of(&|i| i.value(name)),
+                parts: several.map(part).collect(),
+            };
+            self.values.insert(name.clone(), value);
+        }
+        let distinct: HashSet<usize> = groups.iter().copied().collect();
+        (self.images, self.prompts) = (images.len(), distinct.len());
     }
 }
 
@@ -162,6 +191,6 @@ impl Results {
 
     /// Ids of the cells that something is known of.
     fn measured(&self) -> HashSet<String> {
-        self.cells.iter().filter(|c| c.image.is_some()).map(|c| c.id.clone()).collect()
+        self.cells.iter().filter(|c| !c.values.is_empty()).map(|c| c.id.clone()).collect()
     }
 }

@@ -1,4 +1,5 @@
-//! Text against image alignment of every method, as in Fig. 8 of the paper.
+//! Two metrics of every method against each other, as in Fig. 8 of the paper: the first two that have
+//! a value of each image.
 
 use plotters::coord::Shift;
 use plotters::coord::types::RangedCoordf64;
@@ -6,10 +7,10 @@ use plotters::prelude::*;
 
 use super::results::Results;
 use super::tables::title;
-use super::view::{Group, Metric, Row, groups, paper_table};
+use super::view::{Group, Row, groups, paper_table};
 use crate::Result;
 use crate::drawing::{self, FAMILY, drawn};
-use crate::metrics::Estimate;
+use crate::metrics::{Estimate, Metric};
 
 /// plotters rounds to whole pixels: everything is drawn this much larger.
 const SCALE: u32 = 4;
@@ -42,19 +43,24 @@ pub struct ScatterOptions {
 
 /// The figure.
 pub struct Figure {
+    /// What it shows, such as `text alignment against image alignment`.
+    pub title: String,
     /// As SVG.
     pub svg: String,
     /// As PNG.
     pub png: image::RgbImage,
 }
 
-/// Draws a panel for each part of the table; none where no method has both alignments.
+/// Draws a panel for each part of the table; none where no method has both metrics, or there
+/// are no two.
 ///
 /// # Errors
 /// The drawing library's.
 pub fn scatter(results: &Results, options: ScatterOptions) -> Result<Option<Figure>> {
     drawing::register();
-    let panels = panels(results, options);
+    let mut axes = results.metrics.iter().filter(|m| m.of_images());
+    let (Some(x), Some(y)) = (axes.next(), axes.next()) else { return Ok(None) };
+    let panels = panels(results, [x, y], options);
     if panels.is_empty() {
         return Ok(None);
     }
@@ -70,11 +76,13 @@ pub fn scatter(results: &Results, options: ScatterOptions) -> Result<Option<Figu
     draw(&BitMapBackend::with_buffer(&mut pixels, large).into_drawing_area(), &panels)?;
     let fine = image::RgbImage::from_raw(large.0, large.1, pixels).expect("three bytes a pixel");
     let png = image::imageops::thumbnail(&fine, w * PNG_SCALE, h * PNG_SCALE);
-    Ok(Some(Figure { svg, png }))
+    let title = format!("{} against {}", x.title, y.title);
+    Ok(Some(Figure { title, svg, png }))
 }
 
 struct Panel {
     title: String,
+    axes: [String; 2],
     series: Vec<Series>,
     outside: Vec<String>,
     x: (f64, f64),
@@ -91,7 +99,7 @@ struct Series {
     paper: Option<(f64, f64)>,
 }
 
-fn panels(results: &Results, options: ScatterOptions) -> Vec<Panel> {
+fn panels(results: &Results, axes: [&Metric; 2], options: ScatterOptions) -> Vec<Panel> {
     let groups = groups(results);
     let mut looks = Looks::default();
     let paper = paper_table(results).filter(|_| options.paper);
@@ -99,27 +107,28 @@ fn panels(results: &Results, options: ScatterOptions) -> Vec<Panel> {
     for group in &groups {
         let labels: Vec<&str> = group.rows.iter().map(|r| r.label).collect();
         let mut of_row = |row: &Row| {
-            let mean = [row.estimate(Metric::Text)?, row.estimate(Metric::Image)?];
+            let mean = [row.estimate(axes[0])?, row.estimate(axes[1])?];
             let concepts = group.concepts.iter().filter_map(|set| {
-                let of = |m| Some(row.estimate_where(m, &|c| c.concepts == *set)?.mean);
-                Some((of(Metric::Text)?, of(Metric::Image)?))
+                let of = |m: &Metric| Some(row.estimate_where(m, &|c| c.concepts == *set)?.mean);
+                Some((of(axes[0])?, of(axes[1])?))
             });
             let concepts = concepts.collect();
             let (color, marker) = looks.of(row.label, row.anchor, &labels);
             let found = paper.and_then(|p| p.row(group.name, row.paper_row()?));
-            let paper = found.and_then(|r| Some((r.text?, r.image?)));
+            let of = |i: usize| Some(found?.values.get(&axes[i].name)? / axes[i].scale);
+            let paper = of(0).zip(of(1));
             let (label, anchor) = (row.label.to_owned(), row.anchor);
             Some(Series { label, anchor, color, marker, mean, concepts, paper })
         };
         let series: Vec<Series> = group.rows.iter().filter_map(&mut of_row).collect();
         if series.iter().any(|s| !s.anchor) {
-            panels.push(panel(group, series));
+            panels.push(panel(group, axes.map(|m| m.title.clone()), series));
         }
     }
     panels
 }
 
-fn panel(group: &Group, series: Vec<Series>) -> Panel {
+fn panel(group: &Group, axes: [String; 2], series: Vec<Series>) -> Panel {
     let range = |series: &[&Series], axis: usize| {
         let pick = |p: (f64, f64)| if axis == 0 { p.0 } else { p.1 };
         let values = series.iter().flat_map(|s| {
@@ -156,7 +165,7 @@ fn panel(group: &Group, series: Vec<Series>) -> Panel {
     let keep: Vec<bool> = series.iter().map(|s| !s.anchor || near(&s)).collect();
     let mut keep = keep.into_iter();
     let series = series.into_iter().filter(|_| keep.next() == Some(true)).collect();
-    Panel { title: title(group), series, outside, x, y }
+    Panel { title: title(group), axes, series, outside, x, y }
 }
 
 /// A colour and a marker for each label, the same in all panels. Labels that never share a panel may
@@ -277,8 +286,8 @@ fn draw_panel<DB: DrawingBackend>(area: &DrawingArea<DB, Shift>, panel: &Panel) 
             .y_labels(6)
             .x_label_formatter(&|v| format!("{v:.2}"))
             .y_label_formatter(&|v| format!("{v:.2}"))
-            .x_desc("text alignment")
-            .y_desc("image alignment")
+            .x_desc(&panel.axes[0])
+            .y_desc(&panel.axes[1])
             .label_style(font(15.0).color(&ink))
             .axis_desc_style(font(17.0).color(&ink))
             .set_all_tick_mark_size(px(3.0))

@@ -1,5 +1,9 @@
 //! A table, whatever it is written as.
 
+/// What stands behind a number whose interval [has no width](Number::is_flat), and what it means.
+pub const FLAT: (&str, &str) =
+    ("‡", "All values are the same: there is no spread that would tell how sure this is.");
+
 /// Columns, and sections of rows with anchors below.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Table {
@@ -13,6 +17,15 @@ pub struct Table {
     pub sections: Vec<Section>,
     /// What is needed to read it: counts, protocol, marks.
     pub notes: Vec<String>,
+}
+
+impl Table {
+    /// Whether some number in it has an interval without width.
+    pub fn has_flat(&self) -> bool {
+        let rows = self.sections.iter().flat_map(|s| s.rows.iter().chain(&s.anchors));
+        let flat = |e: &Entry| matches!(e, Entry::Number(n) if n.is_flat());
+        rows.flat_map(|r| &r.entries).any(flat)
+    }
 }
 
 /// A part of a table.
@@ -81,7 +94,13 @@ impl Number {
         Number { value, interval: None, digits, signed: false, mark: Mark::None, partial: false }
     }
 
-    /// The value, and half the interval's width, as text.
+    /// Whether its interval has no width: all values were the same, which is no certainty.
+    pub fn is_flat(&self) -> bool {
+        let flat = |(low, high): (f64, f64)| high - low <= 1e-12 * self.value.abs().max(1.0);
+        self.interval.is_some_and(flat)
+    }
+
+    /// The value, and half the interval's width where it has one, as text.
     pub fn parts(&self) -> (String, Option<String>) {
         let digits = self.digits;
         let mut value = format!("{:.digits$}", self.value);
@@ -92,7 +111,8 @@ impl Number {
         if self.signed && self.value > 0.0 {
             value.insert(0, '+');
         }
-        let half = self.interval.map(|(low, high)| format!("{:.digits$}", (high - low) / 2.0));
+        let interval = self.interval.filter(|_| !self.is_flat());
+        let half = interval.map(|(low, high)| format!("{:.digits$}", (high - low) / 2.0));
         (value, half)
     }
 }

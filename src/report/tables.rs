@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use super::results::{Cell, Results};
-use super::table::{Entry, Mark, Number, Section, Table, TableRow};
-use super::view::{Group, Metric, Row, groups, paper_table};
-use crate::metrics::Estimate;
+use super::results::{Cell, CellValue, Results};
+use super::table::{Entry, FLAT, Mark, Number, Section, Table, TableRow};
+use super::view::{Group, Row, groups, paper_table};
+use crate::metrics::{Better, Estimate, Metric, SetValue};
 
 /// More concepts than this are shown without intervals.
 const WIDE: usize = 5;
@@ -15,17 +15,22 @@ pub fn tables(results: &Results) -> Vec<Table> {
     let groups = groups(results);
     let mut tables = vec![main(results, &groups), differences(results, &groups)];
     tables.extend(groups.iter().filter(|g| g.concepts.len() > 1).map(|g| concepts(results, g)));
+    for table in tables.iter_mut().filter(|t| t.has_flat()) {
+        table.notes.push(format!("{} {}", FLAT.0, FLAT.1));
+    }
     tables
 }
 
 /// The paper's layout, with its values where there are some.
 fn main(results: &Results, groups: &[Group]) -> Table {
     let paper = paper_table(results);
+    let beside = |metric: &Metric| paper.and_then(|p| p.beside(metric));
     let mut columns = vec![];
-    for metric in Metric::ALL {
-        columns.push(metric.title().to_owned());
-        if paper.is_some() {
-            columns.push(format!("paper{}", if metric == Metric::Kid { " ×10³" } else { "" }));
+    for metric in &results.metrics {
+        columns.push(metric.column());
+        if let Some(paper) = beside(metric) {
+            let other = paper.other.map(|name| format!(" ({name})")).unwrap_or_default();
+            columns.push(format!("paper{other} {}", metric.unit).trim_end().to_owned());
         }
     }
     columns.extend(["stored (MB)".into(), "training (s)".into()]);
@@ -33,19 +38,13 @@ fn main(results: &Results, groups: &[Group]) -> Table {
     let sections = groups.iter().map(|group| {
         let line = |row: &Row| {
             let mut entries = vec![];
-            for metric in Metric::ALL {
+            for metric in &results.metrics {
                 entries.push(value(group, row, metric, &failed));
-                if let Some(paper) = paper {
+                if let (Some(paper), Some(beside)) = (paper, beside(metric)) {
                     let name = row.paper_row().unwrap_or(row.label);
-                    let found = paper.row(group.name, name).and_then(|r| match metric {
-                        Metric::Text => r.text,
-                        Metric::Image => r.image,
-                        Metric::Kid => r.kid,
-                    });
-                    let digits = metric.shown().1;
-                    entries.push(
-                        found.map_or(Entry::Empty, |v| Entry::Number(Number::new(v, digits))),
-                    );
+                    let found = paper.row(group.name, name).and_then(|r| r.values.get(&beside.key));
+                    let shown = |v: &f64| Entry::Number(Number::new(*v, metric.digits));
+                    entries.push(found.map_or(Entry::Empty, shown));
                 }
             }
             // an anchor stores and trains nothing
@@ -69,19 +68,30 @@ fn main(results: &Results, groups: &[Group]) -> Table {
         section(title(group), group, line)
     });
     let sections = sections.collect();
-    let mut notes = vec![
-        "Mean ± half of its 95 % interval. Alignments: bootstrap over prompts, within concepts. KID: \
-         jackknife over images. Bold: best of its part. Italic: not told apart from the best (the 95 % \
-         interval of the paired difference holds 0). Anchors do not compete."
-            .to_owned(),
-    ];
-    if groups.iter().any(|g| g.rows.iter().any(|r| Metric::ALL.iter().any(|m| partial(g, r, *m)))) {
+    let mut notes = vec![format!(
+        "Mean ± half of its 95 % interval{}. Bold: best of its part. Italic: not told apart from the \
+         best (the 95 % interval of the paired difference holds 0). Anchors do not compete.",
+        errors(results, "bootstrap over prompts, within concepts", "jackknife over images"),
+    )];
+    let incomplete =
+        |g: &Group| g.rows.iter().any(|r| results.metrics.iter().any(|m| partial(g, r, m)));
+    if groups.iter().any(incomplete) {
         notes.push(
             "† Not of all concepts: some cells failed or were not run. Does not compete.".into(),
         );
     }
     if let Some(paper) = paper {
         notes.push(format!("Paper: {}; Stable Diffusion on the paper's concepts.", paper.source));
+        for metric in &results.metrics {
+            if let Some(other) = beside(metric).and_then(|b| b.other) {
+                notes.push(format!(
+                    "The paper's {} is of the features of {other}, another space than that of {}: \
+                     the numbers cannot be compared, their order can.",
+                    metric.title.split(" (").next().unwrap_or(&metric.title),
+                    metric.extractor,
+                ));
+            }
+        }
     }
     notes.extend(footing(results, groups));
     Table { name: "table", caption: results.title.clone(), columns, sections, notes }
@@ -89,22 +99,20 @@ fn main(results: &Results, groups: &[Group]) -> Table {
 
 /// What every method is better or worse by than Custom Diffusion.
 fn differences(results: &Results, groups: &[Group]) -> Table {
-    let columns = Metric::ALL.map(|m| format!("Δ {}", m.title())).into();
+    let columns = results.metrics.iter().map(|m| format!("Δ {}", m.column())).collect();
     let sections = groups.iter().filter_map(|group| {
         let reference = group.reference()?;
         let line = |row: &Row| {
-            let entry = |metric: Metric| {
+            let entry = |metric: &Metric| {
                 let Some(found) = row.difference(reference, metric) else { return Entry::Empty };
-                let mark = if found.excludes_zero() { Mark::Strong } else { Mark::None };
+                let number = number(found, metric);
+                let sure = found.excludes_zero() && !number.is_flat();
+                let mark = if sure { Mark::Strong } else { Mark::None };
                 let paired = group.complete(row, metric) && group.complete(reference, metric);
-                Entry::Number(Number {
-                    signed: true,
-                    mark,
-                    partial: !paired,
-                    ..number(found, metric)
-                })
+                Entry::Number(Number { signed: true, mark, partial: !paired, ..number })
             };
-            TableRow { label: row.label.to_owned(), entries: Metric::ALL.map(entry).into() }
+            let entries = results.metrics.iter().map(entry).collect();
+            TableRow { label: row.label.to_owned(), entries }
         };
         let rows = group
             .rows
@@ -116,12 +124,21 @@ fn differences(results: &Results, groups: &[Group]) -> Table {
         Some(Section { title, rows, anchors: vec![] })
     });
     let sections: Vec<Section> = sections.filter(|s| !s.rows.is_empty()).collect();
-    let mut notes = vec![
-        "Paired: same concepts, prompts and seeds. Mean difference ± half of its 95 % interval (alignments: \
-         bootstrap over prompts; KID: jackknife over generated images, given the real ones). Bold: the \
-         interval excludes 0. † Not of all concepts. More is better for alignments, less for KID."
-            .to_owned(),
-    ];
+    let better = |m: &Metric| match m.better {
+        Better::More => format!("more of {}", m.title),
+        Better::Less => format!("less of {}", m.title),
+    };
+    let better: Vec<String> = results.metrics.iter().map(better).collect();
+    let mut notes = vec![format!(
+        "Paired: same concepts, prompts and seeds. Mean difference ± half of its 95 % interval{}. \
+         Bold: the interval excludes 0. † Not of all concepts. Better is {}.",
+        errors(
+            results,
+            "bootstrap over prompts",
+            "jackknife over the images measured, given what they are compared with"
+        ),
+        better.join(", "),
+    )];
     notes.extend(footing(results, groups));
     let caption = format!("{}: differences to Custom Diffusion", results.title);
     Table { name: "differences", caption, columns, sections, notes }
@@ -134,22 +151,23 @@ fn concepts(results: &Results, group: &Group) -> Table {
     let width = group.concepts.iter().map(|c| c.len()).max().unwrap_or(1);
     let pick = |what: What, row: &Row, set: Option<&[String]>| {
         let keep = |c: &Cell| set.is_none_or(|set| c.concepts == set);
-        match what {
-            What::Metric(metric) => row.estimate_where(metric, &keep).map(|e| number(e, metric)),
-            What::ImageWith(i) => row.image_with(i, &keep).map(|e| number(e, Metric::Image)),
-        }
+        let found = match what.concept {
+            None => row.estimate_where(what.metric, &keep),
+            Some(i) => row.with_concept(what.metric, i, &keep),
+        };
+        found.map(|e| number(e, what.metric))
     };
-    let each = (0..width).filter(|_| width > 1).map(What::ImageWith);
-    let mut whats = vec![What::Metric(Metric::Text), What::Metric(Metric::Image)];
-    whats.extend(each);
-    whats.push(What::Metric(Metric::Kid));
+    let whats = results.metrics.iter().flat_map(|metric| {
+        let each = (0..width).filter(|_| width > 1).map(Some);
+        [None].into_iter().chain(each).map(move |concept| What { metric, concept })
+    });
     let sets: Vec<Option<&[String]>> =
         group.concepts.iter().map(|s| Some(*s)).chain([None]).collect();
-    let sections = whats.into_iter().map(|what| {
+    let sections = whats.map(|what| {
         let of_row = |row: &Row| -> Vec<Option<Number>> {
             let mut numbers: Vec<_> = sets.iter().map(|set| pick(what, row, *set)).collect();
             if let Some(Some(mean)) = numbers.last_mut() {
-                mean.partial = partial(group, row, what.metric());
+                mean.partial = partial(group, row, what.metric);
             }
             numbers
         };
@@ -158,7 +176,7 @@ fn concepts(results: &Results, group: &Group) -> Table {
         for column in 0..sets.len() {
             let rivals = found.iter_mut().filter(|(row, _)| !row.anchor);
             let rivals = rivals.filter_map(|(_, n)| n[column].as_mut()).filter(|n| !n.partial);
-            let value = |n: &&mut Number| what.metric().sign() * n.value;
+            let value = |n: &&mut Number| what.metric.better.sign() * n.value;
             if let Some(best) = rivals.max_by(|a, b| value(a).total_cmp(&value(b))) {
                 best.mark = Mark::Strong;
             }
@@ -196,25 +214,18 @@ fn concepts(results: &Results, group: &Group) -> Table {
     Table { name, caption, columns, sections, notes }
 }
 
-/// A section of the table by concepts.
+/// A section of the table by concepts: a metric, or its part with one concept of each set.
 #[derive(Clone, Copy)]
-enum What {
-    Metric(Metric),
-    ImageWith(usize),
+struct What<'a> {
+    metric: &'a Metric,
+    concept: Option<usize>,
 }
 
-impl What {
-    fn metric(self) -> Metric {
-        match self {
-            What::Metric(metric) => metric,
-            What::ImageWith(_) => Metric::Image,
-        }
-    }
-
+impl What<'_> {
     fn title(self) -> String {
-        match self {
-            What::Metric(metric) => metric.title().to_owned(),
-            What::ImageWith(i) => format!("image alignment with concept {}", i + 1),
+        match self.concept {
+            None => self.metric.column(),
+            Some(i) => format!("{} with concept {}", self.metric.title, i + 1),
         }
     }
 }
@@ -225,9 +236,9 @@ fn section(title: String, group: &Group, line: impl Fn(&Row) -> TableRow) -> Sec
 }
 
 /// A row's value with its mark.
-fn value(group: &Group, row: &Row, metric: Metric, failed: &BTreeSet<&str>) -> Entry {
+fn value(group: &Group, row: &Row, metric: &Metric, failed: &BTreeSet<&str>) -> Entry {
     let Some(found) = row.estimate(metric) else {
-        let failed = metric != Metric::Kid && row.cells.iter().any(|c| failed.contains(&*c.id));
+        let failed = metric.of_images() && row.cells.iter().any(|c| failed.contains(&*c.id));
         return if failed { Entry::Text("failed".into()) } else { Entry::Empty };
     };
     let partial = partial(group, row, metric);
@@ -244,14 +255,23 @@ fn value(group: &Group, row: &Row, metric: Metric, failed: &BTreeSet<&str>) -> E
     Entry::Number(Number { mark, partial, ..number(found, metric) })
 }
 
-fn partial(group: &Group, row: &Row, metric: Metric) -> bool {
+fn partial(group: &Group, row: &Row, metric: &Metric) -> bool {
     row.measured(metric).next().is_some() && !group.complete(row, metric)
 }
 
-fn number(found: Estimate, metric: Metric) -> Number {
-    let (scale, digits) = metric.shown();
+fn number(found: Estimate, metric: &Metric) -> Number {
+    let (scale, digits) = (metric.scale, metric.digits);
     let interval = found.interval().map(|(low, high)| (scale * low, scale * high));
     Number { interval, ..Number::new(scale * found.mean, digits) }
+}
+
+/// What the intervals of the metrics are: in brackets, each kind only where there is one of it.
+fn errors(results: &Results, of_images: &str, of_sets: &str) -> String {
+    let sets: Vec<&str> =
+        results.metrics.iter().filter(|m| !m.of_images()).map(|m| m.title.as_str()).collect();
+    let images = (sets.len() < results.metrics.len()).then(|| of_images.to_owned());
+    let sets = (!sets.is_empty()).then(|| format!("{}: {of_sets}", sets.join(", ")));
+    format!(" ({})", images.into_iter().chain(sets).collect::<Vec<_>>().join("; "))
 }
 
 /// What a group is called.
@@ -266,7 +286,7 @@ pub(super) fn title(group: &Group) -> String {
 
 /// Counts and protocol: no number is shown without them.
 pub(super) fn footing(results: &Results, groups: &[Group]) -> Vec<String> {
-    let mut notes: Vec<String> = groups.iter().map(counts).collect();
+    let mut notes: Vec<String> = groups.iter().map(|g| counts(g, &results.metrics)).collect();
     notes.push(format!(
         "Experiment {}, scale {}, protocol {}. {}",
         results.experiment, results.scale, results.protocol, results.protocol_text
@@ -274,9 +294,9 @@ pub(super) fn footing(results: &Results, groups: &[Group]) -> Vec<String> {
     notes
 }
 
-fn counts(group: &Group) -> String {
-    let cells: Vec<&Cell> =
-        group.rows.iter().filter(|r| !r.anchor).flat_map(|r| r.measured(Metric::Text)).collect();
+fn counts(group: &Group, metrics: &[Metric]) -> String {
+    let methods = group.rows.iter().filter(|r| !r.anchor).flat_map(|r| &r.cells);
+    let cells: Vec<&Cell> = methods.copied().filter(|c| !c.values.is_empty()).collect();
     let seeds: BTreeSet<u64> = cells.iter().map(|c| c.seed).collect();
     let what = if group.concepts.iter().all(|c| c.len() == 1) { "concept" } else { "combination" };
     let mut text = format!(
@@ -287,16 +307,16 @@ fn counts(group: &Group) -> String {
         range(cells.iter().map(|c| c.prompts), "prompt"),
         range(cells.iter().map(|c| c.images), "image"),
     );
-    let kids: Vec<_> = cells.iter().filter_map(|c| c.kid).collect();
-    if !kids.is_empty() {
-        let of = |pick: fn(&crate::metrics::Kid) -> usize, what| range(kids.iter().map(pick), what);
-        text += &format!(
-            " KID: {} against {}, {} of m = {}.",
-            of(|k| k.n[0], "generated image"),
-            of(|k| k.n[1], "real image"),
-            of(|k| k.subsets, "subset"),
-            of(|k| k.m, ""),
-        );
+    for metric in metrics.iter().filter(|m| !m.of_images()) {
+        let of = |c: &&'_ Cell| c.values.get(&metric.name).and_then(CellValue::set).cloned();
+        let sets: Vec<SetValue> = cells.iter().filter_map(of).collect();
+        let Some(first) = sets.first() else { continue };
+        let mut parts = vec![format!("images = {}", range(sets.iter().map(|s| s.n), ""))];
+        for name in first.counts.keys() {
+            let of = sets.iter().filter_map(|s| s.counts.get(name).copied());
+            parts.push(format!("{name} = {}", range(of, "")));
+        }
+        text += &format!(" {}: {}.", metric.title, parts.join(", "));
     }
     text
 }

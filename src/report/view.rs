@@ -1,58 +1,11 @@
 //! Results as the rows of a table: cells of one label together, pooled over concepts and seeds.
 
-use std::cell::OnceCell;
+use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 
-use super::results::{Cell, ImageRow, Results, SEED};
+use super::results::{Cell, CellValue, ImageRow, Results, SEED};
 use crate::metrics::paper::{self, PaperTable};
-use crate::metrics::{Estimate, Stratum, pooled};
-
-/// A measured quantity.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
-)]
-#[serde(rename_all = "lowercase")]
-pub enum Metric {
-    /// Text alignment.
-    Text,
-    /// Image alignment, the mean over a cell's concepts.
-    Image,
-    /// KID, not scaled.
-    Kid,
-}
-
-impl Metric {
-    /// All, in the paper's order.
-    pub const ALL: [Metric; 3] = [Metric::Text, Metric::Image, Metric::Kid];
-
-    /// Its column.
-    pub fn title(self) -> &'static str {
-        match self {
-            Metric::Text => "text alignment",
-            Metric::Image => "image alignment",
-            Metric::Kid => "KID ×10³",
-        }
-    }
-
-    /// 1 where more is better, −1 where less is.
-    pub fn sign(self) -> f64 {
-        if self == Metric::Kid { -1.0 } else { 1.0 }
-    }
-
-    /// What a value is multiplied with to be shown, and the digits behind its point.
-    pub fn shown(self) -> (f64, usize) {
-        if self == Metric::Kid { (1e3, 2) } else { (1.0, 3) }
-    }
-
-    /// The value of an image; KID has none.
-    pub fn of_image(self, image: &ImageRow) -> Option<f64> {
-        match self {
-            Metric::Text => Some(image.text),
-            Metric::Image => Some(image.image_mean()),
-            Metric::Kid => None,
-        }
-    }
-}
+use crate::metrics::{Estimate, Metric, SetValue, Stratum, pooled};
 
 /// A part of the table: single concepts, pairs.
 pub struct Group<'a> {
@@ -75,8 +28,8 @@ pub struct Row<'a> {
     images: HashMap<&'a str, Vec<&'a ImageRow>>,
     /// Place in the table.
     order: (bool, usize, usize),
-    /// A bootstrap each: computed once.
-    estimates: [OnceCell<Option<Estimate>>; 3],
+    /// A bootstrap each: computed once, by the name of the metric.
+    estimates: RefCell<BTreeMap<String, Option<Estimate>>>,
 }
 
 /// The groups of the results, with their rows.
@@ -140,14 +93,15 @@ impl<'a> Group<'a> {
     }
 
     /// Whether a row has the metric for all concept sets of the group.
-    pub fn complete(&self, row: &Row, metric: Metric) -> bool {
+    pub fn complete(&self, row: &Row, metric: &Metric) -> bool {
         self.concepts.iter().all(|set| row.measured(metric).any(|c| c.concepts == *set))
     }
 
     /// Of the rows that are methods and complete, the one with the best mean.
-    pub fn best(&self, metric: Metric) -> Option<&Row<'a>> {
+    pub fn best(&self, metric: &Metric) -> Option<&Row<'a>> {
         let methods = self.rows.iter().filter(|r| !r.anchor && self.complete(r, metric));
-        let scored = methods.filter_map(|r| Some((metric.sign() * r.estimate(metric)?.mean, r)));
+        let scored =
+            methods.filter_map(|r| Some((metric.better.sign() * r.estimate(metric)?.mean, r)));
         scored.max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, row)| row)
     }
 }
@@ -164,36 +118,49 @@ impl<'a> Row<'a> {
     }
 
     /// The cells that have the metric.
-    pub fn measured(&self, metric: Metric) -> impl Iterator<Item = &'a Cell> {
-        self.cells.iter().copied().filter(move |c| match metric {
-            Metric::Text => c.text.is_some(),
-            Metric::Image => c.image.is_some(),
-            Metric::Kid => c.kid.is_some(),
-        })
+    pub fn measured(&self, metric: &Metric) -> impl Iterator<Item = &'a Cell> {
+        self.cells.iter().copied().filter(|c| c.values.contains_key(&metric.name))
     }
 
     /// The mean over concept sets of the mean over seeds; none where nothing is measured.
-    pub fn estimate(&self, metric: Metric) -> Option<Estimate> {
-        *self.estimates[metric as usize].get_or_init(|| self.estimate_where(metric, &|_| true))
+    pub fn estimate(&self, metric: &Metric) -> Option<Estimate> {
+        let known = self.estimates.borrow().get(&metric.name).copied();
+        known.unwrap_or_else(|| {
+            let found = self.estimate_where(metric, &|_| true);
+            self.estimates.borrow_mut().insert(metric.name.clone(), found);
+            found
+        })
     }
 
     /// The same, of some of its cells.
-    pub fn estimate_where(&self, metric: Metric, keep: &dyn Fn(&Cell) -> bool) -> Option<Estimate> {
+    pub fn estimate_where(
+        &self,
+        metric: &Metric,
+        keep: &dyn Fn(&Cell) -> bool,
+    ) -> Option<Estimate> {
         let cells: Vec<&Cell> = self.measured(metric).filter(|c| keep(c)).collect();
-        if metric == Metric::Kid {
-            return kid(&cells, |k| k.se);
+        if !metric.of_images() {
+            return sets(&cells, metric, |s| s.se);
         }
-        if cells.iter().all(|c| self.images_of(c).is_empty()) {
+        let value = |i: &ImageRow| i.value(&metric.name);
+        if cells.iter().all(|c| self.images_of(c).iter().all(|i| value(i).is_none())) {
             return whole(&cells, metric);
         }
-        let value = |i: &ImageRow| metric.of_image(i);
         self.pool(&cells, &value)
     }
 
-    /// Image alignment with one concept of each cell.
-    pub fn image_with(&self, concept: usize, keep: &dyn Fn(&Cell) -> bool) -> Option<Estimate> {
-        let cells: Vec<&Cell> = self.measured(Metric::Image).filter(|c| keep(c)).collect();
-        self.pool(&cells, &|i| i.image.get(concept).copied())
+    /// The metric with one concept of each cell.
+    pub fn with_concept(
+        &self,
+        metric: &Metric,
+        concept: usize,
+        keep: &dyn Fn(&Cell) -> bool,
+    ) -> Option<Estimate> {
+        let cells: Vec<&Cell> = self.measured(metric).filter(|c| keep(c)).collect();
+        let part = |i: &ImageRow| {
+            i.values.get(&metric.name).filter(|parts| parts.len() > 1)?.get(concept).copied()
+        };
+        self.pool(&cells, &part)
     }
 
     fn pool(&self, cells: &[&Cell], value: &dyn Fn(&ImageRow) -> Option<f64>) -> Option<Estimate> {
@@ -211,21 +178,19 @@ impl<'a> Row<'a> {
     }
 
     /// The difference to another row, over what both have: images of the same concepts, training
-    /// seed, prompt and noise. KID is compared against the same real images.
-    pub fn difference(&self, other: &Row, metric: Metric) -> Option<Estimate> {
-        if metric == Metric::Kid {
-            let both = |row: &Row<'a>, with: &Row| -> Vec<&'a Cell> {
+    /// seed, prompt and noise. Sets are compared with the same others.
+    pub fn difference(&self, other: &Row, metric: &Metric) -> Option<Estimate> {
+        if !metric.of_images() {
+            let shared = |row: &Row<'a>, with: &Row| -> Vec<&'a Cell> {
                 let has = |c: &&Cell| with.measured(metric).any(|o| same(c, o));
                 row.measured(metric).filter(has).collect()
             };
-            let (a, b) = (
-                both(self, other),
-                other
-                    .measured(metric)
-                    .filter(|o| self.measured(metric).any(|c| same(c, o)))
-                    .collect::<Vec<_>>(),
-            );
-            let (a, b) = (kid(&a, |k| k.se_generated)?, kid(&b, |k| k.se_generated)?);
+            let theirs: Vec<&Cell> = other
+                .measured(metric)
+                .filter(|o| self.measured(metric).any(|c| same(c, o)))
+                .collect();
+            let a = sets(&shared(self, other), metric, |s| s.se_images)?;
+            let b = sets(&theirs, metric, |s| s.se_images)?;
             return Some(Estimate::normal(a.mean - b.mean, a.se.hypot(b.se), a.n));
         }
         let mut strata = BTreeMap::<&[String], Stratum>::new();
@@ -234,12 +199,12 @@ impl<'a> Row<'a> {
             let values: HashMap<(usize, u64), f64> = other
                 .images_of(twin)
                 .iter()
-                .filter_map(|i| Some(((i.prompt, i.seed), metric.of_image(i)?)))
+                .filter_map(|i| Some(((i.prompt, i.seed), i.value(&metric.name)?)))
                 .collect();
             let stratum = strata.entry(&cell.concepts).or_default();
             for image in self.images_of(cell) {
                 if let (Some(a), Some(b)) =
-                    (metric.of_image(image), values.get(&(image.prompt, image.seed)))
+                    (image.value(&metric.name), values.get(&(image.prompt, image.seed)))
                 {
                     stratum.values.push(a - b);
                     stratum.groups.push(image.prompt);
@@ -252,14 +217,15 @@ impl<'a> Row<'a> {
 
     /// The mean of a number of the cells that were measured.
     pub fn mean(&self, value: impl Fn(&Cell) -> f64) -> Option<f64> {
-        let values: Vec<f64> = self.measured(Metric::Text).map(value).collect();
+        let measured = self.cells.iter().filter(|c| !c.values.is_empty());
+        let values: Vec<f64> = measured.map(|c| value(c)).collect();
         (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
     }
 }
 
-/// The mean of cells that come without their images, such as real images.
-fn whole(cells: &[&Cell], metric: Metric) -> Option<Estimate> {
-    let of = |c: &&Cell| if metric == Metric::Text { c.text } else { c.image };
+/// The mean of cells whose values are not of their own images, such as those of real images.
+fn whole(cells: &[&Cell], metric: &Metric) -> Option<Estimate> {
+    let of = |c: &&Cell| c.values.get(&metric.name).map(CellValue::estimate);
     let each: Vec<Estimate> = cells.iter().filter_map(of).collect();
     let n = each.len() as f64;
     let mean = each.iter().map(|e| e.mean).sum::<f64>() / n;
@@ -271,13 +237,14 @@ fn same(a: &Cell, b: &Cell) -> bool {
     a.concepts == b.concepts && a.seed == b.seed
 }
 
-/// KID over concept sets. Seeds of one concept share their real images, so that their errors are
-/// averaged as if they were one; those of concepts are independent.
-fn kid(cells: &[&Cell], se: fn(&crate::metrics::Kid) -> f64) -> Option<Estimate> {
+/// Values of sets over concept sets. Seeds of one concept share what they are compared with, so that
+/// their errors are averaged as if they were one; those of concepts are independent.
+fn sets(cells: &[&Cell], metric: &Metric, se: fn(&SetValue) -> Option<f64>) -> Option<Estimate> {
     let mut sets = BTreeMap::<&[String], Vec<(f64, f64)>>::new();
     for cell in cells {
-        if let Some(kid) = &cell.kid {
-            sets.entry(&cell.concepts).or_default().push((kid.mean, se(kid)));
+        if let Some(set) = cell.values.get(&metric.name).and_then(CellValue::set) {
+            let se = se(set).unwrap_or(f64::INFINITY);
+            sets.entry(&cell.concepts).or_default().push((set.value, se));
         }
     }
     let count = sets.len() as f64;

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::data::{FolderSource, PromptSource, fits_a_name};
 use crate::diffusion::scheduler::SchedulerKind;
+use crate::metrics::Registry;
 use crate::{Error, Result, readfile};
 
 pub use overrides::Override;
@@ -35,6 +36,10 @@ pub struct Experiment {
     /// How images are sampled.
     #[serde(default)]
     pub sampling: SamplingSpec,
+    /// What is measured, in the order of the table's columns: measures, each with `@` and an extractor
+    /// where its usual one is not meant. The paper's Table 1 if not given.
+    #[serde(default)]
+    pub metrics: Option<Vec<String>>,
     /// What judges them.
     #[serde(default)]
     pub evaluation: EvaluationSpec,
@@ -54,6 +59,9 @@ pub struct Experiment {
     /// Where relative paths start: the file's folder.
     #[serde(skip)]
     pub base: PathBuf,
+    /// The measures that `metrics` can name.
+    #[serde(skip)]
+    pub registry: Registry,
 }
 
 fn mini() -> String {
@@ -127,7 +135,7 @@ pub struct EvaluationSpec {
     pub clip: Option<String>,
 }
 
-/// Where regularisation images come from, and the real images of KID.
+/// Where regularisation images come from, and the real images that samples are compared with.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RegularizationSpec {
@@ -136,7 +144,7 @@ pub struct RegularizationSpec {
     /// The least cosine of a caption with the concept's prompt; the paper's 0.85 (section 3.2) if not
     /// given, and less where a backbone's own CLIP judges.
     pub threshold: Option<f32>,
-    /// The corpus of KID's real images, disjoint from the first.
+    /// The corpus of the real images that samples are compared with, disjoint from the first.
     pub validation: String,
 }
 

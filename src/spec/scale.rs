@@ -22,8 +22,10 @@ pub struct ScaleSpec {
     pub images: Option<usize>,
     /// Images of a prompt, for pairs.
     pub pair_images: Option<usize>,
-    /// Real images, and as many generated from their captions, of a concept's KID; 0 for none.
-    pub kid_images: Option<usize>,
+    /// Real images of a concept, and as many generated from their captions to be compared with them; 0
+    /// for none.
+    #[serde(alias = "kid_images")]
+    pub real_images: Option<usize>,
     /// Denoising steps, in place of the experiment's.
     pub steps: Option<usize>,
     /// Denoising steps for pairs, in place of the others'.
@@ -54,7 +56,7 @@ pub struct Scale {
     #[allow(missing_docs)]
     pub pair_images: usize,
     #[allow(missing_docs)]
-    pub kid_images: usize,
+    pub real_images: usize,
     #[allow(missing_docs)]
     pub steps: Option<usize>,
     #[allow(missing_docs)]
@@ -78,7 +80,7 @@ impl ScaleSpec {
             ("prompts", self.prompts.map(|n| n as u64), 1, 100_000),
             ("images", self.images.map(|n| n as u64), 1, 100_000),
             ("pair_images", self.pair_images.map(|n| n as u64), 1, 100_000),
-            ("kid_images", self.kid_images.map(|n| n as u64), 0, 100_000),
+            ("real_images", self.real_images.map(|n| n as u64), 0, 100_000),
             ("steps", self.steps.map(|n| n as u64), 1, 1000),
             ("pair_steps", self.pair_steps.map(|n| n as u64), 1, 1000),
         ];
@@ -95,10 +97,10 @@ impl ScaleSpec {
         if self.guidance.is_some_and(|g| !g.is_finite()) {
             return Err(Error::input(format!("`{}` must be finite", at("guidance"))));
         }
-        if self.kid_images == Some(1) {
+        if self.real_images == Some(1) {
             return Err(Error::input(format!(
-                "`{}` is 1: KID needs at least two",
-                at("kid_images")
+                "`{}` is 1: a set has at least two",
+                at("real_images")
             )));
         }
         if self.train_steps.is_some_and(|f| !(f.is_finite() && f > 0.0)) {
@@ -147,7 +149,7 @@ impl super::Experiment {
             prompts: own.prompts.or(default.prompts),
             images,
             pair_images: own.pair_images.or(default.pair_images).unwrap_or(images),
-            kid_images: own.kid_images.or(default.kid_images).unwrap_or(0),
+            real_images: own.real_images.or(default.real_images).unwrap_or(0),
             steps: own.steps.or(default.steps),
             pair_steps: own.pair_steps.or(default.pair_steps).or(own.steps).or(default.steps),
             scheduler: own.scheduler.or(default.scheduler),

@@ -1,0 +1,112 @@
+//! The protocol of an experiment: all that a number depends on besides the method that it is of.
+
+use serde_json::{Value, json};
+
+use super::key::Key;
+use super::plan::subjects;
+use super::resources::Resources;
+use crate::Result;
+use crate::metrics::Need;
+use crate::spec::{Experiment, GroupName, Scale};
+
+/// What numbers must share to be compared: its id, and in words.
+pub fn protocol(
+    experiment: &Experiment,
+    scale: &Scale,
+    resources: &Resources,
+) -> Result<(String, String)> {
+    let meaning = meaning(experiment, scale, resources)?;
+    Ok((Key::of(&meaning).short().to_owned(), words(experiment, scale, resources)?))
+}
+
+/// The concepts stand there by what they are: prompts and targets, not names, and in no order.
+fn meaning(experiment: &Experiment, scale: &Scale, resources: &Resources) -> Result<Value> {
+    let mut evaluated = vec![];
+    for subject in subjects(scale, resources)? {
+        let concepts: Vec<_> =
+            subject.concepts.iter().map(|c| resources.concept(c)).collect::<Result<_>>()?;
+        let words: Vec<String> = concepts.iter().map(|c| c.category.clone()).collect();
+        let targets: Vec<Vec<&String>> =
+            concepts.iter().map(|c| c.targets.iter().map(|t| &t.hash).collect()).collect();
+        let (images, sampling) = match subject.group {
+            GroupName::Single => (scale.images, GroupName::Single),
+            GroupName::Multi => (scale.pair_images, GroupName::Multi),
+        };
+        evaluated.push(json!({
+            "prompts": subject.prompts.iter().map(|p| p.fill(&words)).collect::<Vec<_>>(),
+            "targets": targets,
+            "images": images,
+            "sampling": scale.sampling(&experiment.sampling, sampling),
+        }));
+    }
+    evaluated.sort_by_cached_key(Value::to_string);
+    let real = match real_images(scale, resources) {
+        0 => None,
+        count => {
+            let corpora =
+                [&experiment.regularization.validation, &experiment.regularization.corpus];
+            let identity = |name: &String| Ok(resources.corpus(name)?.identity());
+            let corpora: Vec<String> = corpora.into_iter().map(identity).collect::<Result<_>>()?;
+            Some(json!({
+                "corpora": corpora,
+                "chosen_by": resources.embedder()?.identity(),
+                "count": count,
+            }))
+        }
+    };
+    let (width, height) = resources.size();
+    Ok(json!({
+        "protocol": 2,
+        "backbone": resources.backbone_identity(),
+        "size": [width, height],
+        "metrics": resources.meaning_of(resources.metrics())?,
+        "evaluated": evaluated,
+        "real": real,
+        "seeds": scale.seeds,
+    }))
+}
+
+/// How many real images something is compared with.
+fn real_images(scale: &Scale, resources: &Resources) -> usize {
+    let asked = resources.metrics().iter().any(|m| m.measure.need() == Need::RealImages);
+    if asked { scale.real_images } else { 0 }
+}
+
+fn words(experiment: &Experiment, scale: &Scale, resources: &Resources) -> Result<String> {
+    let sampling = scale.sampling(&experiment.sampling, GroupName::Single);
+    let pair_steps = scale.sampling(&experiment.sampling, GroupName::Multi).steps;
+    let (width, height) = resources.size();
+    let steps = match (scale.pairs.is_empty(), pair_steps == sampling.steps) {
+        (false, false) => format!("{} ({pair_steps} for pairs)", sampling.steps),
+        _ => sampling.steps.to_string(),
+    };
+    let short = |identity: &str| identity.chars().take(12).collect::<String>();
+    let mut extractors: Vec<String> = vec![];
+    let mut metrics = vec![];
+    for chosen in resources.metrics() {
+        let name = &chosen.metric.extractor;
+        let said = format!("{name} {}…", short(resources.extractor(name)?.identity()));
+        if !extractors.contains(&said) {
+            extractors.push(said);
+        }
+        metrics.push(format!("{}: {}", chosen.metric.column(), chosen.measure.definition()));
+    }
+    let real = match real_images(scale, resources) {
+        0 => String::new(),
+        n => format!(
+            " Compared with {n} held-out real images of the category are {n} images generated from \
+             their captions."
+        ),
+    };
+    Ok(format!(
+        "Backbone {} ({}…), {width}×{height}; {steps} steps of {}, guidance {}. Features by {}. {}.{real} \
+         Training and sampling seeds 0 to {}.",
+        resources.backbone_name(),
+        short(resources.backbone_identity()),
+        sampling.scheduler,
+        sampling.guidance,
+        extractors.join(", "),
+        metrics.join("; "),
+        scale.seeds - 1,
+    ))
+}

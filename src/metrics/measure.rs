@@ -1,0 +1,164 @@
+//! What a measure is: one trait. A measure sees features and nothing else; which images it is given,
+//! and by which extractor, is what it says it needs.
+
+use std::collections::BTreeMap;
+
+use ndarray::ArrayView2;
+use serde::{Deserialize, Serialize};
+
+use super::Estimate;
+use crate::Result;
+
+/// Something that can be measured of images.
+pub trait Measure: Send + Sync {
+    /// What TOML files and data call it, such as `text-alignment`.
+    fn name(&self) -> &'static str;
+
+    /// What tables call it.
+    fn title(&self) -> &'static str;
+
+    /// How it is defined, in words. Part of every protocol: other words are other numbers.
+    fn definition(&self) -> &'static str;
+
+    /// Which values are the better ones.
+    fn better(&self) -> Better;
+
+    /// How a value is printed.
+    fn shown(&self) -> Shown {
+        Shown { scale: 1.0, unit: "", digits: 3 }
+    }
+
+    /// A difference that nobody minds, however sure it is.
+    fn tolerance(&self) -> f64;
+
+    /// The images that it measures, and what it compares them with.
+    fn need(&self) -> Need;
+
+    /// Whether it has a value of each image or one of the whole set.
+    fn gives(&self) -> Gives;
+
+    /// What makes its features unless the experiment names another extractor.
+    fn extractor(&self) -> &'static str {
+        "clip"
+    }
+
+    /// Whether its title always says whose features it is of: where the same name is known with
+    /// others, so that a bare name would mislead.
+    fn titled_by_extractor(&self) -> bool {
+        self.extractor() != "clip"
+    }
+
+    /// Measures; nothing where the images are too few.
+    ///
+    /// # Errors
+    /// Features that cannot be compared.
+    fn measure(&self, given: &Given) -> Result<Option<Outcome>>;
+}
+
+/// Which values are the better ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Better {
+    /// Large ones.
+    More,
+    /// Small ones.
+    Less,
+}
+
+impl Better {
+    /// 1 where more is better, −1 where less is.
+    pub fn sign(self) -> f64 {
+        match self {
+            Better::More => 1.0,
+            Better::Less => -1.0,
+        }
+    }
+}
+
+/// How a value is printed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Shown {
+    /// What it is multiplied with.
+    pub scale: f64,
+    /// What stands behind the title for that, such as `×10³`.
+    pub unit: &'static str,
+    /// Digits behind the point.
+    pub digits: usize,
+}
+
+/// The images that a measure is of, and what they are compared with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// The images of the evaluation prompts, with the features of each one's prompt.
+    Prompts,
+    /// The images of the evaluation prompts alone.
+    Images,
+    /// The images of the evaluation prompts, with the targets of each concept in turn. The value
+    /// of an image is the mean over the concepts.
+    Targets,
+    /// The images of the evaluation prompts, with the targets of all concepts together.
+    AllTargets,
+    /// Images of the captions of real images, with those real images.
+    RealImages,
+}
+
+/// Whether a measure has a value of each image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Gives {
+    /// A value of each image.
+    Images,
+    /// A value of the whole set, which brings its own error.
+    Set,
+}
+
+/// What a measure is given: features as rows, not normalised.
+pub struct Given<'a> {
+    /// Of the images [n, d].
+    pub images: ArrayView2<'a, f32>,
+    /// The number of each one's prompt.
+    pub groups: &'a [usize],
+    /// What they are compared with: a row for each image where it is prompts, else a set. There are
+    /// no rows where nothing is asked for.
+    pub against: ArrayView2<'a, f32>,
+    /// The images are compared with themselves, as real images are: no image counts as its own twin.
+    pub itself: bool,
+}
+
+/// What a measure gives.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome {
+    /// A value of each image.
+    Images(Vec<f64>),
+    /// A value of the whole set.
+    Set(SetValue),
+}
+
+/// A value that a set of images has as a whole, with its own error.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SetValue {
+    /// The value.
+    pub value: f64,
+    /// Its standard error; none where the sets are too small to tell.
+    pub se: Option<f64>,
+    /// The part of the error that comes from the images measured. Two methods that are compared with
+    /// the same others differ by this noise and not by that of the others.
+    pub se_images: Option<f64>,
+    /// Images measured.
+    pub n: usize,
+    /// What else was counted, by its name in tables, such as `real images`.
+    pub counts: BTreeMap<String, usize>,
+}
+
+impl SetValue {
+    /// The value with its whole error.
+    pub fn estimate(&self) -> Estimate {
+        Estimate::normal(self.value, self.se.unwrap_or(f64::INFINITY), self.n)
+    }
+
+    /// Whether every number in it is one.
+    pub fn is_finite(&self) -> bool {
+        [Some(self.value), self.se, self.se_images].into_iter().flatten().all(f64::is_finite)
+    }
+}
