@@ -12,6 +12,7 @@ mod latex;
 mod md;
 mod render;
 mod results;
+mod room;
 mod scatter;
 mod sheet;
 mod table;

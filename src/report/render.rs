@@ -61,6 +61,9 @@ pub fn render_with(
     if shown.iter().any(|t| t.name == "differences") {
         let _ = write!(text, "\n## Differences\n\n{}", Markdown.table(&tables[1]));
     }
+    if let Some(room) = shown.iter().find(|t| t.name == "room") {
+        let _ = write!(text, "\n## Room covered\n\n{}", Markdown.table(room));
+    }
     if let Some(figure) = scatter(results, options)? {
         safefile::write(&out.join("scatter.svg"), figure.svg)?;
         write_png(&out.join("scatter.png"), &figure.png)?;

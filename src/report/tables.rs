@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::results::{Cell, CellValue, Results};
+use super::room::room;
 use super::table::{Entry, FLAT, Mark, Number, Section, Table, TableRow};
 use super::view::{Group, Row, groups, paper_table};
 use crate::metrics::{Better, Estimate, Metric, SetValue};
@@ -14,6 +15,7 @@ const WIDE: usize = 5;
 pub fn tables(results: &Results) -> Vec<Table> {
     let groups = groups(results);
     let mut tables = vec![main(results, &groups), differences(results, &groups)];
+    tables.push(room(results, &groups));
     tables.extend(groups.iter().filter(|g| g.concepts.len() > 1).map(|g| concepts(results, g)));
     for table in tables.iter_mut().filter(|t| t.has_flat()) {
         table.notes.push(format!("{} {}", FLAT.0, FLAT.1));
