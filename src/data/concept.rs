@@ -196,7 +196,10 @@ fn world_concept(name: &str) -> Result<world::Concept> {
     let all = world::concepts();
     all.iter().find(|c| c.name == name).copied().ok_or_else(|| {
         let hint = nearest(name, all.iter().map(|c| c.name));
-        let hint = format!("{hint}; a folder of pictures needs `path`, `category` and `name`");
+        let hint = format!(
+            "{hint}; a folder of pictures is FOLDER:CATEGORY on the command line, and has `path`, \
+             `category` and `name` in a file's [[concepts]]"
+        );
         Error::input_hint(format!("the world has no concept `{name}`"), hint)
     })
 }
@@ -207,18 +210,29 @@ pub(super) fn scene_image(scene: &Scene) -> RgbImage {
     RgbImage::from_raw(side, side, scene.image.clone()).expect("a scene is 64 × 64 × 3 bytes")
 }
 
-fn check_name(name: &str) -> Result<()> {
-    let letters = |c: char| c.is_ascii_alphanumeric() || "-_".contains(c);
-    if (1..=64).contains(&name.len()) && name.chars().all(letters) {
+/// Whether `name` can name a concept, a pair or an experiment.
+///
+/// # Errors
+/// [`Error::Input`] if it cannot be part of a file's name.
+pub fn check_name(name: &str) -> Result<()> {
+    let letters = |c: char| c.is_alphanumeric() || "-_.".contains(c);
+    if (1..=64).contains(&name.chars().count())
+        && name.chars().all(letters)
+        && !name.starts_with('.')
+    {
         return Ok(());
     }
     Err(Error::input_hint(
-        format!("`{name}` cannot name a concept: it becomes part of file names"),
-        "use up to 64 letters, digits, - and _",
+        format!("`{name}` is no name: it becomes part of file names"),
+        "use up to 64 letters, digits, `-`, `_` and `.`, no point first",
     ))
 }
 
-fn check_category(name: &str, category: &str) -> Result<()> {
+/// Whether `category` can be the class word of the concept `name`.
+///
+/// # Errors
+/// [`Error::Input`] if prompts could not have it in them.
+pub fn check_category(name: &str, category: &str) -> Result<()> {
     let bad = |c: char| c.is_control() || "{}<>#".contains(c);
     if (1..=100).contains(&category.trim().len()) && !category.contains(bad) {
         return Ok(());

@@ -12,7 +12,8 @@ pub use augment::{
     Augmented, PAPER_SIZES, PREFIXES_FAR, PREFIXES_NEAR, augment, fit, place, shown_mask,
 };
 pub use concept::{
-    Concept, ConceptSource, FolderSource, PromptSource, load_concepts, pair_prompts, world_pair,
+    Concept, ConceptSource, FolderSource, PromptSource, check_category, check_name, load_concepts,
+    pair_prompts, world_pair,
 };
 pub use corpus::{Corpus, FileCorpus, WebDataset, WorldCorpus, corpus};
 pub use picture::{OnCorrupt, Picture, picture_hash, read_pictures};

@@ -92,7 +92,8 @@ pub fn read_pictures(folder: &Path, on_corrupt: OnCorrupt) -> Result<Vec<Picture
             (Err(Error::Input { message, .. }), OnCorrupt::Refuse) => {
                 return Err(Error::input_hint(
                     message,
-                    "mend or remove it, or set `on_corrupt = \"skip\"` to leave it out",
+                    "mend or remove it, or leave it out: --skip-corrupt, or `on_corrupt = \"skip\"` in a \
+                     file's [[concepts]]",
                 ));
             }
             (Err(e), _) => return Err(e),

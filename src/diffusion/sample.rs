@@ -1,5 +1,6 @@
 //! Sampling: noise to images, guided by text.
 
+use std::ops::RangeInclusive;
 use std::sync::{Mutex, PoisonError};
 
 use candle_core::{DType, Device, Result as TensorResult, Tensor};
@@ -29,6 +30,9 @@ pub struct Sampling {
     /// What the images should not show; empty for none.
     pub negative_prompt: String,
 }
+
+/// Guidance scales that are taken: with larger ones numbers leave what f32 can hold.
+pub const GUIDANCE: RangeInclusive<f64> = 0.0..=1000.0;
 
 /// One image to sample.
 #[derive(Clone, Debug)]
@@ -81,8 +85,9 @@ impl Backbone {
     /// called from several threads, and an error of theirs ends the sampling.
     ///
     /// # Errors
-    /// [`Error::Input`] if the size does not fit the VAE, the latents given do not fit the size, or the
-    /// scheduler does not take the settings; what `on_step` and `on_sample` return.
+    /// [`Error::Input`] if the size does not fit the VAE, the latents given do not fit the size, the
+    /// guidance is none of [`GUIDANCE`], or the scheduler does not take the settings; what `on_step` and
+    /// `on_sample` return.
     pub fn sample_each(
         &self,
         requests: &[Request],
@@ -90,6 +95,13 @@ impl Backbone {
         on_step: &(dyn Fn(usize) -> Result<()> + Sync),
         on_sample: &(dyn Fn(usize, Sample) -> Result<()> + Sync),
     ) -> Result<()> {
+        if !GUIDANCE.contains(&sampling.guidance) {
+            let (least, most) = (GUIDANCE.start(), GUIDANCE.end());
+            return Err(Error::input_hint(
+                format!("a guidance of {}", sampling.guidance),
+                format!("use a number from {least} to {most}; 1 and below is none"),
+            ));
+        }
         let (height, width) = self.latent_size(sampling.height, sampling.width)?;
         let shape = [self.unet.config().in_channels, height, width];
         for request in requests {
