@@ -20,7 +20,7 @@ use super::constrained::Problem;
 use super::delta::is_key_or_value;
 use super::{
     Delta, MOST_CONCEPTS, Method, Modifier, Profile, Recipe, Settings, defaults, phrase, separate,
-    token,
+    taken, token,
 };
 use crate::diffusion::Backbone;
 use crate::nn::{no_grad, parallel};
@@ -153,8 +153,9 @@ impl MergeReport {
 }
 
 /// Merges checkpoints of single concepts on an untouched backbone, which is untouched again afterwards.
-/// The modifier tokens are numbered again, in order of the parts: `<new1>`, `<new2>`, …. Where no part
-/// changed weights (Textual Inversion) their tokens are put side by side, and there is no report.
+/// The modifier tokens are numbered again, in order of the parts: `<new1>`, `<new2>`, …, or on from those
+/// that the backbone has. Where no part changed weights (Textual Inversion) their tokens are put side by
+/// side, and there is no report.
 ///
 /// # Errors
 /// [`Error::Input`] for no parts, parts that changed more than keys and values or have several tokens,
@@ -167,9 +168,10 @@ pub fn merge(
 ) -> Result<(Delta, Option<MergeReport>)> {
     let start = Instant::now();
     check(parts, settings)?;
+    let first = 1 + taken(&backbone.tokenizer);
     let rows: Vec<(String, Tensor)> = parts
         .iter()
-        .zip(1..)
+        .zip(first..)
         .filter_map(|(part, number)| {
             let (_, row) = part.delta.tokens().first()?;
             Some((token(number), row.clone()))
@@ -190,7 +192,7 @@ pub fn merge(
     }
 
     let undo = merged.apply(backbone)?;
-    let features = features(backbone, parts, captions, settings);
+    let features = features(backbone, parts, first, captions, settings);
     undo.restore(backbone)?;
     let (regularization, targets) = features?;
     let words = stack(&targets);
@@ -286,10 +288,12 @@ fn check(parts: &[Part], settings: &MergeSettings) -> Result<()> {
     Ok(())
 }
 
-/// The regularisation features [tokens, features], and each part's target words.
+/// The regularisation features [tokens, features], and each part's target words; the first part's token
+/// has the number `first`.
 fn features(
     backbone: &Backbone,
     parts: &[Part],
+    first: usize,
     captions: &[String],
     settings: &MergeSettings,
 ) -> Result<(DMatrix<f64>, Vec<DMatrix<f64>>)> {
@@ -302,7 +306,7 @@ fn features(
     let regularization = words(backbone, &regularization)?;
     let targets = parts
         .iter()
-        .zip(1..)
+        .zip(first..)
         .map(|(part, number)| {
             let phrase = phrase(part.modifier, number, part.category);
             let prompts: Result<Vec<_>> =

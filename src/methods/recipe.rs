@@ -35,6 +35,22 @@ pub enum Recipe {
 }
 
 impl Recipe {
+    /// The same with modifier tokens counted on from `taken`: of a backbone that has so many already.
+    pub fn after(self, taken: usize) -> Recipe {
+        match self {
+            Recipe::Pretrained => Recipe::Pretrained,
+            Recipe::Train { from, concepts, settings, seed, tokens } => {
+                let from = Box::new(from.after(taken));
+                let tokens = tokens.into_iter().map(|number| number + taken).collect();
+                Recipe::Train { from, concepts, settings, seed, tokens }
+            }
+            Recipe::Merge { parts, settings } => {
+                let parts = parts.into_iter().map(|part| part.after(taken)).collect();
+                Recipe::Merge { parts, settings }
+            }
+        }
+    }
+
     /// The names of the concepts that are learnt, in order of their tokens.
     pub fn concepts(&self) -> Vec<&str> {
         match self {
@@ -58,8 +74,9 @@ impl Recipe {
                 all
             }
             Recipe::Merge { parts, .. } => {
-                let parts = parts.iter().flat_map(Recipe::modifiers);
-                parts.zip(1..).map(|((modifier, _), number)| (modifier, number)).collect()
+                let parts: Vec<_> = parts.iter().flat_map(Recipe::modifiers).collect();
+                let first = parts.iter().map(|(_, number)| *number).min().unwrap_or(1);
+                parts.into_iter().zip(first..).map(|((modifier, _), n)| (modifier, n)).collect()
             }
         }
     }
@@ -129,6 +146,14 @@ mod tests {
             }
         }
         assert_eq!(phrase(Modifier::None, 1, "moongate"), "moongate");
+    }
+
+    #[test]
+    fn tokens_of_a_backbone_that_has_some_are_counted_on() {
+        for method in ["custom-diffusion", "sequential", "merge"] {
+            let recipe = recipe(method, &["tabby", "pot"]).after(2);
+            assert_eq!(recipe.phrases(&["cat", "pot"]), ["<new3> cat", "<new4> pot"], "{method}");
+        }
     }
 
     #[test]
