@@ -29,16 +29,23 @@ pub struct Args {
     update: bool,
 
     /// Differences of text and image alignment that nobody minds
-    #[arg(long, default_value_t = Tolerance::default().alignment)]
+    #[arg(long, default_value_t = Tolerance::default().alignment, allow_negative_numbers = true)]
     tolerance: f64,
 
     /// Differences of KID (not times 10³) that nobody minds
-    #[arg(long, default_value_t = Tolerance::default().kid)]
+    #[arg(long, default_value_t = Tolerance::default().kid, allow_negative_numbers = true)]
     tolerance_kid: f64,
 }
 
 /// Runs `cdbench check`.
 pub fn run(args: Args) -> Result<()> {
+    for (name, x) in [("tolerance", args.tolerance), ("tolerance-kid", args.tolerance_kid)] {
+        if !(x.is_finite() && x >= 0.0) {
+            return Err(Error::input(format!(
+                "--{name} {x}: a finite number that is not negative"
+            )));
+        }
+    }
     // read first: a missing baseline is found before an hour of computing
     let baseline = match args.update {
         true => None,
@@ -46,7 +53,7 @@ pub fn run(args: Args) -> Result<()> {
     };
     let session = args.experiment.open()?;
     let todo = session.survey()?;
-    let outcome = session.run(&todo, 1);
+    let outcome = session.run(&todo, 1, &|_| {})?;
     session.verdict(outcome)?;
     let results = session.results()?;
     let Some(baseline) = baseline else {

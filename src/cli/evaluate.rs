@@ -1,13 +1,13 @@
 //! `cdbench evaluate`: the metrics of any folder of images.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use image::RgbImage;
 use ndarray::Array2;
 
 use crate::clip::{Embed, Embedder, Runtime};
-use crate::data::{OnCorrupt, read_pictures};
+use crate::data::{OnCorrupt, Picture, read_pictures};
 use crate::metrics::{self, Estimate, KID_SUBSET, KID_SUBSETS};
 use crate::{Error, Result, mini};
 
@@ -66,6 +66,11 @@ pub fn run(args: Args) -> Result<()> {
         images.push(&sample.image);
         texts.push(without_tokens(prompt));
     }
+    // all that is read is read before anything is computed
+    let read = |folder: &PathBuf| read_pictures(folder, corrupt);
+    let targets = args.targets.iter().map(read).collect::<Result<Vec<_>>>()?;
+    let real = args.real.as_ref().map(read).transpose()?;
+    warn_of_prompts_without_samples(&prompts, &samples);
     let folder = match args.clip.as_str() {
         mini::NAME => mini::clip_folder()?,
         path => PathBuf::from(path),
@@ -88,8 +93,8 @@ pub fn run(args: Args) -> Result<()> {
     println!("metric\tmean\tstandard error\t95 % low\t95 % high\timages");
     say("text alignment", &metrics::text_alignment(features.view(), own.view()));
     let mut each = vec![];
-    for folder in &args.targets {
-        let targets = embed_folder(folder, corrupt, &clip)?;
+    for targets in &targets {
+        let targets = embed(targets, &clip)?;
         each.push(metrics::image_alignment(features.view(), targets.view()));
     }
     for (values, folder) in each.iter().zip(&args.targets).filter(|_| each.len() > 1) {
@@ -97,8 +102,8 @@ pub fn run(args: Args) -> Result<()> {
     }
     let mean = |i: usize| each.iter().map(|v| v[i]).sum::<f64>() / each.len() as f64;
     say("image alignment", &(0..images.len()).map(mean).collect::<Vec<_>>());
-    if let Some(folder) = &args.real {
-        let real = embed_folder(folder, corrupt, &clip)?;
+    if let Some(real) = &real {
+        let real = embed(real, &clip)?;
         let kid = metrics::kid(features.view(), real.view(), KID_SUBSETS, KID_SUBSET, 0)?;
         let (mean, se) = (1e3 * kid.mean, 1e3 * kid.se);
         let (low, high) = (mean - 1.96 * se, mean + 1.96 * se);
@@ -112,9 +117,28 @@ pub fn run(args: Args) -> Result<()> {
     Ok(())
 }
 
-fn embed_folder(folder: &Path, corrupt: OnCorrupt, clip: &dyn Embed) -> Result<Array2<f32>> {
-    let pictures = read_pictures(folder, corrupt)?;
+fn embed(pictures: &[Picture], clip: &dyn Embed) -> Result<Array2<f32>> {
     clip.images(&pictures.iter().map(|p| &p.image).collect::<Vec<&RgbImage>>())
+}
+
+/// A sampling that was cut short has fewer images than prompts, and a mean over some of them.
+fn warn_of_prompts_without_samples(prompts: &BTreeMap<String, String>, samples: &[Picture]) {
+    let names: BTreeSet<&str> = samples
+        .iter()
+        .flat_map(|s| {
+            [Some(s.name.as_str()), Path::new(&s.name).file_stem().and_then(|n| n.to_str())]
+        })
+        .flatten()
+        .collect();
+    let without: Vec<&str> =
+        prompts.keys().map(String::as_str).filter(|name| !names.contains(name)).collect();
+    if let Some(first) = without.first() {
+        tracing::warn!(
+            "{} of {} prompts have no sample: `{first}` is the first of them",
+            without.len(),
+            prompts.len()
+        );
+    }
 }
 
 /// What `prompts.json` is, for who has another.

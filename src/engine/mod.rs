@@ -2,8 +2,10 @@
 
 mod cell;
 mod filter;
+mod foresee;
 mod key;
 mod plan;
+mod presence;
 mod resources;
 mod results;
 mod run;
@@ -14,9 +16,10 @@ mod work;
 
 pub use cell::{Cell, CellKind};
 pub use filter::Filter;
+pub use foresee::shortage;
 pub use key::{Key, differences};
-pub use plan::{Plan, plan};
-pub use resources::{Machine, Resources};
+pub use plan::{CheckpointPlan, Plan, plan, plan_checkpoint};
+pub use resources::{Machine, Numbers, Resources, backbone_hash};
 pub use results::results;
 pub use run::{Event, Outcome, Todo, Watch, run, survey};
 pub use scores::Scores;

@@ -8,12 +8,15 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use candle_core::{DType, Device};
 
 use super::key::hex;
-use super::store::Store;
+use super::store::{Store, file_hash};
 use crate::clip::{Embedder, Runtime};
 use crate::data::{self, Concept, ConceptSource, Corpus, Prompt, PromptSource};
 use crate::diffusion::Backbone;
+use crate::diffusion::config::SchedulerConfig;
 use crate::diffusion::folder::Folder;
-use crate::methods::Profile;
+use crate::diffusion::tokenizer::Tokenizer;
+use crate::diffusion::weights::Weights;
+use crate::methods::{Profile, taken};
 use crate::spec::Experiment;
 use crate::{Error, Result, mini};
 
@@ -32,17 +35,32 @@ pub struct Machine {
 pub struct Resources {
     machine: Machine,
     backbone: String,
+    files: String,
     identity: String,
     profile: Profile,
     size: (usize, usize),
+    scheduler: SchedulerConfig,
+    tokenizer: Tokenizer,
+    tokens_taken: usize,
+    parameters: Vec<String>,
+    numbers: Numbers,
     concepts: BTreeMap<String, Concept>,
     pairs: BTreeMap<String, (Vec<String>, Vec<Prompt>)>,
-    clip: PathBuf,
+    clip: Option<PathBuf>,
     threshold: f32,
     embedder: OnceLock<Embedder>,
     opening: Mutex<()>,
     corpora: Mutex<BTreeMap<String, Arc<dyn Corpus>>>,
     base: PathBuf,
+}
+
+/// How many numbers the UNet has, and how many of them are keys and values of cross attention.
+#[derive(Clone, Copy, Debug)]
+pub struct Numbers {
+    /// All.
+    pub unet: u64,
+    /// Keys and values of cross attention.
+    pub kv: u64,
 }
 
 /// The least similarity of a regularisation caption: the paper's (section 3.2), for ViT-B/32.
@@ -67,31 +85,38 @@ impl Resources {
         machine: Machine,
         store: &Store,
     ) -> Result<Self> {
-        let backbone = backbone.unwrap_or(&experiment.backbone).to_owned();
+        let backbone = match backbone {
+            Some(given) => given.to_owned(),
+            None => own_backbone(experiment)?,
+        };
         let folder = Folder::open(&backbone)?;
-        let mut identity = identity(&folder.root, store)?;
-        if machine.dtype != DType::F32 {
-            identity = hex(format!("{identity} {:?}", machine.dtype));
-        }
+        // headers alone: a file that is missing or cut is named before anything runs
+        let [unet, vae, text_encoder] =
+            [folder.unet_weights()?, folder.vae_weights()?, folder.text_encoder_weights()?];
+        let files = backbone_hash(&folder.root, &store.hashes())?;
+        let identity = match machine.dtype {
+            DType::F32 => files.clone(),
+            dtype => hex(format!("{files} {dtype:?}")),
+        };
         let own = folder.root.join("clip");
         let (clip, threshold) = match experiment.evaluation.clip.as_deref() {
-            Some("mini") => (mini::clip_folder()?, OWN_THRESHOLD),
-            Some(path) => (below(&experiment.base, Path::new(path)), THRESHOLD),
-            None if own.join("config.json").is_file() => (own, OWN_THRESHOLD),
-            None => {
-                return Err(Error::input_hint(
-                    format!("nothing says which CLIP judges the images of `{backbone}`"),
-                    "give --clip, or `evaluation.clip` in the file, a folder in transformers' layout \
-                     (openai/clip-vit-base-patch32 is the paper's)",
-                ));
-            }
+            Some("mini") => (Some(mini::clip_folder()?), OWN_THRESHOLD),
+            Some(path) => (Some(below(&experiment.base, Path::new(path))), THRESHOLD),
+            None if own.join("config.json").is_file() => (Some(own), OWN_THRESHOLD),
+            None => (None, THRESHOLD),
         };
         let mut resources = Resources {
             size: folder.default_size(),
             profile: Profile::Mini,
             machine,
             backbone,
+            files,
             identity,
+            tokens_taken: taken(&folder.tokenizer),
+            tokenizer: folder.tokenizer,
+            scheduler: folder.scheduler,
+            numbers: numbers(&unet),
+            parameters: parameters(&unet, &vae, &text_encoder),
             concepts: BTreeMap::new(),
             pairs: BTreeMap::new(),
             clip,
@@ -159,6 +184,36 @@ impl Resources {
         &self.identity
     }
 
+    /// The hash of the backbone's files alone: see [`backbone_hash`].
+    pub fn backbone_files(&self) -> &str {
+        &self.files
+    }
+
+    /// The noise schedule that the backbone was trained with.
+    pub fn scheduler(&self) -> &SchedulerConfig {
+        &self.scheduler
+    }
+
+    /// The backbone's tokenizer, as it is before any concept is learnt.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// How many modifier tokens it has already.
+    pub fn tokens_taken(&self) -> usize {
+        self.tokens_taken
+    }
+
+    /// The names of the backbone's parameters, each with its model's in front.
+    pub fn parameters(&self) -> &[String] {
+        &self.parameters
+    }
+
+    /// How large what is trained can be.
+    pub fn numbers(&self) -> Numbers {
+        self.numbers
+    }
+
     /// Which defaults the methods take.
     pub fn profile(&self) -> Profile {
         self.profile
@@ -190,17 +245,24 @@ impl Resources {
     /// The judge.
     ///
     /// # Errors
-    /// As [`Embedder::open`].
+    /// Nothing says which it is; as [`Embedder::open`].
     pub fn embedder(&self) -> Result<&Embedder> {
         if let Some(embedder) = self.embedder.get() {
             return Ok(embedder);
         }
         let _one = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
         if self.embedder.get().is_none() {
+            let clip = self.clip.as_ref().ok_or_else(|| {
+                Error::input_hint(
+                    format!("nothing says which CLIP judges images of `{}`", self.backbone),
+                    "give --clip, or `evaluation.clip` in an experiment, with a folder in transformers' \
+                     layout (openai/clip-vit-base-patch32 is the paper's)",
+                )
+            })?;
             let cuda = self.machine.device.is_cuda();
             let workers = rayon::current_num_threads();
             let cache = mini::cache_folder()?.join("clip");
-            let opened = Embedder::open(&self.clip, self.machine.runtime, cuda, &cache, workers)?;
+            let opened = Embedder::open(clip, self.machine.runtime, cuda, &cache, workers)?;
             let _ = self.embedder.set(opened);
         }
         Ok(self.embedder.get().expect("set above"))
@@ -251,8 +313,32 @@ fn find_pair(experiment: &Experiment, name: &str) -> Result<(Vec<String>, Vec<Pr
     Ok((sources.map(|s| s.name().to_owned()).to_vec(), prompts))
 }
 
-/// The hash of all that is computed with: configurations, tokenizer and weights, by their names.
-fn identity(folder: &Path, store: &Store) -> Result<String> {
+/// The experiment's backbone: a folder, which like every path in an experiment starts at its file's, or
+/// what is no path.
+fn own_backbone(experiment: &Experiment) -> Result<String> {
+    let name = &experiment.backbone;
+    let folder = below(&experiment.base, Path::new(name));
+    if name == mini::NAME {
+        return Ok(name.clone());
+    }
+    if folder.exists() {
+        return Ok(folder.to_string_lossy().into_owned());
+    }
+    if Path::new(name).exists() {
+        return Err(Error::input_hint(
+            format!("`backbone` is `{name}`, but there is no {}", folder.display()),
+            "paths in an experiment start at its file's folder; --backbone starts where you are",
+        ));
+    }
+    Ok(name.clone())
+}
+
+/// The hash of all that is computed with: configurations, tokenizer and weights of a folder in diffusers'
+/// layout, by their names. `cache` keeps the hashes of files.
+///
+/// # Errors
+/// A file that cannot be read.
+pub fn backbone_hash(folder: &Path, cache: &Path) -> Result<String> {
     let mut files = vec![];
     for part in ["unet", "vae", "text_encoder", "tokenizer", "scheduler"] {
         let dir = folder.join(part);
@@ -270,7 +356,24 @@ fn identity(folder: &Path, store: &Store) -> Result<String> {
     files.sort();
     let mut text = String::new();
     for (name, path) in files {
-        text += &format!("{name} {}\n", store.file_hash(&path)?);
+        text += &format!("{name} {}\n", file_hash(&path, cache)?);
     }
     Ok(hex(text))
+}
+
+fn numbers(unet: &Weights) -> Numbers {
+    let count = |key: &str| unet.shape(key).unwrap_or_default().iter().product::<usize>() as u64;
+    let kv = |key: &&str| key.ends_with("attn2.to_k.weight") || key.ends_with("attn2.to_v.weight");
+    Numbers { unet: unet.keys().map(count).sum(), kv: unet.keys().filter(kv).map(count).sum() }
+}
+
+fn parameters(unet: &Weights, vae: &Weights, text_encoder: &Weights) -> Vec<String> {
+    let mut names: Vec<String> = unet.keys().map(|key| format!("unet.{key}")).collect();
+    names.extend(vae.keys().map(|key| format!("vae.{}", Weights::name_of(key))));
+    // transformers 5 leaves out the prefix that version 4 wrote
+    let bare = |key: &str| key.strip_prefix("text_model.").unwrap_or(key).to_owned();
+    names.extend(text_encoder.keys().map(|key| format!("text_encoder.text_model.{}", bare(key))));
+    // where modifier tokens will be
+    names.push("text_encoder.text_model.embeddings.token_embedding.added".to_owned());
+    names
 }

@@ -153,7 +153,7 @@ impl<'a> Worker<'a> {
     ) -> Result<Effort> {
         let all = self.listed(images)?;
         let missing: Vec<&(String, u64)> =
-            all.iter().filter(|(p, s)| !dir.join(image_file(p, *s)).is_file()).collect();
+            all.iter().filter(|(p, s)| !Png::is_whole(&dir.join(image_file(p, *s)))).collect();
         let (width, height) = self.resources.size();
         let sampling = Sampling {
             steps: spec.steps,
@@ -204,7 +204,7 @@ impl<'a> Worker<'a> {
         let (mut images, mut files, mut seeds) = (vec![], vec![], vec![]);
         if let Some((at, list)) = &work.samples {
             for (path, seed) in self.files(*at, list)? {
-                images.push(read_image(&path)?);
+                images.push(sampled(&path)?);
                 let file = path.strip_prefix(self.store.root()).unwrap_or(&path);
                 files.push(file.to_string_lossy().into_owned());
                 seeds.push(seed);
@@ -221,7 +221,7 @@ impl<'a> Worker<'a> {
                     KidSide::Samples(at, list) => self
                         .files(*at, list)?
                         .iter()
-                        .map(|(path, _)| read_image(path))
+                        .map(|(path, _)| sampled(path))
                         .collect::<Result<_>>()?,
                 };
                 Some((pictures, self.retrieved(*real)?))
@@ -297,8 +297,11 @@ impl<'a> Worker<'a> {
         let Work::Retrieve { corpus, .. } = &self.plan.stages[at].work else {
             return Ok(vec![]);
         };
-        let manifest = Manifest::load(&self.folder(at).join(MANIFEST))?;
-        data::class_pictures(&manifest, &*self.resources.corpus(corpus)?)
+        let file = self.folder(at).join(MANIFEST);
+        let manifest = Manifest::load(&file)?;
+        let found = data::class_pictures(&manifest, &*self.resources.corpus(corpus)?);
+        // the hint is to remove the manifest
+        found.map_err(|e| e.of_file(&file))
     }
 
     fn class_pictures(&self, class: &ClassImages) -> Result<Vec<ClassPicture>> {
@@ -315,7 +318,7 @@ impl<'a> Worker<'a> {
                     .into_iter()
                     .zip(files)
                     .map(|((caption, _), (path, _))| {
-                        Ok(ClassPicture { image: read_image(&path)?, caption })
+                        Ok(ClassPicture { image: sampled(&path)?, caption })
                     })
                     .collect()
             }
@@ -330,16 +333,17 @@ pub fn is_there(plan: &Plan, store: &Store, resources: &Resources, at: usize) ->
     if let Work::Sample { images, .. } = &stage.work {
         // a folder that others share: what counts is every single image
         if let Images::CaptionsOf { stage: from, .. } = images
-            && store.provenance(Kind::Retrieval.folder(), &plan.stages[*from].key)?.is_none()
+            && !store.is_whole(Kind::Retrieval.folder(), &plan.stages[*from].key)?
         {
             return Ok(Missing { missing: images.count(), of: images.count() });
         }
         let stop = AtomicBool::new(false);
         let all = Worker::new(plan, store, resources, &stop).listed(images)?;
-        let missing = all.iter().filter(|(p, s)| !dir.join(image_file(p, *s)).is_file()).count();
+        let is_whole = |(p, s): &&(String, u64)| Png::is_whole(&dir.join(image_file(p, *s)));
+        let missing = all.len() - all.iter().filter(is_whole).count();
         return Ok(Missing { missing, of: all.len() });
     }
-    let there = store.provenance(stage.kind.folder(), &stage.key)?.is_some();
+    let there = store.is_whole(stage.kind.folder(), &stage.key)?;
     Ok(Missing { missing: usize::from(!there), of: 1 })
 }
 
@@ -357,14 +361,27 @@ const MANIFEST: &str = "manifest.json";
 /// In a score's folder.
 const SCORES: &str = "scores.json";
 
+/// An image that a stage made. One that cannot be read is removed: it is missing then, and made again.
+fn sampled(path: &Path) -> Result<RgbImage> {
+    read_image(path).map_err(|e| match e {
+        Error::Input { message, .. } if std::fs::remove_file(path).is_ok() => Error::input_hint(
+            format!("{message}; it was removed"),
+            "the same command makes it again",
+        ),
+        other => other,
+    })
+}
+
 /// An image that this program wrote.
+///
+/// # Errors
+/// [`Error::Input`] if it is damaged; [`Error::Io`].
 pub fn read_image(path: &Path) -> Result<RgbImage> {
     let bad = |e: image::ImageError| match e {
-        image::ImageError::IoError(e) => Error::io(path)(e),
-        other => Error::input_hint(
-            format!("{}: damaged: {other}", path.display()),
-            "delete it; it is made again when it is needed",
-        ),
+        image::ImageError::IoError(e) if e.kind() != std::io::ErrorKind::UnexpectedEof => {
+            Error::io(path)(e)
+        }
+        other => Error::input(format!("{}: damaged: {other}", path.display())),
     };
     Ok(image::open(path).map_err(bad)?.into_rgb8())
 }

@@ -19,6 +19,9 @@ const LARGEST: u64 = 1 << 30;
 const LIST: &str = ";";
 
 impl Results {
+    /// What [`Results::write`] writes.
+    pub const FILES: [&str; 3] = ["results.csv", "images.csv", "report.json"];
+
     /// Writes `results.csv`, `images.csv` and `report.json` into `folder`.
     ///
     /// # Errors
@@ -164,6 +167,8 @@ struct CellRecord {
     train_seconds: f64,
     stored_bytes: u64,
     peak_mb: f64,
+    #[serde(default)]
+    jobs: usize,
 }
 
 impl CellRecord {
@@ -212,6 +217,7 @@ impl CellRecord {
             train_seconds: c.train_seconds,
             stored_bytes: c.stored_bytes,
             peak_mb: c.peak_mb,
+            jobs: c.jobs,
         })
     }
 
@@ -271,6 +277,7 @@ impl CellRecord {
             train_seconds: self.train_seconds,
             stored_bytes: self.stored_bytes,
             peak_mb: self.peak_mb,
+            jobs: self.jobs,
         })
     }
 }
