@@ -134,6 +134,26 @@ impl Args {
     }
 }
 
+/// A sampling that was cut short has fewer images than prompts, and a mean over some of them.
+fn warn_of_prompts_without_samples(prompts: &BTreeMap<String, String>, samples: &[Picture]) {
+    let names: BTreeSet<&str> = samples
+        .iter()
+        .flat_map(|s| {
+            [Some(s.name.as_str()), Path::new(&s.name).file_stem().and_then(|n| n.to_str())]
+        })
+        .flatten()
+        .collect();
+    let without: Vec<&str> =
+        prompts.keys().map(String::as_str).filter(|name| !names.contains(name)).collect();
+    if let Some(first) = without.first() {
+        tracing::warn!(
+            "{} of {} prompts have no sample: `{first}` is the first of them",
+            without.len(),
+            prompts.len()
+        );
+    }
+}
+
 /// The numbers that stand for stages.
 const SAMPLES: usize = 0;
 const REAL: usize = 1;
@@ -171,6 +191,7 @@ impl Desk {
             };
             own.push(without_tokens(prompt, &tokens));
         }
+        warn_of_prompts_without_samples(&prompts, &samples);
         let mut texts = own.clone();
         texts.sort();
         texts.dedup();

@@ -9,11 +9,14 @@ use candle_core::{DType, Device};
 use serde_json::Value;
 
 use super::key::hex;
-use super::store::Store;
+use super::store::{Store, file_hash};
 use crate::clip::{Embed, Embedder, Runtime};
 use crate::data::{self, Concept, ConceptSource, Corpus, Prompt, PromptSource};
 use crate::diffusion::Backbone;
+use crate::diffusion::config::SchedulerConfig;
 use crate::diffusion::folder::Folder;
+use crate::diffusion::tokenizer::Tokenizer;
+use crate::diffusion::weights::Weights;
 use crate::methods::{Profile, taken_tokens};
 use crate::metrics::Chosen;
 use crate::spec::Experiment;
@@ -34,14 +37,19 @@ pub struct Machine {
 pub struct Resources {
     machine: Machine,
     backbone: String,
+    files: String,
     identity: String,
     profile: Profile,
     size: (usize, usize),
+    scheduler: SchedulerConfig,
+    tokenizer: Tokenizer,
     taken_tokens: usize,
+    parameters: Vec<String>,
+    numbers: Numbers,
     concepts: BTreeMap<String, Concept>,
     pairs: BTreeMap<String, (Vec<String>, Vec<Prompt>)>,
     metrics: Vec<Chosen>,
-    clip: PathBuf,
+    clip: Option<PathBuf>,
     threshold: f32,
     extractors: Mutex<BTreeMap<String, Arc<dyn Embed>>>,
     corpora: Mutex<BTreeMap<String, Arc<dyn Corpus>>>,
@@ -50,6 +58,15 @@ pub struct Resources {
 
 /// The extractor that also chooses captions.
 const CLIP: &str = "clip";
+/// How many numbers the UNet has, and how many of them are keys and values of cross attention.
+#[derive(Clone, Copy, Debug)]
+pub struct Numbers {
+    /// All.
+    pub unet: u64,
+    /// Keys and values of cross attention.
+    pub kv: u64,
+}
+
 /// The least similarity of a regularisation caption: the paper's (section 3.2), for ViT-B/32.
 const THRESHOLD: f32 = 0.85;
 /// The same for the judge that comes with a backbone, whose cosines spread wider.
@@ -72,32 +89,38 @@ impl Resources {
         machine: Machine,
         store: &Store,
     ) -> Result<Self> {
-        let backbone = backbone.unwrap_or(&experiment.backbone).to_owned();
+        let backbone = match backbone {
+            Some(given) => given.to_owned(),
+            None => own_backbone(experiment)?,
+        };
         let folder = Folder::open(&backbone)?;
-        let mut identity = identity(&folder.root, store)?;
-        if machine.dtype != DType::F32 {
-            identity = hex(format!("{identity} {:?}", machine.dtype));
-        }
+        // headers alone: a file that is missing or cut is named before anything runs
+        let [unet, vae, text_encoder] =
+            [folder.unet_weights()?, folder.vae_weights()?, folder.text_encoder_weights()?];
+        let files = backbone_hash(&folder.root, &store.hashes())?;
+        let identity = match machine.dtype {
+            DType::F32 => files.clone(),
+            dtype => hex(format!("{files} {dtype:?}")),
+        };
         let own = folder.root.join("clip");
         let (clip, threshold) = match experiment.evaluation.clip.as_deref() {
-            Some("mini") => (mini::clip_folder()?, OWN_THRESHOLD),
-            Some(path) => (below(&experiment.base, Path::new(path)), THRESHOLD),
-            None if own.join("config.json").is_file() => (own, OWN_THRESHOLD),
-            None => {
-                return Err(Error::input_hint(
-                    format!("nothing says which CLIP judges the images of `{backbone}`"),
-                    "give --clip, or `evaluation.clip` in the file, a folder in transformers' layout \
-                     (openai/clip-vit-base-patch32 is the paper's)",
-                ));
-            }
+            Some("mini") => (Some(mini::clip_folder()?), OWN_THRESHOLD),
+            Some(path) => (Some(below(&experiment.base, Path::new(path))), THRESHOLD),
+            None if own.join("config.json").is_file() => (Some(own), OWN_THRESHOLD),
+            None => (None, THRESHOLD),
         };
         let mut resources = Resources {
             size: folder.default_size(),
-            taken_tokens: taken_tokens(&folder.tokenizer),
             profile: Profile::Mini,
             machine,
             backbone,
+            files,
             identity,
+            taken_tokens: taken_tokens(&folder.tokenizer),
+            tokenizer: folder.tokenizer,
+            scheduler: folder.scheduler,
+            numbers: numbers(&unet),
+            parameters: parameters(&unet, &vae, &text_encoder),
             concepts: BTreeMap::new(),
             pairs: BTreeMap::new(),
             metrics: experiment.registry.choose(experiment.metrics.as_deref())?,
@@ -163,6 +186,31 @@ impl Resources {
     /// The hash of the backbone's configurations and weights, and of their type.
     pub fn backbone_identity(&self) -> &str {
         &self.identity
+    }
+
+    /// The hash of the backbone's files alone: see [`backbone_hash`].
+    pub fn backbone_files(&self) -> &str {
+        &self.files
+    }
+
+    /// The noise schedule that the backbone was trained with.
+    pub fn scheduler(&self) -> &SchedulerConfig {
+        &self.scheduler
+    }
+
+    /// The backbone's tokenizer, as it is before any concept is learnt.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// The names of the backbone's parameters, each with its model's in front.
+    pub fn parameters(&self) -> &[String] {
+        &self.parameters
+    }
+
+    /// How large what is trained can be.
+    pub fn numbers(&self) -> Numbers {
+        self.numbers
     }
 
     /// Which defaults the methods take.
@@ -232,10 +280,17 @@ impl Resources {
         if name != CLIP {
             return Err(Error::input(format!("no extractor `{name}` is given")));
         }
+        let clip = self.clip.as_ref().ok_or_else(|| {
+            Error::input_hint(
+                format!("nothing says which CLIP judges images of `{}`", self.backbone),
+                "give --clip, or `evaluation.clip` in an experiment, with a folder in transformers' \
+                 layout (openai/clip-vit-base-patch32 is the paper's)",
+            )
+        })?;
         let cuda = self.machine.device.is_cuda();
         let workers = rayon::current_num_threads();
         let cache = mini::cache_folder()?.join("clip");
-        let opened = Embedder::open(&self.clip, self.machine.runtime, cuda, &cache, workers)?;
+        let opened = Embedder::open(clip, self.machine.runtime, cuda, &cache, workers)?;
         Ok(open.entry(name.to_owned()).or_insert(Arc::new(opened)).clone())
     }
 
@@ -284,8 +339,32 @@ fn find_pair(experiment: &Experiment, name: &str) -> Result<(Vec<String>, Vec<Pr
     Ok((sources.map(|s| s.name().to_owned()).to_vec(), prompts))
 }
 
-/// The hash of all that is computed with: configurations, tokenizer and weights, by their names.
-fn identity(folder: &Path, store: &Store) -> Result<String> {
+/// The experiment's backbone: a folder, which like every path in an experiment starts at its file's, or
+/// what is no path.
+fn own_backbone(experiment: &Experiment) -> Result<String> {
+    let name = &experiment.backbone;
+    let folder = below(&experiment.base, Path::new(name));
+    if name == mini::NAME {
+        return Ok(name.clone());
+    }
+    if folder.exists() {
+        return Ok(folder.to_string_lossy().into_owned());
+    }
+    if Path::new(name).exists() {
+        return Err(Error::input_hint(
+            format!("`backbone` is `{name}`, but there is no {}", folder.display()),
+            "paths in an experiment start at its file's folder; --backbone starts where you are",
+        ));
+    }
+    Ok(name.clone())
+}
+
+/// The hash of all that is computed with: configurations, tokenizer and weights of a folder in diffusers'
+/// layout, by their names. `cache` keeps the hashes of files.
+///
+/// # Errors
+/// A file that cannot be read.
+pub fn backbone_hash(folder: &Path, cache: &Path) -> Result<String> {
     let mut files = vec![];
     for part in ["unet", "vae", "text_encoder", "tokenizer", "scheduler"] {
         let dir = folder.join(part);
@@ -303,7 +382,24 @@ fn identity(folder: &Path, store: &Store) -> Result<String> {
     files.sort();
     let mut text = String::new();
     for (name, path) in files {
-        text += &format!("{name} {}\n", store.file_hash(&path)?);
+        text += &format!("{name} {}\n", file_hash(&path, cache)?);
     }
     Ok(hex(text))
+}
+
+fn numbers(unet: &Weights) -> Numbers {
+    let count = |key: &str| unet.shape(key).unwrap_or_default().iter().product::<usize>() as u64;
+    let kv = |key: &&str| key.ends_with("attn2.to_k.weight") || key.ends_with("attn2.to_v.weight");
+    Numbers { unet: unet.keys().map(count).sum(), kv: unet.keys().filter(kv).map(count).sum() }
+}
+
+fn parameters(unet: &Weights, vae: &Weights, text_encoder: &Weights) -> Vec<String> {
+    let mut names: Vec<String> = unet.keys().map(|key| format!("unet.{key}")).collect();
+    names.extend(vae.keys().map(|key| format!("vae.{}", Weights::name_of(key))));
+    // transformers 5 leaves out the prefix that version 4 wrote
+    let bare = |key: &str| key.strip_prefix("text_model.").unwrap_or(key).to_owned();
+    names.extend(text_encoder.keys().map(|key| format!("text_encoder.text_model.{}", bare(key))));
+    // where modifier tokens will be
+    names.push("text_encoder.text_model.embeddings.token_embedding.added".to_owned());
+    names
 }
