@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::key::hex;
 use super::store::{Store, file_hash};
 use crate::clip::{Embed, Embedder, Runtime};
-use crate::data::{self, Concept, ConceptSource, Corpus, Prompt, PromptSource};
+use crate::data::{self, Concept, ConceptSource, Corpus, Prompt, PromptSource, is_clutter};
 use crate::diffusion::Backbone;
 use crate::diffusion::config::SchedulerConfig;
 use crate::diffusion::folder::Folder;
@@ -369,8 +369,12 @@ pub fn backbone_hash(folder: &Path, cache: &Path) -> Result<String> {
     for part in ["unet", "vae", "text_encoder", "tokenizer", "scheduler"] {
         let dir = folder.join(part);
         for entry in std::fs::read_dir(&dir).map_err(Error::io(&dir))? {
-            let path = entry.map_err(Error::io(&dir))?.path();
+            let entry = entry.map_err(Error::io(&dir))?;
+            let path = entry.path();
             let kept = ["json", "safetensors", "txt"];
+            if is_clutter(&entry.file_name().to_string_lossy()) {
+                continue;
+            }
             if path.extension().is_some_and(|e| kept.iter().any(|k| e == *k)) {
                 files.push((
                     format!("{part}/{}", path.file_name().unwrap_or_default().display()),
