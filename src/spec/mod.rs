@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::clip::ExtractorSpec;
 use crate::data::{FolderSource, PromptSource};
 use crate::diffusion::scheduler::SchedulerKind;
 use crate::metrics::Registry;
@@ -40,6 +41,10 @@ pub struct Experiment {
     /// where its usual one is not meant. The paper's Table 1 if not given.
     #[serde(default)]
     pub metrics: Option<Vec<String>>,
+    /// What makes the features of metrics, by the names that `metrics` has behind an `@`: folders in
+    /// transformers' layout, or ONNX files.
+    #[serde(default)]
+    pub extractors: BTreeMap<String, ExtractorSpec>,
     /// What judges them.
     #[serde(default)]
     pub evaluation: EvaluationSpec,
