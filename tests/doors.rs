@@ -4,7 +4,7 @@ mod desk;
 
 use std::path::Path;
 
-use desk::{Desk, files, ok, refused};
+use desk::{Desk, cdbench, files, ok, refused};
 
 #[test]
 fn checkpoints_are_trained_merged_sampled_and_evaluated() {
@@ -55,6 +55,31 @@ fn checkpoints_are_trained_merged_sampled_and_evaluated() {
     for metric in ["text alignment", "image alignment", "KID"] {
         assert!(table.contains(metric), "{table}");
     }
+    // the same work has the same protocol, whatever its folder is called; other targets have another
+    let protocol = |targets: &str, more: &[&str]| {
+        let folder = desk.path("out");
+        let args = [&["evaluate", &folder, "--targets", targets], more].concat();
+        let output = cdbench(&args);
+        let err = String::from_utf8_lossy(&output.stderr).into_owned();
+        let line = err.lines().find(|l| l.starts_with("protocol: ")).map(str::to_owned);
+        line.unwrap_or_else(|| panic!("{err}"))
+    };
+    let (again, fewer) = (desk.path("again"), desk.path("fewer"));
+    for (folder, files) in [(&again, &images[..]), (&fewer, &images[..2])] {
+        std::fs::create_dir(folder).unwrap();
+        for file in files {
+            std::fs::copy(file, Path::new(folder).join(file.file_name().unwrap())).unwrap();
+        }
+    }
+    let own = protocol(&samples, &[]);
+    assert_eq!(own, protocol(&again, &[]));
+    assert_ne!(own, protocol(&fewer, &[]));
+    assert_ne!(own, protocol(&samples, &["--metrics", "image-alignment"]));
+    let err = refused(&["evaluate", &desk.path("out"), "--metrics", "kid"]);
+    assert!(err.contains("--real"), "{err}");
+    let err = refused(&["evaluate", &desk.path("out"), "--metrics", "diversity@dinov2"]);
+    assert!(err.contains("--extractor dinov2=DIR") && err.contains("facebook/dinov2"), "{err}");
+
     std::fs::write(desk.path("out/prompts.json"), r#"{"other": "a dog"}"#).unwrap();
     let err = refused(&["evaluate", &desk.path("out"), "--targets", &samples]);
     assert!(err.contains("no prompt for samples/"), "{err}");

@@ -196,12 +196,54 @@ fn a_check_passes_fails_and_refuses_other_protocols() {
     assert_eq!(cdbench(&other).status.code(), Some(9));
 }
 
+/// A vision transformer with random weights stands for DINO.
+#[test]
+fn an_experiment_has_the_metrics_that_it_names() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, out) = (dir.path().join("store"), dir.path().join("report"));
+    let eye = format!("extractors.eye={:?}", root("tests/golden/vit_towers/vit"));
+    let with = |metrics: &str| {
+        let mut args = small(&store, &out);
+        let metrics = format!("metrics={metrics}");
+        for set in [metrics.as_str(), eye.as_str(), "scales.default.images=2"] {
+            args.extend(["--set".to_owned(), set.to_owned()]);
+        }
+        args
+    };
+    let (table, _) = ok(&with("[\"cmmd\", \"image-alignment@eye\", \"diversity\"]"));
+    let head = table.lines().find(|l| l.starts_with("| |") || l.starts_with("|  |")).unwrap();
+    for column in ["CMMD (clip) ×10³", "image alignment (eye)", "diversity"] {
+        assert!(head.contains(column), "{table}");
+    }
+    assert!(!table.contains("text alignment"), "{table}");
+    let first = Results::read(&out).unwrap();
+
+    // what was sampled serves other metrics, and what was measured stays as it is
+    let (_, log) = ok(&with("[\"copying@eye\", \"image-alignment@eye\", \"text-alignment\"]"));
+    assert!(!log.contains("] sample ") && !log.contains("] train "), "{log}");
+    let second = Results::read(&out).unwrap();
+    let of = |results: &Results| -> Vec<f64> {
+        results.images.iter().filter_map(|i| i.value("image-alignment@eye")).collect()
+    };
+    assert!(of(&first).len() == 16 && of(&first) == of(&second));
+    assert_ne!(first.protocol, second.protocol);
+    // the nearest target is no farther than the mean of them
+    for image in &second.images {
+        assert!(image.value("copying@eye") >= image.value("image-alignment@eye"));
+    }
+    let readme = std::fs::read_to_string(out.join("README.md")).unwrap();
+    assert!(readme.contains("## Nearest target (eye) against image alignment (eye)"), "{readme}");
+}
+
 #[test]
 fn what_cannot_be_run_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let store = dir.path().join("store").display().to_string();
     let smoke = root("experiments/smoke.toml");
-    let cases: [(&[&str], &str, i32); 6] = [
+    let cases: [(&[&str], &str, i32); 9] = [
+        (&["--set", "metrics=[\"image-alignmemt\"]"], "did you mean image-alignment", 3),
+        (&["--set", "metrics=[\"copying@dinov2\"]"], "facebook/dinov2", 3),
+        (&["--set", "extractors.x={ onnx = \"a\", sise = 3 }"], "size", 3),
         (&["--set", "rows.0.method=custom-difusion"], "custom-diffusion", 3),
         (&["--set", "scales.default.concepts=[\"dog_plam\"]"], "dog_plum", 3),
         (&["--set", "scales.default.concepts=[\"dog_plum\",\"dog_plum\"]"], "twice", 3),

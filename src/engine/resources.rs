@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::key::hex;
 use super::store::{Store, file_hash};
-use crate::clip::{Embed, Embedder, Runtime};
+use crate::clip::{Embed, ExtractorSpec, Opening, Runtime, how_to_give, open_extractor};
 use crate::data::{self, Concept, ConceptSource, Corpus, Prompt, PromptSource, is_clutter};
 use crate::diffusion::Backbone;
 use crate::diffusion::config::SchedulerConfig;
@@ -33,6 +33,21 @@ pub struct Machine {
     pub dtype: DType,
 }
 
+impl Machine {
+    /// How extractors are opened on it.
+    ///
+    /// # Errors
+    /// No folder to keep exported networks in.
+    pub fn opening(&self) -> Result<Opening> {
+        Ok(Opening {
+            runtime: self.runtime,
+            cuda: self.device.is_cuda(),
+            cache: mini::cache_folder()?.join("clip"),
+            workers: rayon::current_num_threads(),
+        })
+    }
+}
+
 /// See the module.
 pub struct Resources {
     machine: Machine,
@@ -49,15 +64,17 @@ pub struct Resources {
     concepts: BTreeMap<String, Concept>,
     pairs: BTreeMap<String, (Vec<String>, Vec<Prompt>)>,
     metrics: Vec<Chosen>,
-    clip: Option<PathBuf>,
     threshold: f32,
-    extractors: Mutex<BTreeMap<String, Arc<dyn Embed>>>,
+    /// Where they are, by their names, and those that are open.
+    extractors: BTreeMap<String, ExtractorSpec>,
+    open: Mutex<BTreeMap<String, Arc<dyn Embed>>>,
     corpora: Mutex<BTreeMap<String, Arc<dyn Corpus>>>,
     base: PathBuf,
 }
 
 /// The extractor that also chooses captions.
 const CLIP: &str = "clip";
+
 /// How many numbers the UNet has, and how many of them are keys and values of cross attention.
 #[derive(Clone, Copy, Debug)]
 pub struct Numbers {
@@ -109,6 +126,42 @@ impl Resources {
             None if own.join("config.json").is_file() => (Some(own), OWN_THRESHOLD),
             None => (None, THRESHOLD),
         };
+        let metrics = experiment.registry.choose(experiment.metrics.as_deref())?;
+        if experiment.extractors.contains_key(CLIP) {
+            return Err(Error::input_hint(
+                format!("`extractors.{CLIP}`: this one also chooses captions"),
+                format!("give it as `evaluation.{CLIP}` or with --{CLIP}"),
+            ));
+        }
+        // a training may do without
+        let clip = clip.map(|folder| ExtractorSpec::Folder(folder.to_string_lossy().into_owned()));
+        let mut extractors: BTreeMap<String, ExtractorSpec> =
+            clip.into_iter().map(|clip| (CLIP.to_owned(), clip)).collect();
+        for chosen in &metrics {
+            let name = &chosen.metric.extractor;
+            if name == CLIP || extractors.contains_key(name) {
+                continue;
+            }
+            let own = folder.root.join(name);
+            let spec = match experiment.extractors.get(name) {
+                Some(ExtractorSpec::Folder(path)) if path == mini::NAME => {
+                    ExtractorSpec::Folder(mini::folder()?.join(name).to_string_lossy().into_owned())
+                }
+                Some(spec) => spec.relative_to(&experiment.base),
+                // what comes with a backbone needs no words
+                None if own.join("config.json").is_file() => {
+                    ExtractorSpec::Folder(own.to_string_lossy().into_owned())
+                }
+                None => {
+                    let metric = &chosen.metric.name;
+                    return Err(Error::input_hint(
+                        format!("nothing says where the extractor `{name}` of `{metric}` is"),
+                        how_to_give(name),
+                    ));
+                }
+            };
+            extractors.insert(name.clone(), spec);
+        }
         let mut resources = Resources {
             size: folder.default_size(),
             profile: Profile::Mini,
@@ -123,10 +176,10 @@ impl Resources {
             parameters: parameters(&unet, &vae, &text_encoder),
             concepts: BTreeMap::new(),
             pairs: BTreeMap::new(),
-            metrics: experiment.registry.choose(experiment.metrics.as_deref())?,
-            clip,
+            metrics,
             threshold: experiment.regularization.threshold.unwrap_or(threshold),
-            extractors: Mutex::default(),
+            extractors,
+            open: Mutex::default(),
             corpora: Mutex::default(),
             base: experiment.base.clone(),
         };
@@ -254,9 +307,9 @@ impl Resources {
     /// What the numbers of these metrics depend on besides the images.
     ///
     /// # Errors
-    /// As [`Resources::extractor`].
+    /// As [`Resources::extractor`]; a metric of prompts whose extractor reads none.
     pub fn meaning_of(&self, metrics: &[Chosen]) -> Result<Value> {
-        let meaning = |m: &Chosen| Ok(m.meaning(self.extractor(&m.metric.extractor)?.identity()));
+        let meaning = |m: &Chosen| m.meaning(&*self.extractor(&m.metric.extractor)?);
         Ok(Value::Array(metrics.iter().map(meaning).collect::<Result<_>>()?))
     }
 
@@ -273,25 +326,21 @@ impl Resources {
     /// # Errors
     /// An extractor that is not given; what opening it gives.
     pub fn extractor(&self, name: &str) -> Result<Arc<dyn Embed>> {
-        let mut open = self.extractors.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = open.get(name) {
             return Ok(known.clone());
         }
-        if name != CLIP {
-            return Err(Error::input(format!("no extractor `{name}` is given")));
-        }
-        let clip = self.clip.as_ref().ok_or_else(|| {
-            Error::input_hint(
+        let missing = || match name {
+            CLIP => Error::input_hint(
                 format!("nothing says which CLIP judges images of `{}`", self.backbone),
                 "give --clip, or `evaluation.clip` in an experiment, with a folder in transformers' \
                  layout (openai/clip-vit-base-patch32 is the paper's)",
-            )
-        })?;
-        let cuda = self.machine.device.is_cuda();
-        let workers = rayon::current_num_threads();
-        let cache = mini::cache_folder()?.join("clip");
-        let opened = Embedder::open(clip, self.machine.runtime, cuda, &cache, workers)?;
-        Ok(open.entry(name.to_owned()).or_insert(Arc::new(opened)).clone())
+            ),
+            _ => Error::input_hint(format!("no extractor `{name}` is given"), how_to_give(name)),
+        };
+        let spec = self.extractors.get(name).ok_or_else(missing)?;
+        let opened = open_extractor(spec, &self.machine.opening()?)?;
+        Ok(open.entry(name.to_owned()).or_insert(opened).clone())
     }
 
     /// A corpus by the name an experiment gives it.

@@ -316,26 +316,25 @@ impl Source for Worker<'_> {
     fn pictures(&self, pictures: Pictures, by: &str) -> Result<Array2<f32>> {
         let extractor = self.resources.extractor(by)?;
         let key = |at: usize| &self.plan.stages[at].key;
-        let (meaning, read): (Value, Box<dyn FnOnce() -> Result<Vec<RgbImage>> + '_>) =
-            match pictures {
-                Pictures::Samples(at, list) => {
-                    let files = self.files(at, list)?;
-                    let read = move || files.iter().map(|(path, _)| sampled(path)).collect();
-                    (json!({ "samples": key(at) }), Box::new(read))
-                }
-                Pictures::Retrieved(at) => {
-                    let read = move || {
-                        Ok(self.retrieved(at)?.into_iter().map(|(image, _)| image).collect())
-                    };
-                    (json!({ "retrieved": key(at) }), Box::new(read))
-                }
-                Pictures::Targets(concept) => {
-                    let targets = &self.resources.concept(concept)?.targets;
-                    let hashes: Vec<&String> = targets.iter().map(|t| &t.hash).collect();
-                    let read = || Ok(targets.iter().map(|t| t.image.clone()).collect());
-                    (json!({ "targets": hashes }), Box::new(read))
-                }
-            };
+        type Read<'a> = Box<dyn FnOnce() -> Result<Vec<RgbImage>> + 'a>;
+        let (meaning, read): (Value, Read) = match pictures {
+            Pictures::Samples(at, list) => {
+                let files = self.files(at, list)?;
+                let read = move || files.iter().map(|(path, _)| sampled(path)).collect();
+                (json!({ "samples": key(at) }), Box::new(read))
+            }
+            Pictures::Retrieved(at) => {
+                let read =
+                    move || Ok(self.retrieved(at)?.into_iter().map(|(image, _)| image).collect());
+                (json!({ "retrieved": key(at) }), Box::new(read))
+            }
+            Pictures::Targets(concept) => {
+                let targets = &self.resources.concept(concept)?.targets;
+                let hashes: Vec<&String> = targets.iter().map(|t| &t.hash).collect();
+                let read = || Ok(targets.iter().map(|t| t.image.clone()).collect());
+                (json!({ "targets": hashes }), Box::new(read))
+            }
+        };
         features(self.store, &*extractor, &meaning, read)
     }
 

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::clip::ExtractorSpec;
 use crate::data::{FolderSource, PromptSource, check_name};
 use crate::diffusion::GUIDANCE;
 use crate::diffusion::scheduler::SchedulerKind;
@@ -42,6 +43,10 @@ pub struct Experiment {
     /// where its usual one is not meant. The paper's Table 1 if not given.
     #[serde(default)]
     pub metrics: Option<Vec<String>>,
+    /// What makes the features of metrics, by the names that `metrics` has behind an `@`: folders in
+    /// transformers' layout, or ONNX files.
+    #[serde(default)]
+    pub extractors: BTreeMap<String, ExtractorSpec>,
     /// What judges them.
     #[serde(default)]
     pub evaluation: EvaluationSpec,
@@ -192,6 +197,7 @@ impl Experiment {
             profile: None,
             sampling: SamplingSpec::default(),
             metrics: None,
+            extractors: BTreeMap::new(),
             evaluation: EvaluationSpec::default(),
             regularization: RegularizationSpec::default(),
             rows: vec![row],
