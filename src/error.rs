@@ -61,8 +61,8 @@ impl Error {
         Error::Input { message: message.into(), hint: Some(hint.into()) }
     }
 
-    /// For `map_err` behind a call on the file system. Contents that the call could not understand are
-    /// bad input: the system gave them.
+    /// For `map_err` behind a call on the file system. Contents that the call could not understand, such
+    /// as a text that is not UTF-8, are bad input: the system did its part.
     pub fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_owned();
         move |source| match source.kind() {
@@ -73,14 +73,19 @@ impl Error {
         }
     }
 
-    /// Bad input, or numbers of another protocol, with the file in front in which they were found.
-    pub fn of_file(self, path: &Path) -> Self {
-        let placed = |message| format!("{}: {message}", path.display());
+    /// Bad input, or numbers of another protocol, with what it is about in front.
+    pub fn of(self, what: &str) -> Self {
+        let placed = |message| format!("{what}: {message}");
         match self {
             Error::Input { message, hint } => Error::Input { message: placed(message), hint },
             Error::Protocol(message) => Error::Protocol(placed(message)),
             other => other,
         }
+    }
+
+    /// The same, about a file.
+    pub fn of_file(self, path: &Path) -> Self {
+        self.of(&path.display().to_string())
     }
 
     /// What to do about it, where that is known.
@@ -111,16 +116,16 @@ impl Error {
 /// known.
 impl From<toml::de::Error> for Error {
     fn from(error: toml::de::Error) -> Self {
-        let message = error.to_string().trim_end().to_owned();
-        // serde's words: unknown field `a`, expected one of `b`, `c`
-        let mut quoted = error.message().split('`').skip(1).step_by(2);
-        if error.message().starts_with("unknown")
-            && let Some(name) = quoted.next()
-        {
-            return Error::input_hint(message, nearest(name, quoted));
-        }
-        Error::input(message)
+        let hint = hint_of_unknown(error.message());
+        Error::Input { message: error.to_string().trim_end().to_owned(), hint }
     }
+}
+
+/// The hint that is in serde's words about a key or value: unknown field `a`, expected one of `b`, `c`.
+pub(crate) fn hint_of_unknown(message: &str) -> Option<String> {
+    let mut quoted = message.split('`').skip(1).step_by(2);
+    let name = quoted.next().filter(|_| message.starts_with("unknown"))?;
+    Some(nearest(name, quoted))
 }
 
 /// The hint of an error about an unknown name: the known names that look most like it, or all of them
@@ -142,6 +147,19 @@ pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Stri
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(unix)]
+    #[test]
+    fn what_is_no_text_is_bad_input_and_what_is_missing_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("f");
+        let read = || std::fs::read_to_string(&file).map_err(Error::io(&file)).unwrap_err();
+        assert_eq!(read().exit_code(), 4);
+        std::fs::write(&file, b"name = \"\xff\xfe\"").unwrap();
+        let error = read();
+        assert_eq!(error.exit_code(), 3);
+        assert!(error.to_string().contains("UTF-8"), "{error}");
+    }
 
     #[test]
     fn near_names_are_offered_and_far_ones_listed() {

@@ -1,5 +1,7 @@
 //! This process: how it keeps memory and threads, and what it has used.
 
+use std::path::Path;
+
 /// Settings for a program that trains and samples; call it first thing in `main`, in a program whose
 /// global allocator is mimalloc.
 ///
@@ -44,6 +46,32 @@ pub fn peak_memory() -> Option<u64> {
     None
 }
 
+/// How many bytes this process can still write where `folder` is, where the system tells.
+pub fn free_space(folder: &Path) -> Option<u64> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::ffi::OsStrExt as _;
+        let path = std::ffi::CString::new(folder.as_os_str().as_bytes()).ok()?;
+        let mut found = std::mem::MaybeUninit::<libc::statvfs>::zeroed();
+        // SAFETY: `path` ends with a zero, and `found` is a valid place for a `statvfs`, whose fields are
+        // all plain integers.
+        let found = unsafe {
+            if libc::statvfs(path.as_ptr(), found.as_mut_ptr()) != 0 {
+                return None;
+            }
+            found.assume_init()
+        };
+        // the types of the fields differ between systems
+        #[allow(clippy::unnecessary_cast)]
+        Some(found.f_bavail as u64 * found.f_frsize as u64)
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = folder;
+        None
+    }
+}
+
 /// The program, its version and, where it lies in the repository it was built from, the revision.
 pub fn software() -> String {
     static SOFTWARE: std::sync::OnceLock<String> = std::sync::OnceLock::new();
@@ -72,4 +100,15 @@ pub fn machine() -> String {
     let model = info.lines().find_map(|l| l.strip_prefix("model name")?.split_once(':'));
     let model = model.map_or(std::env::consts::ARCH, |(_, name)| name.trim());
     format!("{model}, {} threads, {}", rayon::current_num_threads(), std::env::consts::OS)
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn free_space_is_known_where_a_folder_is() {
+        assert!(free_space(&std::env::temp_dir()).is_some_and(|bytes| bytes > 0));
+        assert_eq!(free_space(Path::new("/no/such/folder")), None);
+    }
 }

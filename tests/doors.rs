@@ -1,58 +1,14 @@
 //! The commands on single checkpoints and folders, one after another as a person would use them.
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+mod desk;
 
-fn cdbench(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_cdbench")).args(args).output().unwrap()
-}
+use std::path::Path;
 
-fn ok(args: &[&str]) -> String {
-    let output = cdbench(args);
-    let err = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{args:?}: {}\n{err}", output.status);
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
-fn refused(args: &[&str]) -> String {
-    let output = cdbench(args);
-    assert_eq!(output.status.code(), Some(3), "{args:?}");
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-struct Desk {
-    dir: tempfile::TempDir,
-}
-
-impl Desk {
-    fn path(&self, name: &str) -> String {
-        self.dir.path().join(name).display().to_string()
-    }
-
-    fn train<'a>(
-        &self,
-        method: &'a str,
-        concept: &'a str,
-        out: &'a str,
-        store: &'a str,
-    ) -> Vec<&'a str> {
-        let mut args = vec!["train", method, "--concept", concept, "-o", out, "--store", store];
-        args.extend(["--set", "steps=2", "--set", "class_images=4"]);
-        args
-    }
-}
-
-fn files(folder: &Path, extension: &str) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path());
-    let mut found: Vec<PathBuf> =
-        entries.filter(|p| p.extension().is_some_and(|e| e == extension)).collect();
-    found.sort();
-    found
-}
+use desk::{Desk, cdbench, files, ok, refused};
 
 #[test]
 fn checkpoints_are_trained_merged_sampled_and_evaluated() {
-    let desk = Desk { dir: tempfile::tempdir().unwrap() };
+    let desk = Desk::new();
     let [dog, cat, both, store] = ["dog", "cat", "both", "store"].map(|name| desk.path(name));
     ok(&desk.train("custom-diffusion", "dog_plum", &dog, &store));
     ok(&desk.train("custom-diffusion", "cat_mint", &cat, &store));
@@ -68,7 +24,7 @@ fn checkpoints_are_trained_merged_sampled_and_evaluated() {
     assert!(first.len() == 2 && weights() == first);
     // weights of another method are not mixed in
     let err = refused(&desk.train("textual-inversion", "dog_plum", &dog, &store));
-    assert!(err.contains("pytorch_custom_diffusion_weights.safetensors: of another"), "{err}");
+    assert!(err.contains("another checkpoint is here, custom-diffusion of <new1> dog"), "{err}");
     assert!(weights() == first);
 
     ok(&["merge", &dog, &cat, "--category", "dog", "--category", "cat", "-o", &both]);
@@ -99,6 +55,31 @@ fn checkpoints_are_trained_merged_sampled_and_evaluated() {
     for metric in ["text alignment", "image alignment", "KID"] {
         assert!(table.contains(metric), "{table}");
     }
+    // the same work has the same protocol, whatever its folder is called; other targets have another
+    let protocol = |targets: &str, more: &[&str]| {
+        let folder = desk.path("out");
+        let args = [&["evaluate", &folder, "--targets", targets], more].concat();
+        let output = cdbench(&args);
+        let err = String::from_utf8_lossy(&output.stderr).into_owned();
+        let line = err.lines().find(|l| l.starts_with("protocol: ")).map(str::to_owned);
+        line.unwrap_or_else(|| panic!("{err}"))
+    };
+    let (again, fewer) = (desk.path("again"), desk.path("fewer"));
+    for (folder, files) in [(&again, &images[..]), (&fewer, &images[..2])] {
+        std::fs::create_dir(folder).unwrap();
+        for file in files {
+            std::fs::copy(file, Path::new(folder).join(file.file_name().unwrap())).unwrap();
+        }
+    }
+    let own = protocol(&samples, &[]);
+    assert_eq!(own, protocol(&again, &[]));
+    assert_ne!(own, protocol(&fewer, &[]));
+    assert_ne!(own, protocol(&samples, &["--metrics", "image-alignment"]));
+    let err = refused(&["evaluate", &desk.path("out"), "--metrics", "kid"]);
+    assert!(err.contains("--real"), "{err}");
+    let err = refused(&["evaluate", &desk.path("out"), "--metrics", "diversity@dinov2"]);
+    assert!(err.contains("--extractor dinov2=DIR") && err.contains("facebook/dinov2"), "{err}");
+
     std::fs::write(desk.path("out/prompts.json"), r#"{"other": "a dog"}"#).unwrap();
     let err = refused(&["evaluate", &desk.path("out"), "--targets", &samples]);
     assert!(err.contains("no prompt for samples/"), "{err}");
@@ -106,7 +87,7 @@ fn checkpoints_are_trained_merged_sampled_and_evaluated() {
 
 #[test]
 fn a_folder_of_photographs_is_trained_on() {
-    let desk = Desk { dir: tempfile::tempdir().unwrap() };
+    let desk = Desk::new();
     let photos = desk.dir.path().join("photos");
     std::fs::create_dir(&photos).unwrap();
     image::RgbImage::from_pixel(70, 50, image::Rgb([200, 30, 90]))

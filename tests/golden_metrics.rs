@@ -1,10 +1,12 @@
-//! KID against torch-fidelity, and the alignments against the authors' formula:
-//! `tests/golden/metrics.py` says how the values were made.
+//! KID against torch-fidelity, the alignments against the authors' formula, other measures against their
+//! definitions: `tests/golden/metrics.py` and `measures.py` say how the values were made.
 
 mod common;
 
 use candle_core::{DType, Tensor};
-use cdbench::metrics::{KID_SUBSETS, Subset, image_alignment, kid, kid_over, text_alignment};
+use cdbench::metrics::{
+    Given, KID_SUBSETS, Outcome, Registry, Subset, image_alignment, kid, kid_over, text_alignment,
+};
 use common::Golden;
 use ndarray::{Array2, s};
 
@@ -61,4 +63,25 @@ fn alignments_are_those_of_the_authors() {
     assert_near(&image, &doubles(golden.get("image")));
     let mean = image.iter().sum::<f64>() / image.len() as f64;
     assert_near(&[mean], &doubles(golden.get("image.mean")));
+}
+
+#[test]
+fn other_measures_are_as_they_are_defined() {
+    let (features_of, golden) =
+        (Golden::load("metrics.safetensors"), Golden::load("measures.safetensors"));
+    let [images, real] = ["generated", "real"].map(|k| features(&features_of, k));
+    let groups: Vec<usize> = (0..40).map(|i| i / 5).collect();
+    let of = |name: &str| {
+        let chosen = Registry::default().choose(Some(&[name.to_owned()])).unwrap();
+        let (images, against) = (images.view(), real.view());
+        let given = Given { images, groups: &groups, against, itself: false };
+        chosen[0].measure.measure(&given).unwrap().unwrap()
+    };
+    let Outcome::Set(cmmd) = of("cmmd") else { panic!("a value of the set") };
+    assert_near(&[cmmd.value, cmmd.se_images.unwrap()], &doubles(golden.get("cmmd")));
+    let Outcome::Images(nearest) = of("copying") else { panic!("a value of each image") };
+    assert_near(&nearest, &doubles(golden.get("nearest")));
+    let Outcome::Images(diversity) = of("diversity") else { panic!("a value of each image") };
+    let mean = diversity.iter().sum::<f64>() / 40.0;
+    assert_near(&[mean], &doubles(golden.get("diversity")));
 }

@@ -1,72 +1,14 @@
 //! `cdbench run` through its public door: whole experiments, small, on the embedded backbone.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+mod small;
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use cdbench::report::Results;
-
-const BINARY: &str = env!("CARGO_BIN_EXE_cdbench");
-
-/// smoke.toml with so little work that a run takes seconds.
-fn small(store: &Path, out: &Path) -> Vec<String> {
-    let mut args: Vec<String> = vec!["run".into(), root("experiments/smoke.toml")];
-    let flag = |name: &str, value: &Path| [name.to_owned(), value.display().to_string()];
-    args.extend(flag("--store", store));
-    args.extend(flag("--out", out));
-    for set in [
-        "sampling.steps=2",
-        "scales.default.prompts=2",
-        "scales.default.real_images=4",
-        "scales.default.train_steps=0.02",
-    ] {
-        args.extend(["--set".to_owned(), set.to_owned()]);
-    }
-    args
-}
-
-fn root(path: &str) -> String {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(path).display().to_string()
-}
-
-fn cdbench<S: AsRef<str>>(args: &[S]) -> Output {
-    Command::new(BINARY).args(args.iter().map(AsRef::as_ref)).output().unwrap()
-}
-
-fn ok<S: AsRef<str>>(args: &[S]) -> (String, String) {
-    let output = cdbench(args);
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let (out, err) = (text(&output.stdout), text(&output.stderr));
-    assert!(output.status.success(), "{}\n{out}\n{err}", output.status);
-    (out, err)
-}
-
-/// What was measured, without what differs from run to run: seconds and memory.
-fn measured(out: &Path) -> BTreeMap<String, Vec<String>> {
-    let mut found = BTreeMap::new();
-    for name in ["results.csv", "images.csv"] {
-        let text = std::fs::read_to_string(out.join(name)).unwrap();
-        let mut lines = text.lines();
-        let header: Vec<&str> = lines.next().unwrap().split(',').collect();
-        let varies = |h: &str| h.contains("seconds") || h.contains("peak");
-        let keep: Vec<usize> = (0..header.len()).filter(|&i| !varies(header[i])).collect();
-        let rows = lines.map(|l| {
-            let fields: Vec<&str> = l.split(',').collect();
-            keep.iter().filter_map(|&i| fields.get(i).copied()).collect::<Vec<_>>().join(",")
-        });
-        found.insert(name.to_owned(), rows.collect());
-    }
-    found
-}
-
-/// What says that stages are finished, and when they were; but for samples, whose folders grow.
-fn finished(store: &Path) -> BTreeSet<String> {
-    let entries = |folder: PathBuf| std::fs::read_dir(folder).into_iter().flatten();
-    let stages = ["checkpoints", "retrieval", "scores"].map(|kind| store.join(kind));
-    let files = stages.into_iter().flat_map(|kind| entries(kind).map(|e| e.unwrap().path()));
-    files.filter_map(|folder| std::fs::read_to_string(folder.join("stage.json")).ok()).collect()
-}
+use small::{BINARY, cdbench, finished, measured, ok, root, small};
 
 #[test]
 fn the_same_command_again_does_nothing_and_a_larger_scale_reuses() {
@@ -202,7 +144,7 @@ fn a_full_disk_costs_what_did_not_fit_and_no_more() {
     let full = Command::new("sh").args(["-c", blocks, "sh", BINARY]).args(&args).output().unwrap();
     let err = String::from_utf8_lossy(&full.stderr);
     assert_eq!(full.status.code(), Some(7), "{err}");
-    assert!(err.contains("2 of 6 cells") && err.contains("File too large"), "{err}");
+    assert!(err.contains("2 of 7 cells") && err.contains("File too large"), "{err}");
     assert!(err.contains(&store.display().to_string()), "the file is named: {err}");
 
     let (_, log) = ok(&args);
@@ -254,12 +196,54 @@ fn a_check_passes_fails_and_refuses_other_protocols() {
     assert_eq!(cdbench(&other).status.code(), Some(9));
 }
 
+/// A vision transformer with random weights stands for DINO.
+#[test]
+fn an_experiment_has_the_metrics_that_it_names() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, out) = (dir.path().join("store"), dir.path().join("report"));
+    let eye = format!("extractors.eye={:?}", root("tests/golden/vit_towers/vit"));
+    let with = |metrics: &str| {
+        let mut args = small(&store, &out);
+        let metrics = format!("metrics={metrics}");
+        for set in [metrics.as_str(), eye.as_str(), "scales.default.images=2"] {
+            args.extend(["--set".to_owned(), set.to_owned()]);
+        }
+        args
+    };
+    let (table, _) = ok(&with("[\"cmmd\", \"image-alignment@eye\", \"diversity\"]"));
+    let head = table.lines().find(|l| l.starts_with("| |") || l.starts_with("|  |")).unwrap();
+    for column in ["CMMD (clip) ×10³", "image alignment (eye)", "diversity"] {
+        assert!(head.contains(column), "{table}");
+    }
+    assert!(!table.contains("text alignment"), "{table}");
+    let first = Results::read(&out).unwrap();
+
+    // what was sampled serves other metrics, and what was measured stays as it is
+    let (_, log) = ok(&with("[\"copying@eye\", \"image-alignment@eye\", \"text-alignment\"]"));
+    assert!(!log.contains("] sample ") && !log.contains("] train "), "{log}");
+    let second = Results::read(&out).unwrap();
+    let of = |results: &Results| -> Vec<f64> {
+        results.images.iter().filter_map(|i| i.value("image-alignment@eye")).collect()
+    };
+    assert!(of(&first).len() == 16 && of(&first) == of(&second));
+    assert_ne!(first.protocol, second.protocol);
+    // the nearest target is no farther than the mean of them
+    for image in &second.images {
+        assert!(image.value("copying@eye") >= image.value("image-alignment@eye"));
+    }
+    let readme = std::fs::read_to_string(out.join("README.md")).unwrap();
+    assert!(readme.contains("## Nearest target (eye) against image alignment (eye)"), "{readme}");
+}
+
 #[test]
 fn what_cannot_be_run_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let store = dir.path().join("store").display().to_string();
     let smoke = root("experiments/smoke.toml");
-    let cases: [(&[&str], &str, i32); 6] = [
+    let cases: [(&[&str], &str, i32); 9] = [
+        (&["--set", "metrics=[\"image-alignmemt\"]"], "did you mean image-alignment", 3),
+        (&["--set", "metrics=[\"copying@dinov2\"]"], "facebook/dinov2", 3),
+        (&["--set", "extractors.x={ onnx = \"a\", sise = 3 }"], "size", 3),
         (&["--set", "rows.0.method=custom-difusion"], "custom-diffusion", 3),
         (&["--set", "scales.default.concepts=[\"dog_plam\"]"], "dog_plum", 3),
         (&["--set", "scales.default.concepts=[\"dog_plum\",\"dog_plum\"]"], "twice", 3),
@@ -350,7 +334,7 @@ fn two_runs_share_a_store() {
     assert_eq!(measured(&outs[0]), measured(&outs[1]));
     let mut status = small(&store, &outs[0]);
     status[0] = "status".into();
-    assert!(ok(&status).0.contains("6 of 6 cells are done"));
+    assert!(ok(&status).0.contains("7 of 7 cells are done"));
 }
 
 #[cfg(unix)]

@@ -38,9 +38,9 @@ pub struct Args {
 fn tolerance(text: &str) -> std::result::Result<(String, f64), String> {
     let (name, value) = text.split_once('=').ok_or("use METRIC=VALUE")?;
     let value: f64 = value.trim().parse().map_err(|_| format!("`{value}` is no number"))?;
-    match value >= 0.0 {
+    match value.is_finite() && value >= 0.0 {
         true => Ok((name.trim().to_owned(), value)),
-        false => Err("a tolerance is not negative".into()),
+        false => Err("a tolerance is finite and not negative".into()),
     }
 }
 
@@ -58,7 +58,7 @@ pub fn run(args: Args) -> Result<()> {
         return Err(Error::input_hint(message, nearest(name, known())));
     }
     let todo = session.survey()?;
-    let outcome = session.run(&todo, 1);
+    let outcome = session.run(&todo, 1, &|_| {})?;
     session.verdict(outcome)?;
     let results = session.results()?;
     let Some(baseline) = baseline else {

@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use image::RgbImage;
 use ndarray::Array2;
 use serde_json::{Value, json};
 
-use crate::clip::{Embed, Embedder, Runtime};
+use crate::clip::{Embed, ExtractorSpec, Opening, Runtime, how_to_give, open_extractor};
 use crate::data::{
     OnCorrupt, Picture, numbered_tokens, read_pictures, read_prompts_json, without_tokens,
 };
@@ -20,6 +21,7 @@ Examples:
   cdbench evaluate out/dog --targets photos/dog --clip clip-vit-base-patch32
   cdbench evaluate out/both --targets photos/dog --targets photos/cat --clip clip-vit-base-patch32
   cdbench evaluate out/dog --targets photos/dog --real photos/many_dogs --clip clip-vit-base-patch32
+  cdbench evaluate out/dog --targets photos/dog --metrics image-alignment@dino --extractor dino=dino-vits16
 
 FOLDER holds samples/ and prompts.json, which gives the prompt of each file by its name, as
 CustomConcept101's evaluation has it without the extension: {\"0\": \"photo of a <new1> dog\"}.
@@ -52,7 +54,12 @@ pub struct Args {
     #[arg(long, default_value = mini::NAME)]
     clip: String,
 
-    /// What runs CLIP: auto, tract or native
+    /// Another extractor that `--metrics` names behind an @: a folder in transformers' layout; may be given
+    /// again
+    #[arg(long, value_name = "NAME=DIR", value_parser = extractor)]
+    extractor: Vec<(String, ExtractorSpec)>,
+
+    /// What runs them: auto, tract or native
     #[arg(long, default_value = "auto")]
     ort: Runtime,
 
@@ -61,10 +68,15 @@ pub struct Args {
     skip_corrupt: bool,
 }
 
+fn extractor(text: &str) -> std::result::Result<(String, ExtractorSpec), String> {
+    let (name, folder) = text.split_once('=').ok_or("use NAME=DIR")?;
+    Ok((name.to_owned(), ExtractorSpec::Folder(folder.to_owned())))
+}
+
 /// Runs `cdbench evaluate`.
 pub fn run(args: Args) -> Result<()> {
     let metrics = args.metrics()?;
-    let desk = Desk::read(&args)?;
+    let desk = Desk::read(&args, &metrics)?;
     let work = ScoreWork {
         metrics,
         // what a method's cell would be, with one sampling stage and one of real images
@@ -75,6 +87,7 @@ pub fn run(args: Args) -> Result<()> {
         groups: desk.groups.clone(),
         real: args.real.as_ref().map(|_| (Side::Samples(SAMPLES, Images::Listed(vec![])), REAL)),
     };
+    let protocol = desk.protocol(&work.metrics)?;
     let scores = score(&work, &desk)?;
     println!("metric\tmean\tstandard error\t95 % low\t95 % high\timages\tcounts");
     for chosen in &work.metrics {
@@ -97,9 +110,13 @@ pub fn run(args: Args) -> Result<()> {
             }
         }
     }
-    let protocol = Key::of(&desk.protocol(&work.metrics)?);
-    eprintln!("judge: {} ({})", desk.clip_folder.display(), desk.clip.identity());
-    eprintln!("protocol: {protocol} (judge, metrics, prompts, targets and real images)");
+    for (name, extractor) in &desk.extractors {
+        eprintln!("{name}: {}", extractor.identity());
+    }
+    eprintln!(
+        "protocol: {} (extractors, metrics, prompts, targets and real images)",
+        Key::of(&protocol)
+    );
     Ok(())
 }
 
@@ -134,6 +151,26 @@ impl Args {
     }
 }
 
+/// A sampling that was cut short has fewer images than prompts, and a mean over some of them.
+fn warn_of_prompts_without_samples(prompts: &BTreeMap<String, String>, samples: &[Picture]) {
+    let names: BTreeSet<&str> = samples
+        .iter()
+        .flat_map(|s| {
+            [Some(s.name.as_str()), Path::new(&s.name).file_stem().and_then(|n| n.to_str())]
+        })
+        .flatten()
+        .collect();
+    let without: Vec<&str> =
+        prompts.keys().map(String::as_str).filter(|name| !names.contains(name)).collect();
+    if let Some(first) = without.first() {
+        tracing::warn!(
+            "{} of {} prompts have no sample: `{first}` is the first of them",
+            without.len(),
+            prompts.len()
+        );
+    }
+}
+
 /// The numbers that stand for stages.
 const SAMPLES: usize = 0;
 const REAL: usize = 1;
@@ -147,12 +184,11 @@ struct Desk {
     groups: Vec<usize>,
     targets: BTreeMap<String, Vec<Picture>>,
     real: Vec<Picture>,
-    clip_folder: PathBuf,
-    clip: Embedder,
+    extractors: BTreeMap<String, Arc<dyn Embed>>,
 }
 
 impl Desk {
-    fn read(args: &Args) -> Result<Self> {
+    fn read(args: &Args, metrics: &[Chosen]) -> Result<Self> {
         let corrupt = if args.skip_corrupt { OnCorrupt::Skip } else { OnCorrupt::Refuse };
         let prompts = read_prompts_json(&args.folder.join("prompts.json"))?;
         let mut tokens: BTreeSet<&str> = args.tokens.iter().map(String::as_str).collect();
@@ -171,6 +207,7 @@ impl Desk {
             };
             own.push(without_tokens(prompt, &tokens));
         }
+        warn_of_prompts_without_samples(&prompts, &samples);
         let mut texts = own.clone();
         texts.sort();
         texts.dedup();
@@ -180,27 +217,41 @@ impl Desk {
             targets.insert(folder.display().to_string(), read_pictures(folder, corrupt)?);
         }
         let real = args.real.as_ref().map(|folder| read_pictures(folder, corrupt)).transpose()?;
-        let clip_folder = match args.clip.as_str() {
-            mini::NAME => mini::clip_folder()?,
-            path => PathBuf::from(path),
+        let clip = match args.clip.as_str() {
+            mini::NAME => mini::clip_folder()?.to_string_lossy().into_owned(),
+            path => path.to_owned(),
         };
-        let cache = mini::cache_folder()?.join("clip");
-        let workers = rayon::current_num_threads();
-        let clip = Embedder::open(&clip_folder, args.ort, false, &cache, workers)?;
+        let mut specs = BTreeMap::from([("clip".to_owned(), ExtractorSpec::Folder(clip))]);
+        specs.extend(args.extractor.iter().cloned());
+        let opening = Opening {
+            runtime: args.ort,
+            cuda: false,
+            cache: mini::cache_folder()?.join("clip"),
+            workers: rayon::current_num_threads(),
+        };
+        let mut extractors = BTreeMap::new();
+        for name in metrics.iter().map(|m| &m.metric.extractor) {
+            let missing = || {
+                let message = format!("nothing says where the extractor `{name}` is");
+                Error::input_hint(message, format!("--extractor {name}=DIR; {}", how_to_give(name)))
+            };
+            let spec = specs.get(name).ok_or_else(missing)?;
+            if !extractors.contains_key(name) {
+                extractors.insert(name.clone(), open_extractor(spec, &opening)?);
+            }
+        }
         let real = real.unwrap_or_default();
-        Ok(Desk { samples, texts, groups, targets, real, clip_folder, clip })
+        Ok(Desk { samples, texts, groups, targets, real, extractors })
     }
 
     fn extractor(&self, name: &str) -> Result<&dyn Embed> {
-        match name {
-            "clip" => Ok(&self.clip),
-            _ => Err(Error::input(format!("no extractor `{name}` is given"))),
-        }
+        let missing = || Error::input(format!("no extractor `{name}` is given"));
+        Ok(&**self.extractors.get(name).ok_or_else(missing)?)
     }
 
     /// All that the numbers depend on besides the samples themselves.
     fn protocol(&self, metrics: &[Chosen]) -> Result<Value> {
-        let meaning = |m: &Chosen| Ok(m.meaning(self.extractor(&m.metric.extractor)?.identity()));
+        let meaning = |m: &Chosen| m.meaning(self.extractor(&m.metric.extractor)?);
         let metrics = metrics.iter().map(meaning).collect::<Result<Vec<Value>>>()?;
         let hashes = |pictures: &[Picture]| {
             let mut hashes: Vec<String> = pictures.iter().map(|p| p.hash.clone()).collect();

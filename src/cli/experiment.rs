@@ -9,8 +9,10 @@ use super::device::DeviceName;
 use super::watch::Watcher;
 use crate::clip::Runtime;
 use crate::engine::{
-    self, Cell, Filter, Machine, Outcome, Plan, Resources, Store, Todo, plan, results, survey,
+    self, Cell, Event, Filter, Key, Machine, Outcome, Plan, Resources, Store, Todo, plan, results,
+    survey,
 };
+use crate::metrics::paper;
 use crate::report::{self, Results};
 use crate::spec::{DEFAULT_SCALE, Experiment, Override, Scale};
 use crate::{Error, Result, mini};
@@ -52,7 +54,8 @@ pub struct ExperimentArgs {
     #[command(flatten)]
     pub compute: ComputeArgs,
 
-    /// Where the report is written [default: reports/NAME]
+    /// The report's folder [default: reports/NAME/SCALE in the store]; what a report before had there and
+    /// this one has not is removed
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
 }
@@ -106,15 +109,49 @@ impl ExperimentArgs {
         if let Some(clip) = &self.clip {
             experiment.evaluation.clip = Some(from_here(clip)?);
         }
+        if let Some(table) = &experiment.table {
+            paper::table(table).map_err(|e| e.of("`table`"))?;
+        }
         let mut scale = experiment.scale(&self.scale)?;
         scale.seeds = self.seeds.unwrap_or(scale.seeds);
-        let out = self.out.clone().unwrap_or_else(|| Path::new("reports").join(&experiment.name));
         let mut filter = Filter::default();
         self.filter.iter().cloned().for_each(|f| filter.and(f));
+        let store = Store::open(&self.store)?;
+        let machine = self.compute.machine()?;
         let backbone = self.backbone.as_deref();
-        Session::new(experiment, scale, backbone, &filter, &self.compute, &self.store, out)
+        let (concepts, pairs) = (&scale.concepts, &scale.pairs);
+        let resources = Resources::new(&experiment, backbone, concepts, pairs, machine, &store)?;
+        let plan = plan(&experiment, &scale, &filter, &resources)?;
+        let out = self.report_folder(&experiment.name, &filter);
+        Ok(Session { experiment, scale, store, resources, plan, out })
+    }
+
+    /// Reports go where results go: what is committed is written where somebody says so. A part of an
+    /// experiment has a folder beside that of the whole.
+    fn report_folder(&self, name: &str, filter: &Filter) -> PathBuf {
+        if let Some(out) = &self.out {
+            return out.clone();
+        }
+        let mut folder = self.scale.clone();
+        if let Some(seeds) = self.seeds {
+            folder += &format!(",seeds={seeds}");
+        }
+        if !filter.wanted.is_empty() {
+            folder += &format!(",{filter}");
+        }
+        let plain = |c: char| if c.is_alphanumeric() || "-_=,.".contains(c) { c } else { '_' };
+        let mut plain: String = folder.trim_start_matches('.').chars().map(plain).collect();
+        // what systems take as a name has an end
+        if plain.chars().count() > LONGEST {
+            let key = Key::of(&folder.into());
+            plain = plain.chars().take(LONGEST).chain(['-']).chain(key.short().chars()).collect();
+        }
+        self.store.join("reports").join(name).join(plain)
     }
 }
+
+/// Characters of a report's folder, but for a hash of those that are left out.
+const LONGEST: usize = 60;
 
 /// A path of the command line, which starts where the command runs, as an experiment may have it.
 fn from_here(path: &str) -> Result<String> {
@@ -127,44 +164,15 @@ fn from_here(path: &str) -> Result<String> {
 }
 
 impl Session {
-    /// Plans an experiment.
-    pub fn new(
-        experiment: Experiment,
-        scale: Scale,
-        backbone: Option<&str>,
-        filter: &Filter,
-        compute: &ComputeArgs,
-        store: &Path,
-        out: PathBuf,
-    ) -> Result<Self> {
-        let store = Store::open(store)?;
-        let (concepts, pairs) = (&scale.concepts, &scale.pairs);
-        let machine = compute.machine()?;
-        let resources = Resources::new(&experiment, backbone, concepts, pairs, machine, &store)?;
-        let plan = plan(&experiment, &scale, filter, &resources)?;
-        Ok(Session { experiment, scale, store, resources, plan, out })
-    }
-
     /// What is missing.
     pub fn survey(&self) -> Result<Vec<Todo>> {
-        self.survey_of(&self.plan.cells.iter().map(|c| c.scores).collect::<Vec<_>>())
+        let scores: Vec<usize> = self.plan.cells.iter().map(|c| c.scores).collect();
+        survey(&self.plan, &self.store, &self.resources, &scores)
     }
 
-    /// What is missing for the results of some stages.
-    pub fn survey_of(&self, stages: &[usize]) -> Result<Vec<Todo>> {
-        survey(&self.plan, &self.store, &self.resources, stages)
-    }
-
-    /// Does what is missing.
-    pub fn run(&self, todo: &[Todo], jobs: usize) -> Outcome {
-        let watcher = Watcher::new(&self.plan, todo);
-        let stop = stop_flag();
-        let outcome =
-            engine::run(&self.plan, &self.store, &self.resources, todo, jobs, stop, &|event| {
-                watcher.event(event)
-            });
-        watcher.finish();
-        outcome
+    /// Does what is missing; `hear` is told of each stage that is done.
+    pub fn run(&self, todo: &[Todo], jobs: usize, hear: &Hear) -> Result<Outcome> {
+        do_missing(&self.plan, &self.store, &self.resources, todo, jobs, hear)
     }
 
     /// What is there, as a report.
@@ -172,7 +180,19 @@ impl Session {
         results(&self.experiment, &self.scale, &self.plan, &self.store, &self.resources)
     }
 
-    /// Writes the report, and the table to stdout.
+    /// Makes the report's folder, so that nobody learns after hours that it cannot be, and says what is
+    /// there of another scale or experiment.
+    pub fn claim_folder(&self) -> Result<()> {
+        std::fs::create_dir_all(&self.out).map_err(Error::io(&self.out))?;
+        let own = (self.experiment.name.clone(), self.scale.name.clone());
+        if let Some((name, scale)) = report::report_of(&self.out).filter(|found| *found != own) {
+            let out = self.out.display();
+            eprintln!("{out}: the report of {name}, scale {scale}, gives way to this one");
+        }
+        Ok(())
+    }
+
+    /// Writes the report.
     pub fn report(&self, results: &Results) -> Result<()> {
         let image = |row: &report::ImageRow| {
             let path = self.store.root().join(&row.file);
@@ -185,6 +205,11 @@ impl Session {
         report::render(results, &image, &targets, &self.out)
     }
 
+    /// Writes the report without its pictures.
+    pub fn report_tables(&self, results: &Results) -> Result<()> {
+        report::render_tables(results, &self.out)
+    }
+
     /// The cells that a failed or skipped stage took with it.
     pub fn lost(&self, outcome: &Outcome) -> Vec<&Cell> {
         let bad = |at: usize| {
@@ -195,12 +220,8 @@ impl Session {
 
     /// The error that a run ends with, if any.
     pub fn verdict(&self, outcome: Outcome) -> Result<()> {
-        if outcome.interrupted {
-            eprintln!("interrupted: the same command goes on from here");
-            return Err(Error::Interrupted);
-        }
-        if outcome.failed.is_empty() {
-            return Ok(());
+        if outcome.interrupted || outcome.failed.is_empty() {
+            return single_verdict(outcome);
         }
         let lost = self.lost(&outcome);
         let (cells, of) = (lost.len(), self.plan.cells.len());
@@ -220,6 +241,43 @@ impl Session {
             _ => Err(Error::Incomplete(text)),
         }
     }
+}
+
+/// The error that a run for one result ends with, if any: that of the stage that failed.
+pub fn single_verdict(outcome: Outcome) -> Result<()> {
+    if outcome.interrupted {
+        eprintln!("interrupted: the same command goes on from here");
+        return Err(Error::Interrupted);
+    }
+    outcome.failed.into_iter().next().map_or(Ok(()), |(_, error)| Err(error))
+}
+
+/// Told of each stage that is done, by its number; from several threads.
+pub type Hear<'a> = dyn Fn(usize) + Sync + 'a;
+
+/// Does what is missing of a plan, and shows how far it is.
+pub fn do_missing(
+    plan: &Plan,
+    store: &Store,
+    resources: &Resources,
+    todo: &[Todo],
+    jobs: usize,
+    hear: &Hear,
+) -> Result<Outcome> {
+    if let Some(shortage) = engine::shortage(plan, todo, store, resources) {
+        tracing::warn!("{shortage}");
+    }
+    let watcher = Watcher::new(plan, todo);
+    let outcome = engine::run(plan, store, resources, todo, jobs, stop_flag(), &|event| {
+        let done = match &event {
+            Event::Done(at, _) => Some(*at),
+            _ => None,
+        };
+        watcher.event(event);
+        done.into_iter().for_each(hear);
+    });
+    watcher.finish();
+    outcome
 }
 
 /// Set by Ctrl-C: what runs ends at the next step, with its state saved. A second Ctrl-C ends at once.

@@ -6,6 +6,8 @@ mod device;
 mod evaluate;
 mod experiment;
 mod export;
+mod live;
+mod merge;
 mod pretrain;
 mod progress;
 mod report;
@@ -65,7 +67,7 @@ enum Command {
     /// Teach a backbone one or more concepts
     Train(train::Args),
     /// Merge checkpoints of single concepts in closed form
-    Merge(train::MergeArgs),
+    Merge(merge::Args),
     /// Sample images from a backbone, with or without a checkpoint
     Sample(sample::Args),
     /// Measure a folder of images
@@ -94,7 +96,7 @@ pub fn main() -> ExitCode {
         Command::Status(args) => report::status(args),
         Command::Check(args) => check::run(args),
         Command::Train(args) => train::run(args),
-        Command::Merge(args) => train::merge(args),
+        Command::Merge(args) => merge::run(args),
         Command::Sample(args) => sample::run(args),
         Command::Evaluate(args) => evaluate::run(args),
         Command::Pretrain(command) => pretrain::run(command),

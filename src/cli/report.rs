@@ -10,11 +10,11 @@ use crate::{Error, Result};
 const EXAMPLES: &str = "\
 Examples:
   cdbench report experiments/table1.toml
-  cdbench report experiments/table1.toml --scale full --out paper/figures
+  cdbench report experiments/table1.toml --scale full --out reports/table1
 
 A sweep over two machines: `cdbench run … --filter seed=0` on one, `--filter seed=1` on the other,
 then on the first
-  cdbench report experiments/table1.toml --add from-the-other/reports/table1";
+  cdbench report experiments/table1.toml --add from-the-other/runs/reports/table1/default,seed=1";
 
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
@@ -43,6 +43,7 @@ pub fn run(args: Args) -> Result<()> {
             format!("first: cdbench run {}", args.experiment.file.display()),
         ));
     }
+    session.claim_folder()?;
     session.report(&results)?;
     println!("{}", export(&tables(&results)[..1], &Markdown));
     eprintln!("report: {}", session.out.join("README.md").display());

@@ -1,6 +1,7 @@
 //! `cdbench run`.
 
 use super::experiment::{ExperimentArgs, Session};
+use super::live;
 use super::watch::human;
 use crate::Result;
 use crate::engine::Todo;
@@ -15,7 +16,8 @@ Examples:
   cdbench run experiments/table1.toml --backbone ~/models/sd14 --clip ~/models/clip-vit-base-patch32 \\
     --device cuda --dtype bf16
 
-The same command again does only what is missing; an interrupted one goes on where it was.";
+The same command again does only what is missing; an interrupted one goes on where it was. The report is
+written anew as cells are finished.";
 
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
@@ -40,7 +42,8 @@ pub fn run(args: Args) -> Result<()> {
         print_plan(&session, &todo);
         return Ok(());
     }
-    let outcome = session.run(&todo, args.jobs.into());
+    session.claim_folder()?;
+    let outcome = live::run(&session, &todo, args.jobs.into())?;
     let results = session.results()?;
     if !results.cells.is_empty() {
         session.report(&results)?;

@@ -1,16 +1,19 @@
 //! `cdbench sample`.
 
-use std::path::PathBuf;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device};
 
 use super::device::DeviceName;
 use super::progress::Progress;
+use crate::diffusion::folder::Folder;
 use crate::diffusion::png::Png;
 use crate::diffusion::scheduler::SchedulerKind;
 use crate::diffusion::{Backbone, Request, Sampling};
-use crate::methods::Delta;
-use crate::{Error, Result};
+use crate::engine::backbone_hash;
+use crate::methods::{Delta, Description};
+use crate::{Error, Result, mini};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -22,7 +25,7 @@ Examples:
 #[command(after_help = EXAMPLES)]
 pub struct Args {
     /// mini (embedded), a folder in diffusers' layout, or a hub id: owner/name[@revision]
-    #[arg(long, default_value = crate::mini::NAME)]
+    #[arg(long, default_value = mini::NAME)]
     backbone: String,
 
     /// A checkpoint's folder, as `cdbench train` writes it
@@ -46,7 +49,7 @@ pub struct Args {
     steps: usize,
 
     /// Classifier-free guidance scale; 1: none
-    #[arg(long, default_value_t = 6.0)]
+    #[arg(long, default_value_t = 6.0, allow_negative_numbers = true)]
     guidance: f64,
 
     /// ddim, ddpm or dpm++ [default: the backbone's own, or ddim where it is none of these]
@@ -54,7 +57,7 @@ pub struct Args {
     scheduler: Option<SchedulerKind>,
 
     /// DDIM's share of fresh noise, 0 to 1
-    #[arg(long, default_value_t = 0.0)]
+    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
     eta: f64,
 
     /// How many images
@@ -77,6 +80,10 @@ pub struct Args {
     /// A .png file for one image, a folder for several
     #[arg(short, long)]
     output: PathBuf,
+
+    /// Replace images that are there and were made in another way: of another prompt, say
+    #[arg(long)]
+    force: bool,
 }
 
 /// `512x768` as (width, height).
@@ -87,28 +94,53 @@ fn size(text: &str) -> std::result::Result<(usize, usize), String> {
 }
 
 pub fn run(args: Args) -> Result<()> {
-    let device = args.device.open()?;
-    let mut backbone = Backbone::load(&args.backbone, &device, DType::F32)?;
-    if let Some(dir) = &args.checkpoint {
-        let delta = Delta::load(dir)?;
-        if !delta.tokens().is_empty() {
-            eprintln!("tokens of the checkpoint: {}", delta.token_names().join(", "));
-        }
-        // nobody samples the backbone as it was
-        let _undo = delta.apply(&mut backbone)?;
-    }
-    let (width, height) = args.size.unwrap_or_else(|| backbone.default_size());
+    let output = Output::new(&args.output, args.num as usize)?;
+    let checkpoint = args.checkpoint.as_deref().map(checkpoint).transpose()?;
+    let folder = Folder::open(&args.backbone)?;
+    let (width, height) = args.size.unwrap_or_else(|| folder.default_size());
     let sampling = Sampling {
         steps: args.steps,
         guidance: args.guidance,
-        scheduler: args.scheduler.unwrap_or_else(|| SchedulerKind::of(&backbone.scheduler)),
+        scheduler: args.scheduler.unwrap_or_else(|| SchedulerKind::of(&folder.scheduler)),
         eta: args.eta,
         height,
         width,
         negative_prompt: args.negative_prompt.clone(),
     };
     let requests = requests(&args)?;
+    let hash = checkpoint.as_ref().map_or(Ok("none".to_owned()), |(delta, _)| delta.hash())?;
+    let made: Vec<Vec<(String, String)>> =
+        requests.iter().map(|request| how(&args, request, &sampling, &hash)).collect();
+    let others = output.made_otherwise(&made);
+    if let Some(path) = others.first().filter(|_| !args.force) {
+        return Err(Error::input_hint(
+            format!("{}: this image was made in another way", path.display()),
+            "name another file or folder, or replace what is there with --force",
+        ));
+    }
 
+    match &checkpoint {
+        Some((_, Some(said))) => {
+            eprintln!("checkpoint: {said}");
+            let own = backbone_hash(&folder.root, &mini::cache_folder()?.join("hashes"))?;
+            if said.backbone != own {
+                tracing::warn!(
+                    "the checkpoint was trained on another backbone than `{}`",
+                    args.backbone
+                );
+            }
+        }
+        Some((delta, None)) if !delta.tokens().is_empty() => {
+            eprintln!("tokens of the checkpoint: {}", delta.token_names().join(", "));
+        }
+        _ => {}
+    }
+    let device = args.device.open()?;
+    let mut backbone = Backbone::load(&args.backbone, &device, DType::F32)?;
+    if let Some((delta, _)) = &checkpoint {
+        // nobody samples the backbone as it was
+        let _undo = delta.apply(&mut backbone)?;
+    }
     let progress = Progress::new("sampling", (args.steps * requests.len()) as u64, "image steps");
     let samples = backbone.sample(&requests, &sampling, &|images| {
         progress.add(images as u64);
@@ -116,37 +148,107 @@ pub fn run(args: Args) -> Result<()> {
     })?;
     progress.finish();
 
-    for (i, (request, sample)) in requests.iter().zip(&samples).enumerate() {
-        let path = match args.num {
-            1 if args.output.extension().is_some_and(|e| e == "png") => args.output.clone(),
-            _ => args.output.join(format!("{i:05}.png")),
-        };
-        let seed = match request.latents {
-            Some(_) => "none: the initial noise was given".to_string(),
-            None => request.seed.to_string(),
-        };
-        let settings = [
-            ("prompt", request.prompt.clone()),
-            ("negative_prompt", sampling.negative_prompt.clone()),
-            ("seed", seed),
-            ("steps", sampling.steps.to_string()),
-            ("guidance", sampling.guidance.to_string()),
-            ("scheduler", sampling.scheduler.to_string()),
-            ("eta", sampling.eta.to_string()),
-            ("backbone", args.backbone.clone()),
-            ("software", concat!("cdbench ", env!("CARGO_PKG_VERSION")).to_owned()),
-        ];
-        let (width, height) = sample.image.dimensions();
-        let png = Png {
-            width: width as usize,
-            height: height as usize,
-            rgb: sample.image.as_raw().clone(),
-            text: settings.map(|(key, value)| (key.to_owned(), value)).to_vec(),
-        };
-        png.write(&path)?;
+    for path in others {
+        std::fs::remove_file(path).map_err(Error::io(path))?;
+    }
+    for ((path, sample), text) in output.files.iter().zip(samples).zip(made) {
+        Png { width, height, rgb: sample.image.into_raw(), text }.write(path)?;
         println!("{}", path.display());
     }
     Ok(())
+}
+
+/// A checkpoint, and what it says of itself.
+fn checkpoint(dir: &Path) -> Result<(Delta, Option<Description>)> {
+    Ok((Delta::load(dir)?, Description::read(dir)?))
+}
+
+const SEED: &str = "seed";
+const SOFTWARE: &str = "software";
+
+/// How an image is made, as its file says.
+fn how(
+    args: &Args,
+    request: &Request,
+    sampling: &Sampling,
+    checkpoint: &str,
+) -> Vec<(String, String)> {
+    let seed = match request.latents {
+        Some(_) => "none: the initial noise was given".to_string(),
+        None => request.seed.to_string(),
+    };
+    let settings = [
+        ("prompt", request.prompt.clone()),
+        ("negative_prompt", sampling.negative_prompt.clone()),
+        (SEED, seed),
+        ("steps", sampling.steps.to_string()),
+        ("guidance", sampling.guidance.to_string()),
+        ("scheduler", sampling.scheduler.to_string()),
+        ("eta", sampling.eta.to_string()),
+        ("size", format!("{}x{}", sampling.width, sampling.height)),
+        ("backbone", args.backbone.clone()),
+        ("checkpoint", checkpoint.to_owned()),
+        (SOFTWARE, concat!("cdbench ", env!("CARGO_PKG_VERSION")).to_owned()),
+    ];
+    settings.map(|(key, value)| (key.to_owned(), value)).to_vec()
+}
+
+/// Where the images go.
+struct Output {
+    files: Vec<PathBuf>,
+    /// Images that are there beyond those, of an earlier and longer command perhaps.
+    others: Vec<PathBuf>,
+}
+
+impl Output {
+    fn new(output: &Path, num: usize) -> Result<Self> {
+        let extension = output.extension().unwrap_or_default().to_string_lossy().to_lowercase();
+        let is_folder = output.is_dir() || output.as_os_str().to_string_lossy().ends_with('/');
+        let wrong = |what: &str, hint: &str| {
+            Err(Error::input_hint(format!("-o {}: {what}", output.display()), hint))
+        };
+        match extension.as_str() {
+            _ if is_folder => {}
+            "png" if num == 1 => {
+                return Ok(Output { files: vec![output.to_owned()], others: vec![] });
+            }
+            "png" => return wrong(&format!("{num} images do not fit in a file"), "name a folder"),
+            "jpg" | "jpeg" | "webp" | "gif" => {
+                return wrong("images are written as PNG", "name a .png file or a folder");
+            }
+            _ if output.exists() => return wrong("this is a file", "name a .png file or a folder"),
+            _ => {}
+        }
+        let name = |i: usize| output.join(format!("{i:05}.png"));
+        let files: Vec<PathBuf> = (0..num).map(name).collect();
+        let mut others = vec![];
+        for entry in std::fs::read_dir(output).into_iter().flatten().flatten() {
+            let path = entry.path();
+            let number = path.file_stem().and_then(|s| s.to_str()?.parse::<usize>().ok());
+            if number.is_some_and(|i| i >= num && name(i) == path) {
+                others.push(path);
+            }
+        }
+        Ok(Output { files, others })
+    }
+
+    /// The images that are there, to be written over or beside those of this command, and were not made
+    /// as `made` says.
+    fn made_otherwise(&self, made: &[Vec<(String, String)>]) -> Vec<&Path> {
+        let as_said = |path: &Path, wanted: &[(String, String)], but: &[&str]| {
+            let found = Png::read(path).map(|png| png.text).unwrap_or_default();
+            let kept = |pairs: &[(String, String)]| -> BTreeSet<(String, String)> {
+                pairs.iter().filter(|(key, _)| !but.contains(&key.as_str())).cloned().collect()
+            };
+            kept(&found) == kept(wanted)
+        };
+        let own = self.files.iter().zip(made).map(|(path, made)| (path, made, &[SOFTWARE][..]));
+        let others = self.others.iter().map(|path| (path, &made[0], &[SOFTWARE, SEED][..]));
+        own.chain(others)
+            .filter(|(path, made, but)| path.exists() && !as_said(path, made, but))
+            .map(|(path, ..)| path.as_path())
+            .collect()
+    }
 }
 
 fn requests(args: &Args) -> Result<Vec<Request>> {

@@ -1,11 +1,12 @@
-//! What the rest of the program sees of a CLIP.
+//! What the rest of the program sees of a CLIP, and of other extractors of features.
 
 use image::RgbImage;
 use ndarray::Array2;
 
-use crate::Result;
+use crate::{Error, Result};
 
-/// What embeds pictures and texts in one space: a CLIP, or a stand-in of a test.
+/// What turns pictures, and texts where it can, into features of one space: a CLIP, a vision transformer,
+/// or a stand-in of a test.
 pub trait Embed: Send + Sync {
     /// A row of features for each picture [n, d], not normalised.
     ///
@@ -16,8 +17,16 @@ pub trait Embed: Send + Sync {
     /// A row of features for each text [n, d], not normalised.
     ///
     /// # Errors
-    /// The tokenizer's and the runtime's.
-    fn texts(&self, texts: &[&str]) -> Result<Array2<f32>>;
+    /// The tokenizer's and the runtime's; [`Error::Input`] where it does not [read
+    /// texts](Embed::reads_texts).
+    fn texts(&self, _texts: &[&str]) -> Result<Array2<f32>> {
+        Err(Error::input("this extractor reads pictures, not texts"))
+    }
+
+    /// Whether it has features of texts.
+    fn reads_texts(&self) -> bool {
+        false
+    }
 
     /// All that the features depend on: hashes of weights and preprocessing. Part of the protocol of
     /// every number made of them.

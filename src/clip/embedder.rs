@@ -3,24 +3,20 @@
 use std::path::Path;
 
 use image::RgbImage;
-use ndarray::{Array1, Array2, Array3, Axis, concatenate};
+use ndarray::{Array1, Array2, Array3};
 use ort::value::Tensor;
 use rayon::prelude::*;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::onnx::{self, IDS, IMAGE_EMBEDS, MASK, PIXELS, POOL, POSITIONS, TEXT_EMBEDS};
-use super::runtime::{Backend, Runtime};
-use super::session::{Pool, check_cuda};
+use super::extractor::Opening;
+use super::onnx::{self, IDS, IMAGE_EMBEDS, MASK, POOL, POSITIONS, TEXT_EMBEDS};
+use super::runtime::Runtime;
+use super::session::Pool;
+use super::tower::{ImageTower, backend, internal};
 use super::{ClipConfig, Embed, Preprocessor};
 use crate::diffusion::tokenizer::Tokenizer;
 use crate::{Error, Result};
-
-/// Pictures or texts of one run. tract takes them one by one: it is no faster with more, and would round
-/// by a picture's place among the others.
-const BATCH_TRACT: usize = 1;
-const BATCH_CPU: usize = 8;
-const BATCH_CUDA: usize = 64;
 
 /// Texts run at the next multiple of this many tokens, with others of the same length: most captions
 /// are far shorter than the 77 that CLIP allows.
@@ -32,10 +28,9 @@ const LEGACY_END: u64 = 2;
 /// A CLIP in transformers' layout: `config.json`, `model.safetensors`, the tokenizer's files and
 /// `preprocessor_config.json`.
 pub struct Embedder {
-    preprocessor: Preprocessor,
     tokenizer: Tokenizer,
     end: u64,
-    images: Pool,
+    images: ImageTower,
     texts: Pool,
     batch: usize,
     width: usize,
@@ -57,11 +52,9 @@ impl Embedder {
         cache: &Path,
         workers: usize,
     ) -> Result<Self> {
-        super::folder::check(folder)?;
-        let backend = Backend::get(runtime)?;
-        if device_cuda {
-            check_cuda(backend)?;
-        }
+        let cuda = device_cuda;
+        let opening = Opening { runtime, cuda, cache: cache.to_owned(), workers };
+        let (backend, batch) = backend(&opening)?;
         let config = ClipConfig::read(folder)?;
         let preprocessor = Preprocessor::read(folder, config.vision_config.image_size)?;
         let tokenizer = Tokenizer::load(folder)?;
@@ -92,29 +85,18 @@ impl Embedder {
 
         let exported = onnx::export(folder, &config, cache)?;
         let identity = identity(&exported.hash, &preprocessor, &tokenizer, folder)?;
-        let pool = |file, output| {
-            Pool::new(backend, file, (output, config.projection_dim), device_cuda, workers)
-        };
-        let images = pool(exported.image, IMAGE_EMBEDS);
-        let texts = pool(exported.text, TEXT_EMBEDS);
-        if device_cuda {
-            images.warm()?;
-        }
-        let batch = match (backend.native, device_cuda) {
-            (false, _) => BATCH_TRACT,
-            (true, false) => BATCH_CPU,
-            (true, true) => BATCH_CUDA,
-        };
+        let width = config.projection_dim;
+        let texts = Pool::new(backend, exported.text, TEXT_EMBEDS, cuda, workers);
+        let images = ImageTower::new(&opening, exported.image, IMAGE_EMBEDS, width, preprocessor)?;
         Ok(Embedder {
             images,
             texts,
-            preprocessor,
             tokenizer,
             end,
             batch,
-            width: config.projection_dim,
+            width,
             identity,
-            runtime: format!("{}{}", backend.name, if device_cuda { ", CUDA" } else { "" }),
+            runtime: format!("{}{}", backend.name, if cuda { ", CUDA" } else { "" }),
         })
     }
 
@@ -160,10 +142,10 @@ impl Embedder {
         let mut pool = Array3::<f32>::zeros((rows, 1, length));
         texts.iter().enumerate().for_each(|(i, (_, end))| pool[[i, 0, *end]] = 1.0);
         let inputs = vec![
-            (IDS, Tensor::from_array(ids).map_err(internal)?.into()),
-            (POSITIONS, Tensor::from_array(positions).map_err(internal)?.into()),
-            (MASK, Tensor::from_array(mask).map_err(internal)?.into()),
-            (POOL, Tensor::from_array(pool).map_err(internal)?.into()),
+            (IDS.into(), Tensor::from_array(ids).map_err(internal)?.into()),
+            (POSITIONS.into(), Tensor::from_array(positions).map_err(internal)?.into()),
+            (MASK.into(), Tensor::from_array(mask).map_err(internal)?.into()),
+            (POOL.into(), Tensor::from_array(pool).map_err(internal)?.into()),
         ];
         self.texts.run(inputs, rows)
     }
@@ -171,20 +153,7 @@ impl Embedder {
 
 impl Embed for Embedder {
     fn images(&self, images: &[&RgbImage]) -> Result<Array2<f32>> {
-        let batches: Vec<_> = images
-            .par_chunks(self.batch)
-            .map(|batch| {
-                let pixels = self.preprocessor.pixels(batch)?;
-                let pixels = Tensor::from_array(pixels).map_err(internal)?;
-                self.images.run(vec![(PIXELS, pixels.into())], batch.len())
-            })
-            .collect::<Result<_>>()?;
-        let mut out = Array2::zeros((0, self.width));
-        if !batches.is_empty() {
-            let views: Vec<_> = batches.iter().map(|batch| batch.view()).collect();
-            out = concatenate(Axis(0), &views).map_err(internal)?;
-        }
-        Ok(out)
+        self.images.images(images)
     }
 
     fn texts(&self, texts: &[&str]) -> Result<Array2<f32>> {
@@ -212,6 +181,10 @@ impl Embed for Embedder {
         Ok(out)
     }
 
+    fn reads_texts(&self) -> bool {
+        true
+    }
+
     fn identity(&self) -> &str {
         &self.identity
     }
@@ -235,8 +208,4 @@ fn identity(
         hash.update(Sha256::digest(bytes));
     }
     Ok(format!("{:x}", hash.finalize()))
-}
-
-fn internal(error: impl std::fmt::Display) -> Error {
-    Error::Tensor(candle_core::Error::Msg(error.to_string()))
 }

@@ -1,11 +1,11 @@
-//! What people give as a CLIP that is none in transformers' layout, told by what is there.
+//! What people give as an extractor that is none in transformers' layout, told by what is there.
 
 use std::path::Path;
 
 use crate::diffusion::hub::HubId;
 use crate::{Error, Result};
 
-/// Refuses a folder that cannot be a CLIP in transformers' layout.
+/// Refuses a folder that cannot be an extractor in transformers' layout.
 ///
 /// # Errors
 /// [`Error::Input`] that says what it is instead, and what to do.
@@ -13,7 +13,7 @@ pub(super) fn check(folder: &Path) -> Result<()> {
     let shown = folder.display();
     if !folder.is_dir() {
         let what = if folder.exists() { "this is no folder" } else { "there is no such folder" };
-        let message = format!("CLIP {shown}: {what}");
+        let message = format!("{shown}: {what}");
         return Err(match hub_id(folder) {
             Some(id) if !folder.exists() => Error::input_hint(
                 message,
@@ -21,7 +21,7 @@ pub(super) fn check(folder: &Path) -> Result<()> {
                     "of a hub id fetch the files: `hf download {id} --local-dir clip`, then --clip clip"
                 ),
             ),
-            _ => Error::input_hint(message, "give a CLIP's folder in transformers' layout"),
+            _ => Error::input_hint(message, "give a folder in transformers' layout"),
         });
     }
     let has = |name: &str| folder.join(name).is_file();
@@ -31,7 +31,7 @@ pub(super) fn check(folder: &Path) -> Result<()> {
     let entries = std::fs::read_dir(folder).map_err(Error::io(folder))?;
     let open_clip =
         entries.flatten().any(|e| e.file_name().to_string_lossy().starts_with("open_clip"));
-    let message = format!("CLIP {shown}: there is no config.json");
+    let message = format!("{shown}: there is no config.json");
     Err(match open_clip {
         true => Error::input_hint(
             format!("{message}, but files of open_clip"),
@@ -40,8 +40,8 @@ pub(super) fn check(folder: &Path) -> Result<()> {
         ),
         false => Error::input_hint(
             message,
-            "it needs config.json, model.safetensors, preprocessor_config.json and a tokenizer, as \
-             save_pretrained of transformers' CLIPModel and CLIPProcessor writes them",
+            "it needs config.json, model.safetensors, preprocessor_config.json and, of a CLIP, a \
+             tokenizer, as save_pretrained of transformers' models and processors writes them",
         ),
     })
 }

@@ -1,4 +1,4 @@
-//! Pictures to what the image tower takes, as transformers' `CLIPImageProcessor` with Pillow.
+//! Pictures to what a network takes, as transformers' image processors prepare them with Pillow.
 
 use std::path::{Path, PathBuf};
 
@@ -7,7 +7,7 @@ use ndarray::Array4;
 use rayon::prelude::*;
 use serde_json::{Map, Value};
 
-use super::resample::{Filter, Window, resize};
+use super::resample::{Filter, Window, resize, resize_floats};
 use crate::diffusion::config::read_object;
 use crate::{Error, Result};
 
@@ -16,12 +16,15 @@ const MEAN: [f32; 3] = [0.48145466, 0.4578275, 0.40821073];
 #[allow(clippy::excessive_precision)] // as published
 const STD: [f32; 3] = [0.26862954, 0.26130258, 0.27577711];
 
+/// ImageNet's, which DINO's weights are trained with.
+const IMAGENET: [[f32; 3]; 2] = [[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]];
+
 /// The longest side asked for that is believed.
-const MAX_SIDE: u32 = 4096;
+pub(super) const MAX_SIDE: u32 = 4096;
 
 /// What happens to a picture's size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Resize {
+pub(super) enum Resize {
     No,
     Shorter(u32),
     /// Width and height.
@@ -31,14 +34,28 @@ enum Resize {
 /// Resizes, crops and normalises pictures.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Preprocessor {
-    resize: Resize,
-    filter: Filter,
+    pub(super) resize: Resize,
+    pub(super) filter: Filter,
+    /// Shrinking takes all pixels into account.
+    pub(super) antialias: bool,
+    /// What is resized has eight bits again.
+    pub(super) rounded: bool,
     /// Width and height.
-    crop: Option<[u32; 2]>,
-    rescale: f64,
-    mean: [f32; 3],
-    std: [f32; 3],
-    side: u32,
+    pub(super) crop: Option<[u32; 2]>,
+    pub(super) rescale: f64,
+    pub(super) mean: [f32; 3],
+    pub(super) std: [f32; 3],
+    pub(super) side: u32,
+}
+
+/// Transformers' image processors, by what their names begin with: they differ in what is meant where
+/// their files say nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Style {
+    Clip,
+    Vit,
+    /// Of DINOv2.
+    Bit,
 }
 
 impl Preprocessor {
@@ -49,46 +66,72 @@ impl Preprocessor {
     /// # Errors
     /// [`Error::Input`] naming the file, the key and the value.
     pub fn read(folder: &Path, side: usize) -> Result<Self> {
-        let (file, newer) =
-            (folder.join("preprocessor_config.json"), folder.join("processor_config.json"));
         let side = u32::try_from(side).unwrap_or(u32::MAX);
-        if file.is_file() {
-            return Self::from_object(read_object(&file)?, side, file);
+        let (object, path) = configuration(folder)?;
+        let object = object.unwrap_or_else(|| {
+            warn_of_default(folder, "OpenAI's CLIP");
+            Map::from_iter(["size", "crop_size"].map(|key| (key.to_owned(), side.into())))
+        });
+        let file = File { object, path };
+        match file.kind() {
+            Some(kind) if !kind.starts_with("CLIP") => {
+                file.wrong("image_processor_type", "only CLIP's is supported")
+            }
+            _ => Self::from_file(&file, Style::Clip, Some(side)),
         }
-        if newer.is_file()
-            && let Some(Value::Object(object)) = read_object(&newer)?.remove("image_processor")
-        {
-            return Self::from_object(object, side, newer);
-        }
-        tracing::warn!(
-            "{}: there is no preprocessor_config.json: pictures are prepared as for OpenAI's CLIP, which \
-             moves every score if this is another one",
-            folder.display()
-        );
-        let sizes = ["size", "crop_size"].map(|key| (key.to_owned(), side.into()));
-        Self::from_object(Map::from_iter(sizes), side, file)
     }
 
-    fn from_object(object: Map<String, Value>, side: u32, path: PathBuf) -> Result<Self> {
+    /// The same of a vision transformer trained on pictures of `side` pixels, which takes others, too.
+    /// Where there is no file, a warning says so, and it is DINO's: the shorter side to 8/7 of that (256 for 224) by the cubic,
+    /// the middle, ImageNet's mean and deviation.
+    ///
+    /// # Errors
+    /// As [`Preprocessor::read`].
+    pub fn of_vit(folder: &Path, side: usize) -> Result<Self> {
+        let (object, path) = configuration(folder)?;
+        let Some(object) = object else {
+            warn_of_default(folder, "DINO");
+            let side = u32::try_from(side).unwrap_or(u32::MAX);
+            let [mean, std] = IMAGENET;
+            return Ok(Preprocessor {
+                resize: Resize::Shorter(side.saturating_mul(8) / 7),
+                filter: Filter::Bicubic,
+                antialias: true,
+                rounded: true,
+                crop: Some([side; 2]),
+                rescale: 1.0 / 255.0,
+                mean,
+                std,
+                side,
+            });
+        };
         let file = File { object, path };
-        let kind = file.get("image_processor_type").or(file.get("feature_extractor_type"));
-        if kind.is_some_and(|kind| !kind.as_str().is_some_and(|kind| kind.starts_with("CLIP"))) {
-            return file.wrong("image_processor_type", "only CLIP's is supported");
+        match file.kind() {
+            Some(kind) if kind.starts_with("ViT") => Self::from_file(&file, Style::Vit, None),
+            Some(kind) if kind.starts_with("Bit") => Self::from_file(&file, Style::Bit, None),
+            _ => file.wrong("image_processor_type", "ViT's or Bit's (of DINOv2) is wanted"),
         }
+    }
+
+    /// Of a network that takes pictures of `side` pixels, or any.
+    fn from_file(file: &File, style: Style, side: Option<u32>) -> Result<Self> {
         let resize = match file.get("size") {
             _ if !file.flag("do_resize")? => Resize::No,
             Some(Value::Object(size)) if size.contains_key("shortest_edge") && size.len() == 1 => {
                 Resize::Shorter(file.side("size", size.get("shortest_edge"))?)
             }
             Some(Value::Object(_)) => Resize::To(file.sides("size")?),
+            size if style == Style::Vit => Resize::To([file.side("size", size)?; 2]),
             size => Resize::Shorter(file.side("size", size)?),
         };
         let filter = match file.get("resample").map(|r| r.as_u64()) {
+            None if style == Style::Vit => Filter::Bilinear,
             None | Some(Some(3)) => Filter::Bicubic,
             Some(Some(2)) => Filter::Bilinear,
             _ => return file.wrong("resample", "only 2 (bilinear) and 3 (bicubic) are supported"),
         };
-        let crop = match file.flag("do_center_crop")? {
+        // ViT's processor does not know the key
+        let crop = match style != Style::Vit && file.flag("do_center_crop")? {
             true => Some(file.sides("crop_size")?),
             false => None,
         };
@@ -101,7 +144,10 @@ impl Preprocessor {
             },
         };
         let (mean, std) = match file.flag("do_normalize")? {
-            true => (file.colors("image_mean", MEAN)?, file.colors("image_std", STD)?),
+            true => {
+                let [mean, std] = if style == Style::Vit { [[0.5; 3]; 2] } else { [MEAN, STD] };
+                (file.colors("image_mean", mean)?, file.colors("image_std", std)?)
+            }
             false => ([0.0; 3], [1.0; 3]),
         };
         if std.iter().any(|s| *s <= 0.0) {
@@ -113,12 +159,22 @@ impl Preprocessor {
             // known when a picture comes
             (None, _) => None,
         };
-        match all {
-            Some((key, size)) if size != [side; 2] => {
-                file.wrong(key, &format!("the model takes {side}x{side} pixels"))
+        let side = match (side, all) {
+            (Some(side), Some((key, size))) if size != [side; 2] => {
+                return file.wrong(key, &format!("the model takes {side}x{side} pixels"));
             }
-            _ => Ok(Preprocessor { resize, filter, crop, rescale, mean, std, side }),
-        }
+            (Some(side), _) => side,
+            (None, Some((_, [width, height]))) if width == height => width,
+            (None, Some((key, _))) => return file.wrong(key, "only squares are supported"),
+            (None, None) => return file.wrong("size", "nothing says how large pictures become"),
+        };
+        let (antialias, rounded) = (true, true);
+        Ok(Preprocessor { resize, filter, antialias, rounded, crop, rescale, mean, std, side })
+    }
+
+    /// Width and height of what it gives.
+    pub fn side(&self) -> usize {
+        self.side as usize
     }
 
     /// The pictures, ready for the tower [n, 3, side, side]; in parallel.
@@ -132,7 +188,12 @@ impl Preprocessor {
         let mut out = vec![0f32; images.len() * 3 * plane];
         let levels = self.levels();
         out.par_chunks_mut(3 * plane).zip(images).try_for_each(|(out, image)| {
-            let image = self.sized(image)?;
+            let (to, window) = self.window(image)?;
+            if !(self.antialias && self.rounded) {
+                self.floats(image, to, window, out);
+                return Ok(());
+            }
+            let image = resize(image, to, window, self.filter);
             for (place, pixel) in image.pixels().enumerate() {
                 for (channel, level) in pixel.0.into_iter().enumerate() {
                     out[channel * plane + place] = levels[channel][usize::from(level)];
@@ -142,6 +203,19 @@ impl Preprocessor {
         })?;
         Array4::from_shape_vec((images.len(), 3, side, side), out)
             .map_err(|e| Error::Tensor(candle_core::Error::Msg(e.to_string())))
+    }
+
+    /// The planes of a picture whose levels are not those of a picture any more.
+    fn floats(&self, image: &RgbImage, to: [u32; 2], window: Window, out: &mut [f32]) {
+        let plane = out.len() / 3;
+        let sized = resize_floats(image, to, window, self.filter, self.antialias);
+        for (place, pixel) in sized.chunks(3).enumerate() {
+            for (channel, level) in pixel.iter().enumerate() {
+                let level = if self.rounded { level.round().clamp(0.0, 255.0) } else { *level };
+                let value = (f64::from(level) * self.rescale) as f32;
+                out[channel * plane + place] = (value - self.mean[channel]) / self.std[channel];
+            }
+        }
     }
 
     /// What each of a channel's 256 levels becomes.
@@ -155,7 +229,8 @@ impl Preprocessor {
         })
     }
 
-    fn sized(&self, image: &RgbImage) -> Result<RgbImage> {
+    /// The size that a picture is resized to, and the part of that which is taken.
+    fn window(&self, image: &RgbImage) -> Result<([u32; 2], Window)> {
         let (width, height) = image.dimensions();
         if width == 0 || height == 0 {
             return Err(Error::input(format!("a picture of {width}x{height} pixels is empty")));
@@ -173,15 +248,38 @@ impl Preprocessor {
         if size != [self.side; 2] {
             return Err(Error::input_hint(
                 format!(
-                    "a picture of {width}x{height} pixels stays {}x{}, but the CLIP takes {}x{}",
+                    "a picture of {width}x{height} pixels stays {}x{}, but the network takes {}x{}",
                     size[0], size[1], self.side, self.side
                 ),
                 "set do_center_crop and crop_size in its preprocessor_config.json",
             ));
         }
         let start = [0, 1].map(|axis| (i64::from(to[axis]) - i64::from(size[axis])).div_euclid(2));
-        Ok(resize(image, to, Window { start, size }, self.filter))
+        Ok((to, Window { start, size }))
     }
+}
+
+/// What `preprocessor_config.json` says, or what transformers 5 writes instead, and the file.
+fn configuration(folder: &Path) -> Result<(Option<Map<String, Value>>, PathBuf)> {
+    let file = folder.join("preprocessor_config.json");
+    let newer = folder.join("processor_config.json");
+    if file.is_file() {
+        return Ok((Some(read_object(&file)?), file));
+    }
+    if newer.is_file()
+        && let Some(Value::Object(object)) = read_object(&newer)?.remove("image_processor")
+    {
+        return Ok((Some(object), newer));
+    }
+    Ok((None, file))
+}
+
+fn warn_of_default(folder: &Path, whose: &str) {
+    tracing::warn!(
+        "{}: there is no preprocessor_config.json: pictures are prepared as for {whose}, which moves every \
+         score if this is another one",
+        folder.display()
+    );
 }
 
 /// A configuration file, for messages.
@@ -193,6 +291,12 @@ struct File {
 impl File {
     fn get(&self, key: &str) -> Option<&Value> {
         self.object.get(key).filter(|value| !value.is_null())
+    }
+
+    /// The image processor's name.
+    fn kind(&self) -> Option<&str> {
+        let kind = self.get("image_processor_type").or(self.get("feature_extractor_type"));
+        kind.map(|kind| kind.as_str().unwrap_or_default())
     }
 
     fn wrong<T>(&self, key: &str, want: &str) -> Result<T> {

@@ -6,6 +6,8 @@
 
 use image::{Rgb, RgbImage};
 
+use super::interpolate;
+
 /// Pillow's PRECISION_BITS: 32 less 8 of the pixel and 2 for what the weights overshoot.
 const BITS: u32 = 22;
 
@@ -47,14 +49,24 @@ pub struct Window {
     pub size: [u32; 2],
 }
 
-/// What one output pixel takes: the first input pixel, and weights from there on.
-struct Taps {
+/// What one output pixel takes: the first input pixel, and weights from there on, in fixed point or not.
+struct Taps<T = i32> {
     first: usize,
-    weights: Vec<i32>,
+    weights: Vec<T>,
 }
 
 /// Of `outputs`, a part of the pixels to which a line of `from` pixels is resized.
 fn taps(from: u32, to: u32, outputs: std::ops::Range<u32>, filter: Filter) -> Vec<Taps> {
+    let fixed = |w: &f64| {
+        let w = w * f64::from(1 << BITS);
+        (w + 0.5f64.copysign(w)) as i32
+    };
+    let exact = weights(from, to, outputs, filter).into_iter();
+    exact.map(|t| Taps { first: t.first, weights: t.weights.iter().map(fixed).collect() }).collect()
+}
+
+/// The same before it is rounded.
+fn weights(from: u32, to: u32, outputs: std::ops::Range<u32>, filter: Filter) -> Vec<Taps<f64>> {
     let scale = f64::from(from) / f64::from(to);
     let stretch = scale.max(1.0);
     let support = filter.support() * stretch;
@@ -66,11 +78,8 @@ fn taps(from: u32, to: u32, outputs: std::ops::Range<u32>, filter: Filter) -> Ve
             let weight = |x: usize| filter.at((x as f64 - center + 0.5) * (1.0 / stretch));
             let weights: Vec<f64> = (first..end).map(weight).collect();
             let sum: f64 = weights.iter().sum();
-            let fixed = |w: &f64| {
-                let w = if sum == 0.0 { *w } else { w / sum } * f64::from(1 << BITS);
-                (w + 0.5f64.copysign(w)) as i32
-            };
-            Taps { first, weights: weights.iter().map(fixed).collect() }
+            let norm = |w: &f64| if sum == 0.0 { *w } else { w / sum };
+            Taps { first, weights: weights.iter().map(norm).collect() }
         })
         .collect()
 }
@@ -125,6 +134,32 @@ pub fn resize(image: &RgbImage, to: [u32; 2], window: Window, filter: Filter) ->
         }
     }
     out
+}
+
+/// As [`resize`], in floating point: values [height, width, 3] from 0 to 255 and beyond, where the cubic
+/// overshoots. With `antialias` as Pillow resizes pictures in its mode F, else as torch interpolates.
+pub(super) fn resize_floats(
+    image: &RgbImage,
+    to: [u32; 2],
+    window: Window,
+    filter: Filter,
+    antialias: bool,
+) -> Vec<f32> {
+    let (width, height) = image.dimensions();
+    // the window may reach beyond the picture, where nothing is
+    let line = |from: u32, axis: usize| -> Vec<interpolate::Taps> {
+        let all: Vec<interpolate::Taps> = match antialias {
+            true => weights(from, to[axis], 0..to[axis], filter)
+                .into_iter()
+                .map(|t| (t.first..).zip(t.weights).collect())
+                .collect(),
+            false => interpolate::taps(from as usize, to[axis] as usize, filter),
+        };
+        let at = |i: i64| usize::try_from(window.start[axis] + i).ok().and_then(|i| all.get(i));
+        (0..i64::from(window.size[axis])).map(|i| at(i).cloned().unwrap_or_default()).collect()
+    };
+    let levels: Vec<f32> = image.as_raw().iter().map(|v| f32::from(*v)).collect();
+    interpolate::apply(&levels, width as usize, 3, &line(height, 1), &line(width, 0))
 }
 
 #[cfg(test)]

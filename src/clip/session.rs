@@ -1,23 +1,25 @@
 //! Sessions of one ONNX file: each is used by one worker at a time, and made when it is first needed.
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 use std::sync::{Condvar, Mutex, PoisonError};
 
-use ndarray::{Array2, Ix2};
+use ndarray::Array2;
 use ort::ep::{CUDA, ExecutionProvider};
 use ort::session::builder::GraphOptimizationLevel;
 use ort::session::{Session, SessionInputValue};
+use ort::value::Outlet;
 
 use super::runtime::{Backend, device};
+use crate::error::nearest;
 use crate::{Error, Result};
 
 /// Up to `limit` sessions.
 pub(super) struct Pool {
     backend: &'static Backend,
-    file: PathBuf,
-    output: &'static str,
-    /// Values of a row of the output.
-    width: usize,
+    pub(super) file: PathBuf,
+    /// The output's name.
+    pub(super) output: String,
     cuda: bool,
     limit: usize,
     state: Mutex<State>,
@@ -34,18 +36,19 @@ struct State {
 }
 
 /// Named tensors of one run.
-pub(super) type Inputs<'a> = Vec<(&'static str, SessionInputValue<'a>)>;
+pub(super) type Inputs<'a> = Vec<(Cow<'a, str>, SessionInputValue<'a>)>;
 
 impl Pool {
     pub(super) fn new(
         backend: &'static Backend,
         file: PathBuf,
-        (output, width): (&'static str, usize),
+        output: &str,
         cuda: bool,
         limit: usize,
     ) -> Self {
-        let (limit, state) = (limit.max(1), Mutex::default());
-        Pool { backend, file, output, width, cuda, limit, state, freed: Condvar::new() }
+        let (limit, output) = (limit.max(1), output.to_owned());
+        let (state, freed) = Default::default();
+        Pool { backend, file, output, cuda, limit, state, freed }
     }
 
     /// Makes one session now, so that what is wrong is known early.
@@ -55,28 +58,68 @@ impl Pool {
         Ok(())
     }
 
+    /// The names of the input and of the output that are asked for: the first ones where none are.
+    ///
+    /// # Errors
+    /// [`Error::Input`] for a name that the network does not have.
+    pub(super) fn names(&self, asked: [Option<&str>; 2]) -> Result<[String; 2]> {
+        let session = self.take()?;
+        let of = |outlets: &[Outlet]| outlets.iter().map(|o| o.name().to_owned()).collect();
+        let known: [Vec<String>; 2] = [of(session.inputs()), of(session.outputs())];
+        self.give(session);
+        let pick = |i: usize| match (asked[i], known[i].first()) {
+            (None, Some(first)) => Ok(first.clone()),
+            (Some(name), _) if known[i].iter().any(|k| k == name) => Ok(name.to_owned()),
+            (name, _) => {
+                let (file, what) = (self.file.display(), ["input", "output"][i]);
+                let message = format!("{file}: there is no {what} `{}`", name.unwrap_or_default());
+                Err(Error::input_hint(
+                    message,
+                    nearest(name.unwrap_or_default(), known[i].iter().map(String::as_str)),
+                ))
+            }
+        };
+        Ok([pick(0)?, pick(1)?])
+    }
+
     /// Runs a batch of `rows` on the next free session; waits while all are busy.
     ///
     /// # Errors
-    /// The runtime's; [`Error::Input`] if a feature is not a number.
+    /// The runtime's; [`Error::Input`] if a feature is not a number, or the output has no row for each
+    /// picture.
     pub(super) fn run(&self, inputs: Inputs<'_>, rows: usize) -> Result<Array2<f32>> {
         let mut session = self.take()?;
         let found = session
             .run(inputs)
-            .and_then(|out| Ok(out[self.output].try_extract_array::<f32>()?.into_owned()))
+            .and_then(|out| Ok(out[&*self.output].try_extract_array::<f32>()?.into_owned()))
             .map_err(|e| {
                 internal(format!("{} on {}: {e}", self.file.display(), self.backend.name))
             });
+        let outputs: Vec<String> = session.outputs().iter().map(|o| o.name().to_owned()).collect();
         self.give(session);
-        let found = found?
-            .into_dimensionality::<Ix2>()
-            .ok()
-            .filter(|found| found.dim() == (rows, self.width))
-            .ok_or_else(|| internal(format!("{} gave another shape", self.file.display())))?;
+        let found = found?;
+        let shape = found.shape().to_vec();
+        // a pooled map of one pixel is a row
+        let found = match shape.as_slice() {
+            [n, width, rest @ ..] if *n == rows && *width > 0 && rest.iter().all(|d| *d == 1) => {
+                let width = *width;
+                found.into_shape_with_order((rows, width)).map_err(|e| internal(e.to_string()))?
+            }
+            _ => {
+                let (file, name) = (self.file.display(), &self.output);
+                return Err(Error::input_hint(
+                    format!(
+                        "{file}: the output `{name}` has the shape {shape:?}, but a row of features for \
+                         each of {rows} pictures is wanted"
+                    ),
+                    format!("name another with `output`: it has {}", outputs.join(", ")),
+                ));
+            }
+        };
         if !found.iter().all(|x| x.is_finite()) {
             return Err(Error::input_hint(
                 format!("{}: the network's features are not finite", self.file.display()),
-                "the CLIP's weights are damaged or not those of its configuration",
+                "its weights are damaged or not those of its configuration",
             ));
         }
         Ok(found)

@@ -204,7 +204,10 @@ fn world_concept(name: &str) -> Result<world::Concept> {
     let all = || world::concepts().iter().chain(world::tuning_concepts());
     all().find(|c| c.name == name).copied().ok_or_else(|| {
         let hint = nearest(name, all().map(|c| c.name));
-        let hint = format!("{hint}; a folder of pictures needs a category, too");
+        let hint = format!(
+            "{hint}; a folder of pictures is FOLDER:CATEGORY on the command line, and has `path`, \
+             `category` and `name` in a file's [[concepts]]"
+        );
         Error::input_hint(format!("the world has no concept `{name}`"), hint)
     })
 }
@@ -216,22 +219,32 @@ pub fn scene_image(scene: &Scene) -> RgbImage {
 }
 
 /// Whether a letter may stand in a concept's name: those of any script, and what is written with them.
-pub(crate) fn fits_a_name(c: char) -> bool {
+fn fits_a_name(c: char) -> bool {
     let foreign = !c.is_ascii() && !c.is_control() && !c.is_whitespace();
     c.is_ascii_alphanumeric() || "-_".contains(c) || foreign
 }
 
-fn check_name(name: &str) -> Result<()> {
-    if (1..=64).contains(&name.chars().count()) && name.chars().all(fits_a_name) {
+/// Whether `name` can name a concept, a pair or an experiment.
+///
+/// # Errors
+/// [`Error::Input`] if it cannot be part of a file's name.
+pub fn check_name(name: &str) -> Result<()> {
+    let fits = |c: char| fits_a_name(c) || c == '.';
+    let letters = name.chars().count();
+    if (1..=64).contains(&letters) && name.chars().all(fits) && !name.starts_with('.') {
         return Ok(());
     }
     Err(Error::input_hint(
-        format!("`{name}` cannot name a concept: it becomes part of file names"),
-        "use up to 64 letters, digits, - and _",
+        format!("`{name}` is no name: it becomes part of file names"),
+        "use up to 64 letters, digits, `-`, `_` and `.`, no point first",
     ))
 }
 
-fn check_category(name: &str, category: &str) -> Result<()> {
+/// Whether `category` can be the class word of the concept `name`.
+///
+/// # Errors
+/// [`Error::Input`] if prompts could not have it in them.
+pub fn check_category(name: &str, category: &str) -> Result<()> {
     let bad = |c: char| c.is_control() || "{}<>#".contains(c);
     if (1..=100).contains(&category.trim().len()) && !category.contains(bad) {
         return Ok(());

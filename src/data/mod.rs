@@ -13,10 +13,9 @@ pub use augment::{
     Augmented, PAPER_SIZES, PREFIXES_FAR, PREFIXES_NEAR, augment, fit, place, shown_mask,
 };
 pub(crate) use clutter::is_clutter;
-pub(crate) use concept::fits_a_name;
 pub use concept::{
-    Concept, ConceptSource, FolderSource, PromptSource, load_concepts, named_concepts,
-    pair_prompts, scene_image, world_pair,
+    Concept, ConceptSource, FolderSource, PromptSource, check_category, check_name, load_concepts,
+    named_concepts, pair_prompts, scene_image, world_pair,
 };
 pub use corpus::{Corpus, FileCorpus, WebDataset, WorldCorpus, corpus};
 pub use picture::{OnCorrupt, Picture, picture_hash, read_pictures};

@@ -143,7 +143,8 @@ pub fn retrieve(
                 queries.join("`, `")
             ),
             format!(
-                "the nearest is `{}` with {:.3}: lower the threshold",
+                "the nearest is `{}` with {:.3}: lower the threshold (`regularization.threshold` of an \
+                 experiment, --threshold)",
                 texts[best], similarity[best]
             ),
         ));

@@ -13,4 +13,4 @@ pub mod tokenizer;
 pub mod weights;
 
 pub use backbone::Backbone;
-pub use sample::{Request, Sample, Sampling, from_rgb, to_rgb};
+pub use sample::{GUIDANCE, Request, Sample, Sampling, from_rgb, to_rgb};

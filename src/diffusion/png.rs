@@ -1,6 +1,6 @@
 //! Sampled images: RGB PNGs that say in their text chunks how they were made.
 
-use std::io::BufReader;
+use std::io::{BufReader, Read as _, Seek as _, SeekFrom};
 use std::path::Path;
 
 use crate::{Error, Result, safefile};
@@ -89,6 +89,20 @@ impl Png {
         Ok(Png { width: width as usize, height: height as usize, rgb, text })
     }
 
+    /// Whether a file starts and ends as a PNG does, which one that was cut does not. Nothing between is
+    /// looked at.
+    pub fn is_whole(path: &Path) -> bool {
+        let ends = || -> std::io::Result<([u8; 8], [u8; 12])> {
+            let mut file = std::fs::File::open(path)?;
+            let (mut start, mut end) = ([0; 8], [0; 12]);
+            file.read_exact(&mut start)?;
+            file.seek(SeekFrom::End(-12))?;
+            file.read_exact(&mut end)?;
+            Ok((start, end))
+        };
+        ends().is_ok_and(|found| found == (*b"\x89PNG\r\n\x1a\n", *b"\0\0\0\0IEND\xaeB\x60\x82"))
+    }
+
     /// What a keyword stands for.
     pub fn text(&self, keyword: &str) -> Option<&str> {
         self.text.iter().find(|(k, _)| k == keyword).map(|(_, text)| text.as_str())
@@ -132,7 +146,10 @@ mod tests {
         for length in 0..bytes.len() - 12 {
             std::fs::write(&path, &bytes[..length]).unwrap();
             assert!(Png::read(&path).unwrap_err().to_string().contains("a.png"), "{length}");
+            assert!(!Png::is_whole(&path), "{length}");
         }
+        std::fs::write(&path, bytes).unwrap();
+        assert!(Png::is_whole(&path) && !Png::is_whole(&dir.path().join("none")));
     }
 
     #[test]

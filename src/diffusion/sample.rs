@@ -1,6 +1,7 @@
 //! Sampling: noise to images, guided by text.
 
 use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
 use std::sync::{Mutex, PoisonError};
 
 use candle_core::{DType, Device, Result as TensorResult, Tensor};
@@ -30,6 +31,9 @@ pub struct Sampling {
     /// What the images should not show; empty for none.
     pub negative_prompt: String,
 }
+
+/// Guidance scales that are taken: with larger ones numbers leave what f32 can hold.
+pub const GUIDANCE: RangeInclusive<f64> = 0.0..=1000.0;
 
 /// One image to sample.
 #[derive(Clone, Debug)]
@@ -83,8 +87,9 @@ impl Backbone {
     ///
     /// # Errors
     /// [`Error::Input`] if the size does not fit the VAE, the latents given do not fit the size or are not
-    /// finite, or the scheduler does not take the settings; [`Error::Diverged`] with the prompt and the
-    /// step after which latents are not finite; what `on_step` and `on_sample` return.
+    /// finite, the guidance is none of [`GUIDANCE`], or the scheduler does not take the settings;
+    /// [`Error::Diverged`] with the prompt and the step after which latents are not finite; what `on_step`
+    /// and `on_sample` return.
     pub fn sample_each(
         &self,
         requests: &[Request],
@@ -92,6 +97,13 @@ impl Backbone {
         on_step: &(dyn Fn(usize) -> Result<()> + Sync),
         on_sample: &(dyn Fn(usize, Sample) -> Result<()> + Sync),
     ) -> Result<()> {
+        if !GUIDANCE.contains(&sampling.guidance) {
+            let (least, most) = (GUIDANCE.start(), GUIDANCE.end());
+            return Err(Error::input_hint(
+                format!("a guidance of {}", sampling.guidance),
+                format!("use a number from {least} to {most}; 1 and below is none"),
+            ));
+        }
         let (height, width) = self.latent_size(sampling.height, sampling.width)?;
         let shape = [self.unet.config().in_channels, height, width];
         for request in requests {

@@ -124,6 +124,17 @@ impl Weights {
         self.keys.keys().map(String::as_str)
     }
 
+    /// What a tensor that is called `key` in a file of older diffusers is called now.
+    pub fn name_of(key: &str) -> String {
+        let mut name = key.to_owned();
+        for (new, old) in OLD_ATTENTION {
+            if key.contains("mid_block.attentions.") {
+                name = name.replace(&format!(".{old}."), &format!(".{new}."));
+            }
+        }
+        name
+    }
+
     /// Whether there is a tensor `key`, under this or an older name.
     pub fn contains(&self, key: &str) -> bool {
         self.find(key).is_some()

@@ -76,10 +76,6 @@ mod tests {
             }))
         }
 
-        fn texts(&self, _: &[&str]) -> Result<Array2<f32>> {
-            unreachable!()
-        }
-
         fn identity(&self) -> &str {
             self.0
         }

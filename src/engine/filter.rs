@@ -32,6 +32,17 @@ impl std::str::FromStr for Filter {
     }
 }
 
+/// As `--filter` takes it.
+impl std::fmt::Display for Filter {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        let pairs = self
+            .wanted
+            .iter()
+            .flat_map(|(key, values)| values.iter().map(move |value| format!("{key}={value}")));
+        f.write_str(&pairs.collect::<Vec<_>>().join(","))
+    }
+}
+
 impl Filter {
     /// Adds the conditions of another.
     pub fn and(&mut self, other: Filter) {
@@ -88,6 +99,7 @@ mod tests {
         let mut both: Filter = "seed=1".parse().unwrap();
         both.and("seed=2".parse().unwrap());
         assert!(both.lets(&cell(2)));
+        assert_eq!(both.to_string(), "seed=1,seed=2");
         for bad in ["method", "colour=red"] {
             assert!(bad.parse::<Filter>().is_err(), "{bad}");
         }

@@ -3,8 +3,10 @@
 mod cell;
 mod features;
 mod filter;
+mod foresee;
 mod key;
 mod plan;
+mod presence;
 mod protocol;
 mod resources;
 mod results;
@@ -16,9 +18,10 @@ mod work;
 
 pub use cell::{Cell, CellKind};
 pub use filter::Filter;
+pub use foresee::shortage;
 pub use key::{Key, differences};
-pub use plan::{Plan, plan};
-pub use resources::{Machine, Resources};
+pub use plan::{CheckpointPlan, Plan, plan, plan_checkpoint};
+pub use resources::{Machine, Numbers, Resources, backbone_hash};
 pub use results::results;
 pub use run::{Event, Outcome, Todo, Watch, run, survey};
 pub use scores::{Measured, Pictures, Scores, Source, score};

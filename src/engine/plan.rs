@@ -4,9 +4,12 @@ use std::collections::HashMap;
 
 use super::cell::{Cell, CellKind};
 use super::filter::{Filter, Named};
+use super::foresee::foresee;
 use super::key::Key;
 use super::resources::Resources;
-use super::stage::{ClassImages, Images, ScoreWork, Side, Stage, Work, image_seed, render};
+use super::stage::{
+    ClassImages, GENERATED_SEEDS, Images, ScoreWork, Side, Stage, Work, image_seed, render,
+};
 use crate::data::{Concept, Prompt};
 use crate::methods::{
     self, Method, Modifier, Recipe, Regularization, Settings, class_prompt, phrase,
@@ -41,36 +44,30 @@ struct RowPlan<'a> {
     row: Option<&'a Row>,
 }
 
-/// Plans `experiment` at `scale`.
+/// Plans `experiment` at `scale`: one concept under all methods before the next, so that the first lines
+/// of the table are complete long before the last.
 ///
 /// # Errors
-/// A concept, pair or option that does not exist; what reading concepts gives.
+/// A concept, pair or option that does not exist; what reading concepts gives; what can be known now of
+/// what the stages would refuse.
 pub fn plan(
     experiment: &Experiment,
     scale: &Scale,
     filter: &Filter,
     resources: &Resources,
 ) -> Result<Plan> {
-    let mut planner = Planner {
-        experiment,
-        scale,
-        resources,
-        plan: Plan { stages: vec![], cells: vec![], index: HashMap::new() },
-    };
-    let subjects = subjects(scale, resources)?;
-    for row in planner.rows()? {
-        for subject in &subjects {
-            if !row.takes(subject) {
-                continue;
-            }
-            let seeds = match row.kind {
-                CellKind::Real | CellKind::Copies => 1,
-                _ => scale.seeds,
-            };
-            if row.kind == CellKind::Truth && !planner.can_be_drawn(subject)? {
-                continue;
-            }
-            for seed in 0..seeds {
+    let mut planner = Planner::new(experiment, scale, resources);
+    let (subjects, rows) = (subjects(scale, resources)?, planner.rows()?);
+    let mut drawn = vec![];
+    for subject in &subjects {
+        drawn.push(planner.can_be_drawn(subject)?);
+    }
+    for seed in 0..scale.seeds {
+        for (subject, drawn) in subjects.iter().zip(&drawn) {
+            for row in rows.iter().filter(|row| row.takes(subject, seed)) {
+                if row.kind == CellKind::Truth && !drawn {
+                    continue;
+                }
                 let cell = Named {
                     kind: &row.kind,
                     label: &row.label,
@@ -80,7 +77,7 @@ pub fn plan(
                     seed,
                 };
                 if filter.lets(&cell) {
-                    planner.cell(&row, subject, seed)?;
+                    planner.cell(row, subject, seed)?;
                 }
             }
         }
@@ -91,13 +88,56 @@ pub fn plan(
             "see the experiment's rows and scales, and --filter",
         ));
     }
+    foresee(&planner.plan, resources)?;
     Ok(planner.plan)
 }
 
+/// A checkpoint, planned.
+pub struct CheckpointPlan {
+    /// The stages that it needs, and its own.
+    pub plan: Plan,
+    /// The number of its stage.
+    pub at: usize,
+    /// What it is made of.
+    pub recipe: Recipe,
+}
+
+/// Plans what the experiment's first row trains on `concepts` together, and nothing else.
+///
+/// # Errors
+/// As [`plan`]; a method that trains nothing, or does not take so many concepts.
+pub fn plan_checkpoint(
+    experiment: &Experiment,
+    scale: &Scale,
+    concepts: &[String],
+    seed: u64,
+    resources: &Resources,
+) -> Result<CheckpointPlan> {
+    let mut planner = Planner::new(experiment, scale, resources);
+    let row = planner.rows()?.remove(0);
+    let method = methods::find(row.kind.as_str())?;
+    let (name, takes) = (method.name(), method.concepts());
+    if !takes.contains(&concepts.len()) {
+        return Err(Error::input(format!(
+            "`{name}` learns {} to {} concepts together, not {}",
+            takes.start(),
+            takes.end(),
+            concepts.len()
+        )));
+    }
+    let settings = planner.settings(method, &row, concepts.len())?;
+    let recipe = method.recipe(concepts, &settings, seed).after(resources.taken_tokens());
+    let at = planner.checkpoint(&row.label, &recipe)?;
+    let at = at.ok_or_else(|| Error::input(format!("`{name}` trains nothing")))?;
+    foresee(&planner.plan, resources)?;
+    Ok(CheckpointPlan { plan: planner.plan, at, recipe })
+}
+
 impl RowPlan<'_> {
-    fn takes(&self, subject: &Subject) -> bool {
+    /// Whether there is a cell of it; real images and copies are the same for all seeds.
+    fn takes(&self, subject: &Subject, seed: u64) -> bool {
         let Some(method) = self.method else {
-            return true;
+            return seed == 0 || matches!(self.kind, CellKind::Pretrained | CellKind::Truth);
         };
         let asked = self.row.and_then(|r| r.groups.as_ref());
         method.concepts().contains(&subject.concepts.len())
@@ -113,6 +153,11 @@ struct Planner<'a> {
 }
 
 impl<'a> Planner<'a> {
+    fn new(experiment: &'a Experiment, scale: &'a Scale, resources: &'a Resources) -> Self {
+        let plan = Plan { stages: vec![], cells: vec![], index: HashMap::new() };
+        Planner { experiment, scale, resources, plan }
+    }
+
     fn rows(&self) -> Result<Vec<RowPlan<'a>>> {
         let mut rows = vec![];
         for row in &self.experiment.rows {
@@ -252,7 +297,8 @@ impl<'a> Planner<'a> {
         let mut phrases = words.clone();
         let mut recipe = Recipe::Pretrained;
         if let Some(method) = row.method {
-            let settings = self.settings(method, row, subject.concepts.len())?;
+            let settings = self.settings(method, row, subject.concepts.len());
+            let settings = settings.map_err(|e| e.of(&format!("row `{}`", row.label)))?;
             recipe = method.recipe(&subject.concepts, &settings, seed);
             recipe = recipe.after(self.resources.taken_tokens());
             phrases = recipe.phrases(&words);
@@ -345,15 +391,7 @@ impl<'a> Planner<'a> {
     fn settings(&self, method: &dyn Method, row: &RowPlan, concepts: usize) -> Result<Settings> {
         let none = toml::Table::new();
         let given = row.row.map_or(&none, |r| &r.settings);
-        let mut settings = method
-            .defaults(self.resources.profile(), concepts)
-            .with(given)
-            .map_err(|e| match e {
-                Error::Input { message, hint } => {
-                    Error::Input { message: format!("row `{}`: {message}", row.label), hint }
-                }
-                other => other,
-            })?;
+        let mut settings = method.defaults(self.resources.profile(), concepts).with(given)?;
         settings.steps = ((settings.steps as f64 * self.scale.train_steps).round() as u64).max(1);
         Ok(settings)
     }
@@ -404,7 +442,5 @@ fn moves_weights(recipe: &Recipe) -> bool {
     }
 }
 
-/// The first seed of generated regularisation images.
-const GENERATED_SEEDS: u64 = 1 << 56;
 /// No least similarity: the nearest, however near.
 const ANY: f32 = -1.0;

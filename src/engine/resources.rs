@@ -9,11 +9,14 @@ use candle_core::{DType, Device};
 use serde_json::Value;
 
 use super::key::hex;
-use super::store::Store;
-use crate::clip::{Embed, Embedder, Runtime};
-use crate::data::{self, Concept, ConceptSource, Corpus, Prompt, PromptSource};
+use super::store::{Store, file_hash};
+use crate::clip::{Embed, ExtractorSpec, Opening, Runtime, how_to_give, open_extractor};
+use crate::data::{self, Concept, ConceptSource, Corpus, Prompt, PromptSource, is_clutter};
 use crate::diffusion::Backbone;
+use crate::diffusion::config::SchedulerConfig;
 use crate::diffusion::folder::Folder;
+use crate::diffusion::tokenizer::Tokenizer;
+use crate::diffusion::weights::Weights;
 use crate::methods::{Profile, taken_tokens};
 use crate::metrics::Chosen;
 use crate::spec::Experiment;
@@ -30,26 +33,57 @@ pub struct Machine {
     pub dtype: DType,
 }
 
+impl Machine {
+    /// How extractors are opened on it.
+    ///
+    /// # Errors
+    /// No folder to keep exported networks in.
+    pub fn opening(&self) -> Result<Opening> {
+        Ok(Opening {
+            runtime: self.runtime,
+            cuda: self.device.is_cuda(),
+            cache: mini::cache_folder()?.join("clip"),
+            workers: rayon::current_num_threads(),
+        })
+    }
+}
+
 /// See the module.
 pub struct Resources {
     machine: Machine,
     backbone: String,
+    files: String,
     identity: String,
     profile: Profile,
     size: (usize, usize),
+    scheduler: SchedulerConfig,
+    tokenizer: Tokenizer,
     taken_tokens: usize,
+    parameters: Vec<String>,
+    numbers: Numbers,
     concepts: BTreeMap<String, Concept>,
     pairs: BTreeMap<String, (Vec<String>, Vec<Prompt>)>,
     metrics: Vec<Chosen>,
-    clip: PathBuf,
     threshold: f32,
-    extractors: Mutex<BTreeMap<String, Arc<dyn Embed>>>,
+    /// Where they are, by their names, and those that are open.
+    extractors: BTreeMap<String, ExtractorSpec>,
+    open: Mutex<BTreeMap<String, Arc<dyn Embed>>>,
     corpora: Mutex<BTreeMap<String, Arc<dyn Corpus>>>,
     base: PathBuf,
 }
 
 /// The extractor that also chooses captions.
 const CLIP: &str = "clip";
+
+/// How many numbers the UNet has, and how many of them are keys and values of cross attention.
+#[derive(Clone, Copy, Debug)]
+pub struct Numbers {
+    /// All.
+    pub unet: u64,
+    /// Keys and values of cross attention.
+    pub kv: u64,
+}
+
 /// The least similarity of a regularisation caption: the paper's (section 3.2), for ViT-B/32.
 const THRESHOLD: f32 = 0.85;
 /// The same for the judge that comes with a backbone, whose cosines spread wider.
@@ -72,38 +106,80 @@ impl Resources {
         machine: Machine,
         store: &Store,
     ) -> Result<Self> {
-        let backbone = backbone.unwrap_or(&experiment.backbone).to_owned();
+        let backbone = match backbone {
+            Some(given) => given.to_owned(),
+            None => own_backbone(experiment)?,
+        };
         let folder = Folder::open(&backbone)?;
-        let mut identity = identity(&folder.root, store)?;
-        if machine.dtype != DType::F32 {
-            identity = hex(format!("{identity} {:?}", machine.dtype));
-        }
+        // headers alone: a file that is missing or cut is named before anything runs
+        let [unet, vae, text_encoder] =
+            [folder.unet_weights()?, folder.vae_weights()?, folder.text_encoder_weights()?];
+        let files = backbone_hash(&folder.root, &store.hashes())?;
+        let identity = match machine.dtype {
+            DType::F32 => files.clone(),
+            dtype => hex(format!("{files} {dtype:?}")),
+        };
         let own = folder.root.join("clip");
         let (clip, threshold) = match experiment.evaluation.clip.as_deref() {
-            Some("mini") => (mini::clip_folder()?, OWN_THRESHOLD),
-            Some(path) => (below(&experiment.base, Path::new(path)), THRESHOLD),
-            None if own.join("config.json").is_file() => (own, OWN_THRESHOLD),
-            None => {
-                return Err(Error::input_hint(
-                    format!("nothing says which CLIP judges the images of `{backbone}`"),
-                    "give --clip, or `evaluation.clip` in the file, a folder in transformers' layout \
-                     (openai/clip-vit-base-patch32 is the paper's)",
-                ));
-            }
+            Some("mini") => (Some(mini::clip_folder()?), OWN_THRESHOLD),
+            Some(path) => (Some(below(&experiment.base, Path::new(path))), THRESHOLD),
+            None if own.join("config.json").is_file() => (Some(own), OWN_THRESHOLD),
+            None => (None, THRESHOLD),
         };
+        let metrics = experiment.registry.choose(experiment.metrics.as_deref())?;
+        if experiment.extractors.contains_key(CLIP) {
+            return Err(Error::input_hint(
+                format!("`extractors.{CLIP}`: this one also chooses captions"),
+                format!("give it as `evaluation.{CLIP}` or with --{CLIP}"),
+            ));
+        }
+        // a training may do without
+        let clip = clip.map(|folder| ExtractorSpec::Folder(folder.to_string_lossy().into_owned()));
+        let mut extractors: BTreeMap<String, ExtractorSpec> =
+            clip.into_iter().map(|clip| (CLIP.to_owned(), clip)).collect();
+        for chosen in &metrics {
+            let name = &chosen.metric.extractor;
+            if name == CLIP || extractors.contains_key(name) {
+                continue;
+            }
+            let own = folder.root.join(name);
+            let spec = match experiment.extractors.get(name) {
+                Some(ExtractorSpec::Folder(path)) if path == mini::NAME => {
+                    ExtractorSpec::Folder(mini::folder()?.join(name).to_string_lossy().into_owned())
+                }
+                Some(spec) => spec.relative_to(&experiment.base),
+                // what comes with a backbone needs no words
+                None if own.join("config.json").is_file() => {
+                    ExtractorSpec::Folder(own.to_string_lossy().into_owned())
+                }
+                None => {
+                    let metric = &chosen.metric.name;
+                    return Err(Error::input_hint(
+                        format!("nothing says where the extractor `{name}` of `{metric}` is"),
+                        how_to_give(name),
+                    ));
+                }
+            };
+            extractors.insert(name.clone(), spec);
+        }
         let mut resources = Resources {
             size: folder.default_size(),
-            taken_tokens: taken_tokens(&folder.tokenizer),
             profile: Profile::Mini,
             machine,
             backbone,
+            files,
             identity,
+            taken_tokens: taken_tokens(&folder.tokenizer),
+            tokenizer: folder.tokenizer,
+            scheduler: folder.scheduler,
+            numbers: numbers(&unet),
+            parameters: parameters(&unet, &vae, &text_encoder),
             concepts: BTreeMap::new(),
             pairs: BTreeMap::new(),
-            metrics: experiment.registry.choose(experiment.metrics.as_deref())?,
-            clip,
+            metrics,
             threshold: experiment.regularization.threshold.unwrap_or(threshold),
-            extractors: Mutex::default(),
+            extractors,
+            open: Mutex::default(),
             corpora: Mutex::default(),
             base: experiment.base.clone(),
         };
@@ -165,6 +241,31 @@ impl Resources {
         &self.identity
     }
 
+    /// The hash of the backbone's files alone: see [`backbone_hash`].
+    pub fn backbone_files(&self) -> &str {
+        &self.files
+    }
+
+    /// The noise schedule that the backbone was trained with.
+    pub fn scheduler(&self) -> &SchedulerConfig {
+        &self.scheduler
+    }
+
+    /// The backbone's tokenizer, as it is before any concept is learnt.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// The names of the backbone's parameters, each with its model's in front.
+    pub fn parameters(&self) -> &[String] {
+        &self.parameters
+    }
+
+    /// How large what is trained can be.
+    pub fn numbers(&self) -> Numbers {
+        self.numbers
+    }
+
     /// Which defaults the methods take.
     pub fn profile(&self) -> Profile {
         self.profile
@@ -206,9 +307,9 @@ impl Resources {
     /// What the numbers of these metrics depend on besides the images.
     ///
     /// # Errors
-    /// As [`Resources::extractor`].
+    /// As [`Resources::extractor`]; a metric of prompts whose extractor reads none.
     pub fn meaning_of(&self, metrics: &[Chosen]) -> Result<Value> {
-        let meaning = |m: &Chosen| Ok(m.meaning(self.extractor(&m.metric.extractor)?.identity()));
+        let meaning = |m: &Chosen| m.meaning(&*self.extractor(&m.metric.extractor)?);
         Ok(Value::Array(metrics.iter().map(meaning).collect::<Result<_>>()?))
     }
 
@@ -225,18 +326,21 @@ impl Resources {
     /// # Errors
     /// An extractor that is not given; what opening it gives.
     pub fn extractor(&self, name: &str) -> Result<Arc<dyn Embed>> {
-        let mut open = self.extractors.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = open.get(name) {
             return Ok(known.clone());
         }
-        if name != CLIP {
-            return Err(Error::input(format!("no extractor `{name}` is given")));
-        }
-        let cuda = self.machine.device.is_cuda();
-        let workers = rayon::current_num_threads();
-        let cache = mini::cache_folder()?.join("clip");
-        let opened = Embedder::open(&self.clip, self.machine.runtime, cuda, &cache, workers)?;
-        Ok(open.entry(name.to_owned()).or_insert(Arc::new(opened)).clone())
+        let missing = || match name {
+            CLIP => Error::input_hint(
+                format!("nothing says which CLIP judges images of `{}`", self.backbone),
+                "give --clip, or `evaluation.clip` in an experiment, with a folder in transformers' \
+                 layout (openai/clip-vit-base-patch32 is the paper's)",
+            ),
+            _ => Error::input_hint(format!("no extractor `{name}` is given"), how_to_give(name)),
+        };
+        let spec = self.extractors.get(name).ok_or_else(missing)?;
+        let opened = open_extractor(spec, &self.machine.opening()?)?;
+        Ok(open.entry(name.to_owned()).or_insert(opened).clone())
     }
 
     /// A corpus by the name an experiment gives it.
@@ -284,14 +388,42 @@ fn find_pair(experiment: &Experiment, name: &str) -> Result<(Vec<String>, Vec<Pr
     Ok((sources.map(|s| s.name().to_owned()).to_vec(), prompts))
 }
 
-/// The hash of all that is computed with: configurations, tokenizer and weights, by their names.
-fn identity(folder: &Path, store: &Store) -> Result<String> {
+/// The experiment's backbone: a folder, which like every path in an experiment starts at its file's, or
+/// what is no path.
+fn own_backbone(experiment: &Experiment) -> Result<String> {
+    let name = &experiment.backbone;
+    let folder = below(&experiment.base, Path::new(name));
+    if name == mini::NAME {
+        return Ok(name.clone());
+    }
+    if folder.exists() {
+        return Ok(folder.to_string_lossy().into_owned());
+    }
+    if Path::new(name).exists() {
+        return Err(Error::input_hint(
+            format!("`backbone` is `{name}`, but there is no {}", folder.display()),
+            "paths in an experiment start at its file's folder; --backbone starts where you are",
+        ));
+    }
+    Ok(name.clone())
+}
+
+/// The hash of all that is computed with: configurations, tokenizer and weights of a folder in diffusers'
+/// layout, by their names. `cache` keeps the hashes of files.
+///
+/// # Errors
+/// A file that cannot be read.
+pub fn backbone_hash(folder: &Path, cache: &Path) -> Result<String> {
     let mut files = vec![];
     for part in ["unet", "vae", "text_encoder", "tokenizer", "scheduler"] {
         let dir = folder.join(part);
         for entry in std::fs::read_dir(&dir).map_err(Error::io(&dir))? {
-            let path = entry.map_err(Error::io(&dir))?.path();
+            let entry = entry.map_err(Error::io(&dir))?;
+            let path = entry.path();
             let kept = ["json", "safetensors", "txt"];
+            if is_clutter(&entry.file_name().to_string_lossy()) {
+                continue;
+            }
             if path.extension().is_some_and(|e| kept.iter().any(|k| e == *k)) {
                 files.push((
                     format!("{part}/{}", path.file_name().unwrap_or_default().display()),
@@ -303,7 +435,24 @@ fn identity(folder: &Path, store: &Store) -> Result<String> {
     files.sort();
     let mut text = String::new();
     for (name, path) in files {
-        text += &format!("{name} {}\n", store.file_hash(&path)?);
+        text += &format!("{name} {}\n", file_hash(&path, cache)?);
     }
     Ok(hex(text))
+}
+
+fn numbers(unet: &Weights) -> Numbers {
+    let count = |key: &str| unet.shape(key).unwrap_or_default().iter().product::<usize>() as u64;
+    let kv = |key: &&str| key.ends_with("attn2.to_k.weight") || key.ends_with("attn2.to_v.weight");
+    Numbers { unet: unet.keys().map(count).sum(), kv: unet.keys().filter(kv).map(count).sum() }
+}
+
+fn parameters(unet: &Weights, vae: &Weights, text_encoder: &Weights) -> Vec<String> {
+    let mut names: Vec<String> = unet.keys().map(|key| format!("unet.{key}")).collect();
+    names.extend(vae.keys().map(|key| format!("vae.{}", Weights::name_of(key))));
+    // transformers 5 leaves out the prefix that version 4 wrote
+    let bare = |key: &str| key.strip_prefix("text_model.").unwrap_or(key).to_owned();
+    names.extend(text_encoder.keys().map(|key| format!("text_encoder.text_model.{}", bare(key))));
+    // where modifier tokens will be
+    names.push("text_encoder.text_model.embeddings.token_embedding.added".to_owned());
+    names
 }

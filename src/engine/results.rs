@@ -88,7 +88,7 @@ fn measured(
         ..report::Cell::default()
     };
     if let Some(at) = cell.checkpoint {
-        (row.train_seconds, row.peak_mb) = cost(plan, store, at)?;
+        (row.train_seconds, row.peak_mb, row.jobs) = cost(plan, store, at)?;
         let own = store.provenance(Kind::Checkpoint.folder(), &plan.stages[at].folder)?;
         row.stored_bytes = own.map_or(0, |p| p.bytes);
     }
@@ -139,14 +139,16 @@ fn others(parts: &[Vec<f64>], groups: &[usize]) -> CellValue {
     }
 }
 
-/// Seconds of all trainings behind a checkpoint, and the most memory of any.
-fn cost(plan: &Plan, store: &Store, at: usize) -> Result<(f64, f64)> {
+/// Seconds of all trainings behind a checkpoint, the most memory of any, and the most stages that ran
+/// beside each other meanwhile.
+fn cost(plan: &Plan, store: &Store, at: usize) -> Result<(f64, f64, usize)> {
     let stage = &plan.stages[at];
     let own = store.provenance(Kind::Checkpoint.folder(), &stage.folder)?;
-    let (mut seconds, mut peak) = own.map_or((0.0, 0.0), |p| (p.seconds, p.peak_mb));
+    let (mut seconds, mut peak, mut jobs) =
+        own.map_or((0.0, 0.0, 1), |p| (p.seconds, p.peak_mb, p.jobs));
     for &input in stage.inputs.iter().filter(|&&i| plan.stages[i].kind == Kind::Checkpoint) {
         let before = cost(plan, store, input)?;
-        (seconds, peak) = (seconds + before.0, peak.max(before.1));
+        (seconds, peak, jobs) = (seconds + before.0, peak.max(before.1), jobs.max(before.2));
     }
-    Ok((seconds, peak))
+    Ok((seconds, peak, jobs))
 }

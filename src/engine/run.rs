@@ -8,8 +8,9 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use super::key::differences;
 use super::plan::Plan;
+use super::presence::Presence;
 use super::resources::Resources;
-use super::stage::{Stage, Work};
+use super::stage::{Kind, Stage, Work};
 use super::store::{Provenance, Store};
 use super::work::{Missing, Worker, is_there};
 use crate::{Error, Result, process};
@@ -102,7 +103,7 @@ fn reason(stage: &Stage, missing: Missing, store: &Store) -> String {
         return format!("{} of {} images are missing", missing.missing, missing.of);
     }
     match store.last_meaning(&stage.name) {
-        Some((key, _)) if key == stage.key => "its result was deleted".into(),
+        Some((key, _)) if key == stage.key => "its result was deleted or cut".into(),
         Some((_, old)) => {
             let changed = differences(&old, &stage.meaning);
             let more = changed.len().saturating_sub(3);
@@ -154,10 +155,10 @@ struct Board {
 }
 
 /// Runs what `todo` says, `jobs` stages at a time. A stage that fails takes only those with it that
-/// need it.
+/// need it: its error is in the outcome.
 ///
 /// # Errors
-/// None of the stages': those are in the outcome.
+/// A store that cannot be written.
 pub fn run(
     plan: &Plan,
     store: &Store,
@@ -166,7 +167,8 @@ pub fn run(
     jobs: usize,
     stop: &AtomicBool,
     watch: &Watch,
-) -> Outcome {
+) -> Result<Outcome> {
+    let alone = Alone { presence: Presence::enter(store)?, jobs };
     let states: Vec<State> = todo
         .iter()
         .map(|t| if *t == Todo::Nothing { State::Finished } else { State::Pending })
@@ -187,7 +189,8 @@ pub fn run(
                     let Todo::Run { reason, .. } = &todo[at] else { continue };
                     watch(Event::Start { at, reason });
                     // a bug that ends a stage must not leave the others waiting for it
-                    let done = catch_unwind(AssertUnwindSafe(|| one(&mut worker, at, watch)));
+                    let done =
+                        catch_unwind(AssertUnwindSafe(|| one(&mut worker, at, &alone, watch)));
                     let done = done.unwrap_or_else(|_| {
                         worker = Worker::new(plan, store, resources, stop);
                         Err(candle_core::Error::msg("panicked, as said above").into())
@@ -217,7 +220,20 @@ pub fn run(
     });
     let mut outcome = board.into_inner().unwrap_or_else(PoisonError::into_inner).outcome;
     outcome.interrupted |= stop.load(Ordering::Relaxed);
-    outcome
+    Ok(outcome)
+}
+
+/// Whether a stage has the machine for itself.
+struct Alone {
+    presence: Presence,
+    jobs: usize,
+}
+
+impl Alone {
+    /// How many stages may be running: those of this run, and one for each other run on the store.
+    fn jobs(&self) -> usize {
+        self.jobs.max(1) + self.presence.others()
+    }
 }
 
 /// The first stage that can run; waits for one; none when there will be none.
@@ -260,7 +276,7 @@ fn next(
 }
 
 /// Runs a stage and says how long it took.
-fn one(worker: &mut Worker, at: usize, watch: &Watch) -> Result<f64> {
+fn one(worker: &mut Worker, at: usize, alone: &Alone, watch: &Watch) -> Result<f64> {
     let (plan, store) = (worker.plan, worker.store);
     let stage = &plan.stages[at];
     let mut said = false;
@@ -273,13 +289,13 @@ fn one(worker: &mut Worker, at: usize, watch: &Watch) -> Result<f64> {
             false => Ok(()),
         }
     })?;
-    let start = Instant::now();
+    let (start, jobs) = (Instant::now(), alone.jobs());
     process::forget_peak_memory();
     // another process may have done it while this one waited
     if is_there(plan, store, worker.resources, at)?.missing > 0 {
         let done = worker.run(stage, &|done, of| watch(Event::Progress(at, done, of)))?;
         let seconds = start.elapsed().as_secs_f64();
-        finish(worker, stage, done.earlier + seconds)?;
+        finish(worker, stage, done.earlier + seconds, jobs.max(alone.jobs()))?;
         store.forget_work(&stage.key);
         if done.units > 0.0 {
             store.set_rate(&rate_name(stage, worker.resources), seconds / done.units)?;
@@ -289,10 +305,12 @@ fn one(worker: &mut Worker, at: usize, watch: &Watch) -> Result<f64> {
     Ok(start.elapsed().as_secs_f64())
 }
 
-fn finish(worker: &Worker, stage: &Stage, seconds: f64) -> Result<()> {
+fn finish(worker: &Worker, stage: &Stage, seconds: f64, jobs: usize) -> Result<()> {
     let kind = stage.kind.folder();
-    // of a folder that grows, the time of all that made it
-    let before = worker.store.provenance(kind, &stage.folder)?.map_or(0.0, |p| p.seconds);
+    // samples share a folder that grows: its time is that of all that made it
+    let earlier = worker.store.provenance(kind, &stage.folder)?;
+    let earlier = earlier.filter(|_| stage.kind == Kind::Samples);
+    let (before, jobs) = earlier.map_or((0.0, jobs), |p| (p.seconds, jobs.max(p.jobs)));
     worker.store.finish(&Provenance {
         kind: kind.into(),
         name: stage.name.clone(),
@@ -305,5 +323,6 @@ fn finish(worker: &Worker, stage: &Stage, seconds: f64) -> Result<()> {
         seconds: before + seconds,
         peak_mb: process::peak_memory().unwrap_or(0) as f64 / 1e6,
         bytes: 0,
+        jobs,
     })
 }

@@ -4,7 +4,7 @@ use image::RgbImage;
 use serde_json::{Value, json};
 
 use super::cell::CellKind;
-use super::key::Key;
+use super::key::{Key, hex};
 use super::resources::Resources;
 use crate::data::{Concept, picture_hash, scene_image};
 use crate::methods::{MergeSettings, Modifier, Settings, token};
@@ -157,7 +157,7 @@ pub enum Work {
 
 /// In the meaning of samples: which images, the part that does not choose their folder.
 const IMAGES: &str = "images";
-/// Of what scores are.
+/// How scores are made; another number makes all of them again.
 const SCORES_VERSION: u32 = 2;
 
 impl Work {
@@ -372,12 +372,40 @@ impl Images {
     }
 }
 
-/// The seed of image `j` of prompt `i`: the same for every method, whatever the number of images.
+/// The seed of image `j` of prompt `i`: the same for every method, whatever the number of images. Seeds
+/// of any size give images of their own.
 pub fn image_seed(seed: u64, i: usize, j: usize) -> u64 {
-    seed.wrapping_mul(1 << 40).wrapping_add((i as u64) << 20).wrapping_add(j as u64)
+    // what is below has room for all images of a small seed; larger ones are spread by a hash
+    let first = match seed {
+        0..SMALL_SEEDS => seed << 40,
+        _ => u64::from_str_radix(&hex(format!("images of seed {seed}"))[..16], 16).unwrap_or(seed),
+    };
+    first.wrapping_add((i as u64) << 20).wrapping_add(j as u64)
 }
+
+/// The first seed of generated regularisation images: evaluation images are not among the training
+/// images, since theirs are below for small seeds.
+pub const GENERATED_SEEDS: u64 = SMALL_SEEDS << 40;
+const SMALL_SEEDS: u64 = 1 << 16;
 
 /// The file of an image in its folder.
 pub fn image_file(prompt: &str, seed: u64) -> String {
-    format!("{}-{seed}.png", &super::key::hex(prompt)[..12])
+    format!("{}-{seed}.png", &hex(prompt)[..12])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn images_of_any_seed_have_seeds_of_their_own() {
+        let seeds = [0, 1, 2, 65_535, 65_536, 1 << 24, 1 << 40, u64::MAX - 1, u64::MAX];
+        let all: std::collections::HashSet<u64> = seeds
+            .into_iter()
+            .flat_map(|s| (0..20).flat_map(move |i| (0..50).map(move |j| image_seed(s, i, j))))
+            .collect();
+        assert_eq!(all.len(), seeds.len() * 20 * 50);
+        assert!((0..1000).all(|i| !all.contains(&(GENERATED_SEEDS + i))));
+        assert_eq!(image_seed(3, 2, 1), (3 << 40) + (2 << 20) + 1, "as stores have them");
+    }
 }

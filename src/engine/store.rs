@@ -24,6 +24,9 @@ use crate::{Error, Result, safefile};
 /// Of the layout. A store of a newer version is left alone.
 const VERSION: u32 = 1;
 
+/// In a stage's folder: how it came to be.
+const STAGE: &str = "stage.json";
+
 /// A store of results.
 #[derive(Clone, Debug)]
 pub struct Store {
@@ -55,6 +58,15 @@ pub struct Provenance {
     pub peak_mb: f64,
     /// Of all files.
     pub bytes: u64,
+    /// How many stages ran at most at the same time, those of other runs on the store counted as one a
+    /// run: seconds and memory say something about this one where it was alone.
+    #[serde(default = "alone")]
+    pub jobs: usize,
+}
+
+/// Of what was made before anyone counted.
+fn alone() -> usize {
+    1
 }
 
 #[derive(Serialize, Deserialize)]
@@ -133,18 +145,32 @@ impl Store {
         self.root.join("cache")
     }
 
-    /// How a finished stage came to be; `None` if it is not finished.
+    /// How a finished stage came to be; `None` if it is not finished, or what says so is damaged: it is
+    /// made again then.
     ///
     /// # Errors
-    /// A file that is damaged.
+    /// [`Error::Io`].
     pub fn provenance(&self, kind: &str, key: &Key) -> Result<Option<Provenance>> {
-        let path = self.dir(kind, key).join("stage.json");
+        let path = self.dir(kind, key).join(STAGE);
         let Some(text) = read_if_there(&path)? else { return Ok(None) };
-        let found: Provenance = serde_json::from_str(&text).map_err(|e| damaged(&path, &e))?;
-        if found.key != *key {
-            return Err(damaged(&path, &"it belongs to another key"));
+        match serde_json::from_str::<Provenance>(&text) {
+            Ok(found) if found.key == *key => Ok(Some(found)),
+            _ => {
+                tracing::warn!("{}: damaged; the stage is made again", path.display());
+                Ok(None)
+            }
         }
-        Ok(Some(found))
+    }
+
+    /// Whether a finished stage has all that it was finished with: nothing was cut or deleted since.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn is_whole(&self, kind: &str, key: &Key) -> Result<bool> {
+        match self.provenance(kind, key)? {
+            Some(found) => Ok(found.bytes == bytes_below(&self.dir(kind, key))?),
+            None => Ok(false),
+        }
     }
 
     /// Writes `stage.json`, which makes the stage finished.
@@ -156,7 +182,7 @@ impl Store {
         let mut provenance = provenance.clone();
         provenance.bytes = bytes_below(&dir)?;
         let text = serde_json::to_string_pretty(&provenance).unwrap_or_default();
-        safefile::write(&dir.join("stage.json"), text + "\n")
+        safefile::write(&dir.join(STAGE), text + "\n")
     }
 
     /// Waits for, and takes, the right to run a stage. `waiting` is called again and again while another
@@ -217,36 +243,33 @@ impl Store {
         safefile::write(&self.root.join("rates.json"), text)
     }
 
-    /// The hash of a file, read once for each size and time of change.
-    ///
-    /// # Errors
-    /// [`Error::Io`].
-    pub fn file_hash(&self, path: &Path) -> Result<String> {
-        let meta = fs::metadata(path).map_err(Error::io(path))?;
-        let changed =
-            meta.modified().ok().and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok());
-        let full = fs::canonicalize(path).map_err(Error::io(path))?;
-        let name = format!("{} {} {changed:?}", full.display(), meta.len());
-        let cached = self.cache_dir().join("hashes").join(&hex(&name)[..24]);
-        if let Ok(hash) = fs::read_to_string(&cached)
-            && hash.len() == 64
-        {
-            return Ok(hash);
-        }
-        let mut file = fs::File::open(path).map_err(Error::io(path))?;
-        let mut hasher = Sha256::new();
-        std::io::copy(&mut file, &mut hasher).map_err(Error::io(path))?;
-        let hash = format!("{:x}", hasher.finalize());
-        safefile::write(&cached, &hash)?;
-        Ok(hash)
+    /// Where the hashes of files are kept.
+    pub fn hashes(&self) -> PathBuf {
+        self.cache_dir().join("hashes")
     }
 }
 
-fn damaged(path: &Path, e: &dyn std::fmt::Display) -> Error {
-    Error::input_hint(
-        format!("{}: damaged: {e}", path.display()),
-        "delete its folder; it is made again when it is needed",
-    )
+/// The hash of a file, read once for each size and time of change; `cache` is where hashes are kept.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn file_hash(path: &Path, cache: &Path) -> Result<String> {
+    let meta = fs::metadata(path).map_err(Error::io(path))?;
+    let changed = meta.modified().ok().and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok());
+    let full = fs::canonicalize(path).map_err(Error::io(path))?;
+    let name = format!("{} {} {changed:?}", full.display(), meta.len());
+    let cached = cache.join(&hex(&name)[..24]);
+    if let Ok(hash) = fs::read_to_string(&cached)
+        && hash.len() == 64
+    {
+        return Ok(hash);
+    }
+    let mut file = fs::File::open(path).map_err(Error::io(path))?;
+    let mut hasher = Sha256::new();
+    std::io::copy(&mut file, &mut hasher).map_err(Error::io(path))?;
+    let hash = format!("{:x}", hasher.finalize());
+    safefile::write(&cached, &hash)?;
+    Ok(hash)
 }
 
 /// A file's text, `None` if there is no such file.
@@ -258,14 +281,15 @@ pub(super) fn read_if_there(path: &Path) -> Result<Option<String>> {
     }
 }
 
-/// The size of all files in a folder, but for those that a killed run left half written.
+/// The size of a stage's files, but for what says how they came to be and those that a killed run left
+/// half written.
 pub(super) fn bytes_below(dir: &Path) -> Result<u64> {
     let mut sum = 0;
     for entry in fs::read_dir(dir).map_err(Error::io(dir))? {
         let meta = entry.and_then(|e| Ok((e.path(), e.metadata()?))).map_err(Error::io(dir))?;
         sum += match meta.1.is_dir() {
             true => bytes_below(&meta.0)?,
-            false if safefile::is_partial(&meta.0) => 0,
+            false if safefile::is_partial(&meta.0) || meta.0.ends_with(STAGE) => 0,
             false => meta.1.len(),
         };
     }
@@ -291,6 +315,7 @@ mod tests {
             seconds: 1.0,
             peak_mb: 1.0,
             bytes: 0,
+            jobs: 1,
         }
     }
 
@@ -306,8 +331,28 @@ mod tests {
         assert!(store.provenance("checkpoint", &made.key).unwrap().is_none());
         store.finish(&made).unwrap();
         assert_eq!(store.provenance("checkpoint", &made.key).unwrap().unwrap().bytes, 5);
-        fs::write(folder.join("stage.json"), "{").unwrap();
-        assert!(store.provenance("checkpoint", &made.key).is_err());
+        fs::write(folder.join(STAGE), "{").unwrap();
+        assert!(store.provenance("checkpoint", &made.key).unwrap().is_none());
+    }
+
+    #[test]
+    fn what_was_cut_is_not_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let made = provenance(json!({"a": 1}));
+        let file = store.dir(&made.kind, &made.key).join("x");
+        let is_whole = || store.is_whole("checkpoint", &made.key).unwrap();
+        safefile::write(&file, "12345").unwrap();
+        assert!(!is_whole());
+        // again, with what says so already there
+        for _ in 0..2 {
+            store.finish(&made).unwrap();
+            assert!(is_whole());
+        }
+        fs::write(&file, "123").unwrap();
+        assert!(!is_whole());
+        fs::remove_file(&file).unwrap();
+        assert!(!is_whole());
     }
 
     #[test]
@@ -348,12 +393,11 @@ mod tests {
     #[test]
     fn a_changed_file_has_another_hash() {
         let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(&dir.path().join("store")).unwrap();
-        let file = dir.path().join("f");
+        let (file, cache) = (dir.path().join("f"), dir.path().join("cache"));
         fs::write(&file, "one").unwrap();
-        let one = store.file_hash(&file).unwrap();
-        assert_eq!(one, store.file_hash(&file).unwrap());
+        let one = file_hash(&file, &cache).unwrap();
+        assert_eq!(one, file_hash(&file, &cache).unwrap());
         fs::write(&file, "three").unwrap();
-        assert_ne!(one, store.file_hash(&file).unwrap());
+        assert_ne!(one, file_hash(&file, &cache).unwrap());
     }
 }

@@ -170,7 +170,7 @@ impl<'a> Worker<'a> {
     ) -> Result<Effort> {
         let all = self.listed(images)?;
         let missing: Vec<&(String, u64)> =
-            all.iter().filter(|(p, s)| !dir.join(image_file(p, *s)).is_file()).collect();
+            all.iter().filter(|(p, s)| !Png::is_whole(&dir.join(image_file(p, *s)))).collect();
         let (width, height) = self.resources.size();
         let sampling = Sampling {
             steps: spec.steps,
@@ -283,8 +283,11 @@ impl<'a> Worker<'a> {
         let Work::Retrieve { corpus, .. } = &self.plan.stages[at].work else {
             return Ok(vec![]);
         };
-        let manifest = Manifest::load(&self.folder(at).join(MANIFEST))?;
-        data::class_pictures(&manifest, &*self.resources.corpus(corpus)?)
+        let file = self.folder(at).join(MANIFEST);
+        let manifest = Manifest::load(&file)?;
+        let found = data::class_pictures(&manifest, &*self.resources.corpus(corpus)?);
+        // the hint is to remove the manifest
+        found.map_err(|e| e.of_file(&file))
     }
 
     fn class_pictures(&self, class: &ClassImages) -> Result<Vec<ClassPicture>> {
@@ -301,7 +304,7 @@ impl<'a> Worker<'a> {
                     .into_iter()
                     .zip(files)
                     .map(|((caption, _), (path, _))| {
-                        Ok(ClassPicture { image: read_image(&path)?, caption })
+                        Ok(ClassPicture { image: sampled(&path)?, caption })
                     })
                     .collect()
             }
@@ -313,26 +316,25 @@ impl Source for Worker<'_> {
     fn pictures(&self, pictures: Pictures, by: &str) -> Result<Array2<f32>> {
         let extractor = self.resources.extractor(by)?;
         let key = |at: usize| &self.plan.stages[at].key;
-        let (meaning, read): (Value, Box<dyn FnOnce() -> Result<Vec<RgbImage>> + '_>) =
-            match pictures {
-                Pictures::Samples(at, list) => {
-                    let files = self.files(at, list)?;
-                    let read = move || files.iter().map(|(path, _)| read_image(path)).collect();
-                    (json!({ "samples": key(at) }), Box::new(read))
-                }
-                Pictures::Retrieved(at) => {
-                    let read = move || {
-                        Ok(self.retrieved(at)?.into_iter().map(|(image, _)| image).collect())
-                    };
-                    (json!({ "retrieved": key(at) }), Box::new(read))
-                }
-                Pictures::Targets(concept) => {
-                    let targets = &self.resources.concept(concept)?.targets;
-                    let hashes: Vec<&String> = targets.iter().map(|t| &t.hash).collect();
-                    let read = || Ok(targets.iter().map(|t| t.image.clone()).collect());
-                    (json!({ "targets": hashes }), Box::new(read))
-                }
-            };
+        type Read<'a> = Box<dyn FnOnce() -> Result<Vec<RgbImage>> + 'a>;
+        let (meaning, read): (Value, Read) = match pictures {
+            Pictures::Samples(at, list) => {
+                let files = self.files(at, list)?;
+                let read = move || files.iter().map(|(path, _)| sampled(path)).collect();
+                (json!({ "samples": key(at) }), Box::new(read))
+            }
+            Pictures::Retrieved(at) => {
+                let read =
+                    move || Ok(self.retrieved(at)?.into_iter().map(|(image, _)| image).collect());
+                (json!({ "retrieved": key(at) }), Box::new(read))
+            }
+            Pictures::Targets(concept) => {
+                let targets = &self.resources.concept(concept)?.targets;
+                let hashes: Vec<&String> = targets.iter().map(|t| &t.hash).collect();
+                let read = || Ok(targets.iter().map(|t| t.image.clone()).collect());
+                (json!({ "targets": hashes }), Box::new(read))
+            }
+        };
         features(self.store, &*extractor, &meaning, read)
     }
 
@@ -354,16 +356,17 @@ pub fn is_there(plan: &Plan, store: &Store, resources: &Resources, at: usize) ->
     if let Work::Sample { images, .. } = &stage.work {
         // a folder that others share: what counts is every single image
         if let Images::CaptionsOf { stage: from, .. } = images
-            && store.provenance(Kind::Retrieval.folder(), &plan.stages[*from].key)?.is_none()
+            && !store.is_whole(Kind::Retrieval.folder(), &plan.stages[*from].key)?
         {
             return Ok(Missing { missing: images.count(), of: images.count() });
         }
         let stop = AtomicBool::new(false);
         let all = Worker::new(plan, store, resources, &stop).listed(images)?;
-        let missing = all.iter().filter(|(p, s)| !dir.join(image_file(p, *s)).is_file()).count();
+        let is_whole = |(p, s): &&(String, u64)| Png::is_whole(&dir.join(image_file(p, *s)));
+        let missing = all.len() - all.iter().filter(is_whole).count();
         return Ok(Missing { missing, of: all.len() });
     }
-    let there = store.provenance(stage.kind.folder(), &stage.key)?.is_some();
+    let there = store.is_whole(stage.kind.folder(), &stage.key)?;
     Ok(Missing { missing: usize::from(!there), of: 1 })
 }
 
@@ -381,14 +384,27 @@ const MANIFEST: &str = "manifest.json";
 /// In a score's folder.
 const SCORES: &str = "scores.json";
 
+/// An image that a stage made. One that cannot be read is removed: it is missing then, and made again.
+fn sampled(path: &Path) -> Result<RgbImage> {
+    read_image(path).map_err(|e| match e {
+        Error::Input { message, .. } if std::fs::remove_file(path).is_ok() => Error::input_hint(
+            format!("{message}; it was removed"),
+            "the same command makes it again",
+        ),
+        other => other,
+    })
+}
+
 /// An image that this program wrote.
+///
+/// # Errors
+/// [`Error::Input`] if it is damaged; [`Error::Io`].
 pub fn read_image(path: &Path) -> Result<RgbImage> {
     let bad = |e: image::ImageError| match e {
-        image::ImageError::IoError(e) => Error::io(path)(e),
-        other => Error::input_hint(
-            format!("{}: damaged: {other}", path.display()),
-            "delete it; it is made again when it is needed",
-        ),
+        image::ImageError::IoError(e) if e.kind() != std::io::ErrorKind::UnexpectedEof => {
+            Error::io(path)(e)
+        }
+        other => Error::input(format!("{}: damaged: {other}", path.display())),
     };
     Ok(image::open(path).map_err(bad)?.into_rgb8())
 }

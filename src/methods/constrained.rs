@@ -79,7 +79,7 @@ impl Problem {
         let cholesky = cholesky.ok_or_else(|| {
             Error::input_hint(
                 "merge: the regularisation captions' features cannot be factorised",
-                "give more captions, or a larger `ridge`",
+                "give more captions, and such as differ",
             )
         })?;
         let directions = cholesky.solve(&targets.transpose()).transpose();

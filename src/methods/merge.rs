@@ -20,7 +20,7 @@ use super::constrained::Problem;
 use super::delta::is_key_or_value;
 use super::{
     Delta, MOST_CONCEPTS, Method, Modifier, Profile, Recipe, Settings, defaults, phrase, separate,
-    token, tokens,
+    taken_tokens, token,
 };
 use crate::diffusion::Backbone;
 use crate::nn::{all_finite, no_grad, parallel};
@@ -153,9 +153,9 @@ impl MergeReport {
 }
 
 /// Merges checkpoints of single concepts on an untouched backbone, which is untouched again afterwards.
-/// The modifier tokens are numbered again, in order of the parts: `<new1>`, `<new2>`, …, or from the first
-/// that the backbone's vocabulary has not. Where no part
-/// changed weights (Textual Inversion) their tokens are put side by side, and there is no report.
+/// The modifier tokens are numbered again, in order of the parts: `<new1>`, `<new2>`, …, or on from those
+/// that the backbone has. Where no part changed weights (Textual Inversion) their tokens are put side by
+/// side, and there is no report.
 ///
 /// # Errors
 /// [`Error::Input`] for no parts, parts that changed more than keys and values or have several tokens,
@@ -169,7 +169,7 @@ pub fn merge(
 ) -> Result<(Delta, Option<MergeReport>)> {
     let start = Instant::now();
     check(parts, settings)?;
-    let first = tokens::taken_tokens(&backbone.tokenizer) + 1;
+    let first = taken_tokens(&backbone.tokenizer) + 1;
     let rows: Vec<(String, Tensor)> = parts
         .iter()
         .zip(first..)
@@ -294,8 +294,8 @@ fn check(parts: &[Part], settings: &MergeSettings) -> Result<()> {
     Ok(())
 }
 
-/// The regularisation features [tokens, features], and each part's target words; `first` is the number of
-/// the first part's token.
+/// The regularisation features [tokens, features], and each part's target words; the first part's token
+/// has the number `first`.
 fn features(
     backbone: &Backbone,
     parts: &[Part],

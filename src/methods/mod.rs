@@ -10,6 +10,7 @@ mod constrained;
 mod custom_diffusion;
 mod defaults;
 mod delta;
+mod description;
 mod dreambooth;
 mod files;
 mod fine_tune_all;
@@ -33,12 +34,13 @@ use crate::{Error, Result};
 
 pub use constrained::{Problem, Solved};
 pub use delta::{Delta, Undo};
+pub use description::{Description, Learnt, remove_checkpoint};
 pub use files::refuse_other_weights;
 pub use merge::{MergeReport, MergeSettings, Part, merge};
 pub use recipe::{Recipe, class_prompt, instance_prompt, phrase, token};
 pub use settings::{Modifier, Regularization, Settings};
-pub use tokens::taken_tokens;
-pub use train::{Training, train};
+pub use tokens::{start_of_token, taken_tokens};
+pub use train::{Training, train, trained};
 
 /// A way to teach a backbone concepts.
 pub trait Method: Sync {

@@ -35,6 +35,23 @@ pub enum Recipe {
 }
 
 impl Recipe {
+    /// The same with modifier tokens counted on from `taken`: of a backbone whose vocabulary
+    /// [has](super::taken_tokens) so many already.
+    pub fn after(self, taken: usize) -> Recipe {
+        match self {
+            Recipe::Pretrained => Recipe::Pretrained,
+            Recipe::Train { from, concepts, settings, seed, tokens } => {
+                let from = Box::new(from.after(taken));
+                let tokens = tokens.into_iter().map(|number| number + taken).collect();
+                Recipe::Train { from, concepts, settings, seed, tokens }
+            }
+            Recipe::Merge { parts, settings } => {
+                let parts = parts.into_iter().map(|part| part.after(taken)).collect();
+                Recipe::Merge { parts, settings }
+            }
+        }
+    }
+
     /// The names of the concepts that are learnt, in order of their tokens.
     pub fn concepts(&self) -> Vec<&str> {
         match self {
@@ -59,27 +76,10 @@ impl Recipe {
             }
             Recipe::Merge { parts, .. } => {
                 let parts: Vec<_> = parts.iter().flat_map(Recipe::modifiers).collect();
-                let first = parts.first().map_or(1, |(_, number)| *number);
+                let first = parts.iter().map(|(_, number)| *number).min().unwrap_or(1);
                 parts.into_iter().zip(first..).map(|((modifier, _), n)| (modifier, n)).collect()
             }
         }
-    }
-
-    /// The same for a backbone whose vocabulary [has](super::taken_tokens) so many modifier tokens already:
-    /// all numbers of tokens are larger by that.
-    pub fn after(mut self, taken: usize) -> Recipe {
-        match &mut self {
-            Recipe::Pretrained => {}
-            Recipe::Train { from, tokens, .. } => {
-                *from = Box::new(std::mem::replace(&mut **from, Recipe::Pretrained).after(taken));
-                tokens.iter_mut().for_each(|number| *number += taken);
-            }
-            Recipe::Merge { parts, .. } => {
-                let all = std::mem::take(parts).into_iter();
-                *parts = all.map(|part| part.after(taken)).collect();
-            }
-        }
-        self
     }
 
     /// What stands for concepts of these categories in prompts, in order. What is not learnt is called

@@ -1,12 +1,15 @@
 //! The options of a method. A method's defaults are of this type, an experiment changes single keys of
-//! them, and all of it is hashed into the key of what is trained.
+//! them, and what they are written as is hashed into the key of what is trained.
+//!
+//! An option that is added is not written where it changes nothing (`serde(default,
+//! skip_serializing_if)`, as `token_lr` has it), so that what was trained before keeps its key.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::error::nearest;
+use crate::error::hint_of_unknown;
 use crate::train::{Decay, Trainable};
 use crate::{Error, Result};
 
@@ -21,6 +24,7 @@ pub struct Settings {
     /// The learning rate.
     pub lr: f64,
     /// The learning rate of modifier tokens, where it is another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token_lr: Option<f64>,
     /// How both rates fall over the training.
     pub decay: Decay,
@@ -108,18 +112,17 @@ impl Settings {
     /// does not fit.
     pub fn with(&self, changes: &toml::Table) -> Result<Settings> {
         let mut all = to_json(self)?;
-        let known: Vec<String> = all.keys().cloned().collect();
         for (key, value) in changes {
-            if !known.contains(key) {
-                return Err(Error::input_hint(
-                    format!("a method has no setting `{key}`"),
-                    nearest(key, known.iter().map(String::as_str)),
-                ));
-            }
-            all.insert(key.clone(), to_json_value(value)?);
+            all.insert(key.clone(), to_json_value(key, value)?);
             // one by one, so that the error is about this key
-            serde_json::from_value::<Settings>(Value::Object(all.clone()))
-                .map_err(|e| Error::input(format!("the setting `{key} = {value}`: {e}")))?;
+            serde_json::from_value::<Settings>(Value::Object(all.clone())).map_err(|e| {
+                let (said, hint) = (e.to_string(), hint_of_unknown(&e.to_string()));
+                let message = match said.starts_with("unknown field") {
+                    true => format!("a method has no setting `{key}`"),
+                    false => format!("the setting `{key} = {value}`: {said}"),
+                };
+                Error::Input { message, hint }
+            })?;
         }
         let mut settings: Settings = serde_json::from_value(Value::Object(all))
             .map_err(|e| Error::input(format!("the method's settings: {e}")))?;
@@ -140,9 +143,8 @@ impl Settings {
         let bad = |key: &str, value: &dyn fmt::Display, wanted: &str| {
             Err(Error::input_hint(format!("the setting `{key} = {value}`"), wanted.to_owned()))
         };
-        let rate = |x: f64| x.is_finite() && x >= 0.0;
-        if self.steps == 0 {
-            return bad("steps", &0, "at least one step");
+        if !(1..=MOST_STEPS).contains(&self.steps) {
+            return bad("steps", &self.steps, &format!("from 1 to {MOST_STEPS} steps"));
         }
         let token_lr = self.token_lr.unwrap_or(self.lr);
         for (key, x) in [
@@ -152,8 +154,8 @@ impl Settings {
             ("max_grad_norm", self.max_grad_norm),
             ("prior_weight", self.prior_weight),
         ] {
-            if !rate(x) {
-                return bad(key, &x, "a number that is not negative");
+            if !(x.is_finite() && x >= 0.0) {
+                return bad(key, &x, "a finite number that is not negative");
             }
         }
         let regularised = self.regularization != Regularization::None;
@@ -172,8 +174,12 @@ impl Settings {
                 "the least above 0 and at most 1, the largest from 1 to 4; the paper's are [0.4, 1.4]",
             );
         }
-        if regularised && self.class_images == 0 {
-            return bad("class_images", &0, "at least one, or `regularization = \"none\"`");
+        if regularised && !(1..=MOST_CLASS_IMAGES).contains(&self.class_images) {
+            return bad(
+                "class_images",
+                &self.class_images,
+                &format!("from 1 to {MOST_CLASS_IMAGES}, or `regularization = \"none\"`"),
+            );
         }
         Ok(())
     }
@@ -184,6 +190,11 @@ impl Settings {
     }
 }
 
+/// More training steps are taken for a mistake.
+const MOST_STEPS: u64 = 10_000_000;
+/// More class images of a concept are taken for a mistake.
+const MOST_CLASS_IMAGES: usize = 100_000;
+
 fn to_json(settings: &Settings) -> Result<serde_json::Map<String, Value>> {
     match serde_json::to_value(settings) {
         Ok(Value::Object(map)) => Ok(map),
@@ -191,8 +202,20 @@ fn to_json(settings: &Settings) -> Result<serde_json::Map<String, Value>> {
     }
 }
 
-fn to_json_value(value: &toml::Value) -> Result<Value> {
-    serde_json::to_value(value).map_err(|e| Error::input(format!("the value {value}: {e}")))
+/// JSON has no numbers that are not finite: they would be taken for a value that is not given.
+fn to_json_value(key: &str, value: &toml::Value) -> Result<Value> {
+    fn finite(value: &toml::Value) -> bool {
+        match value {
+            toml::Value::Float(x) => x.is_finite(),
+            toml::Value::Array(all) => all.iter().all(finite),
+            _ => true,
+        }
+    }
+    if !finite(value) {
+        return Err(Error::input(format!("the setting `{key} = {value}` is not finite")));
+    }
+    serde_json::to_value(value)
+        .map_err(|e| Error::input(format!("the setting `{key} = {value}`: {e}")))
 }
 
 #[cfg(test)]
@@ -248,10 +271,32 @@ mod tests {
             ("augmentation_sizes = [0.0, 1.4]", "augmentation_sizes"),
             ("augmentation_sizes = [0.4, 0.9]", "augmentation_sizes"),
             ("augmentation_sizes = [0.4]", "augmentation_sizes"),
+            ("lr = nan", "lr"),
+            ("lr = inf", "lr"),
+            ("token_lr = nan", "token_lr"),
+            ("token_lr = -1.0", "token_lr"),
+            ("weight_decay = inf", "weight_decay"),
+            ("max_grad_norm = nan", "max_grad_norm"),
+            ("prior_weight = -inf", "prior_weight"),
+            ("augmentation_sizes = [nan, 1.4]", "augmentation_sizes"),
+            ("steps = 1000000000000", "steps"),
+            ("class_images = 1000000000", "class_images"),
         ] {
             let error = with(text).unwrap_err();
             assert!(error.to_string().contains(key), "{error}");
         }
+    }
+
+    #[test]
+    fn an_option_that_changes_nothing_is_not_written_and_still_known() {
+        let text = serde_json::to_string(&defaults()).unwrap();
+        assert!(!text.contains("token_lr"), "{text}");
+        assert_eq!(with("token_lr = 0.5").unwrap().token_lr, Some(0.5));
+        let error = with("token_lrr = 0.5").unwrap_err();
+        assert_eq!(error.hint(), Some("did you mean token_lr?"), "{error}");
+        let error = with("regularization = 'reel'").unwrap_err();
+        assert!(error.to_string().contains("regularization"), "{error}");
+        assert_eq!(error.hint(), Some("did you mean real?"), "{error}");
     }
 
     #[test]

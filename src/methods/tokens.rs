@@ -36,15 +36,47 @@ pub(super) fn rare_ids(tokenizer: &Tokenizer) -> impl Iterator<Item = u32> {
     named.into_iter().chain(last)
 }
 
-/// How many of `<new1>`, `<new2>`, … a vocabulary has already: a token that is added has a larger number.
+/// How many of `<new1>`, `<new2>`, … a vocabulary has before any concept is learnt, by the highest number:
+/// new ones are counted on from there.
 pub fn taken_tokens(tokenizer: &Tokenizer) -> usize {
     (1..=MOST_TAKEN).rev().find(|&n| tokenizer.token_id(&token(n)).is_some()).unwrap_or(0)
+}
+
+/// Where in the vocabulary the token of this number starts; none where its start is drawn.
+///
+/// # Errors
+/// [`Error::Input`] if the vocabulary has no rare words left, or does not know the category.
+pub fn start_of_token(
+    tokenizer: &Tokenizer,
+    modifier: Modifier,
+    number: usize,
+    category: &str,
+) -> Result<Option<u32>> {
+    match modifier {
+        Modifier::Normal => Ok(None),
+        Modifier::Rare | Modifier::Frozen | Modifier::None => {
+            let id = rare_ids(tokenizer).nth(number.saturating_sub(1));
+            let none = || format!("the vocabulary has no rare word for modifier token {number}");
+            id.map(Some).ok_or_else(|| Error::input(none()))
+        }
+        Modifier::Category => {
+            let ids = tokenizer.encode_words(category)?;
+            let known = |id: &&u32| Some(**id) != tokenizer.token_id("<unk>");
+            let id = ids.last().filter(known).ok_or_else(|| {
+                Error::input_hint(
+                    format!("the backbone's vocabulary does not know the category `{category}`"),
+                    "name a category that it knows, or set `modifier_token = \"rare\"`",
+                )
+            })?;
+            Ok(Some(*id))
+        }
+    }
 }
 
 /// The embedding [1, features] that the token of this number starts with, on an untouched vocabulary.
 ///
 /// # Errors
-/// [`Error::Input`] if the vocabulary has no rare words left, or does not know the category.
+/// As [`start_of_token`].
 pub(super) fn initial_row(
     backbone: &Backbone,
     modifier: Modifier,
@@ -53,26 +85,9 @@ pub(super) fn initial_row(
     seed: u64,
 ) -> Result<Tensor> {
     let text = &backbone.text_encoder;
-    let row = match modifier {
-        Modifier::Rare | Modifier::Frozen | Modifier::None => {
-            let id = rare_ids(&backbone.tokenizer).nth(number.saturating_sub(1));
-            let id = id.ok_or_else(|| {
-                Error::input(format!("the vocabulary has no rare word for modifier token {number}"))
-            })?;
-            text.token_embedding(id)?
-        }
-        Modifier::Category => {
-            let ids = backbone.tokenizer.encode_words(category)?;
-            let known = |id: &&u32| Some(**id) != backbone.tokenizer.token_id("<unk>");
-            let id = ids.last().filter(known).ok_or_else(|| {
-                Error::input_hint(
-                    format!("the backbone's vocabulary does not know the category `{category}`"),
-                    "name a category that it knows, or set `modifier_token = \"rare\"`",
-                )
-            })?;
-            text.token_embedding(*id)?
-        }
-        Modifier::Normal => {
+    let row = match start_of_token(&backbone.tokenizer, modifier, number, category)? {
+        Some(id) => text.token_embedding(id)?,
+        None => {
             let table = text.vocabulary().value().to_dtype(DType::F32)?;
             let mean = table.mean_keepdim(0)?;
             let deviation = table.broadcast_sub(&mean)?.sqr()?.mean_keepdim(0)?.sqrt()?;
@@ -134,11 +149,21 @@ mod tests {
     use crate::world;
 
     #[test]
-    fn a_backbones_own_tokens_are_counted() {
-        let mut tokenizer = Tokenizer::word_level(&["dog"], 20).unwrap();
+    fn tokens_are_counted_on_from_those_that_are_there() {
+        let mut tokenizer = Tokenizer::word_level(&world::vocabulary(), 20).unwrap();
         assert_eq!(taken_tokens(&tokenizer), 0);
-        tokenizer.add_token("<new2>").unwrap();
-        assert_eq!(taken_tokens(&tokenizer), 2);
+        tokenizer.add_token("<new1>").unwrap();
+        tokenizer.add_token("<new3>").unwrap();
+        assert_eq!(taken_tokens(&tokenizer), 3);
+    }
+
+    #[test]
+    fn a_category_that_the_vocabulary_lacks_is_known_before_a_training() {
+        let tokenizer = Tokenizer::word_level(&world::vocabulary(), 20).unwrap();
+        let start = |modifier| start_of_token(&tokenizer, modifier, 1, "xylophone");
+        assert!(start(Modifier::Category).unwrap_err().to_string().contains("xylophone"));
+        assert!(start(Modifier::Rare).unwrap().is_some());
+        assert!(start(Modifier::Normal).unwrap().is_none());
     }
 
     #[test]

@@ -13,7 +13,7 @@ use super::task::ImageTask;
 use super::{Delta, Instance, Modifier, Settings, Undo, phrase, token, tokens};
 use crate::diffusion::Backbone;
 use crate::nn::Param;
-use crate::train::{Checkpoints, Group, Progress, Schedule, TrainConfig, Trainer};
+use crate::train::{Checkpoints, Group, Progress, Schedule, TrainConfig, Trainable, Trainer};
 use crate::{Error, Result};
 
 /// A training, but for the backbone.
@@ -163,14 +163,16 @@ fn add_tokens(backbone: &mut Backbone, training: &Training) -> Result<Vec<String
     Ok(concepts.map(|(i, &number)| phrase(modifier, number, &i.category)).collect())
 }
 
-/// Makes what the settings name trainable: the tokens' rows with their own rate, last.
-fn groups(backbone: &Backbone, settings: &Settings, undo: &mut Undo) -> Result<Vec<Group>> {
-    let components = components(backbone);
+/// Which parameters the settings train.
+///
+/// # Errors
+/// [`Error::Input`] if that is none.
+pub fn trained(settings: &Settings) -> Result<Trainable> {
     let set = match settings.modifier_token.trains() {
         true => Some(settings.train.clone()),
         false => settings.train.without_tokens(),
     };
-    let set = set.ok_or_else(|| {
+    set.ok_or_else(|| {
         Error::input_hint(
             format!(
                 "`train = \"{}\"` with a modifier token that does not train leaves nothing",
@@ -178,7 +180,13 @@ fn groups(backbone: &Backbone, settings: &Settings, undo: &mut Undo) -> Result<V
             ),
             "train weights, too, or set `modifier_token = \"rare\"`",
         )
-    })?;
+    })
+}
+
+/// Makes what the settings name trainable: the tokens' rows with their own rate, last.
+fn groups(backbone: &Backbone, settings: &Settings, undo: &mut Undo) -> Result<Vec<Group>> {
+    let components = components(backbone);
+    let set = trained(settings)?;
     let chosen = set.select(&components)?;
     let added = backbone.text_encoder.added();
     let is_token = |param: &Param| added.is_some_and(|added| added.is(param));

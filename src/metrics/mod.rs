@@ -3,6 +3,9 @@
 //! Everything here is computed in f64 from raw features (a row each, not normalised), depends on
 //! nothing but its arguments, and is the same for the same seed.
 
+mod cmmd;
+mod copying;
+mod diversity;
 mod image_alignment;
 mod kid;
 mod measure;
@@ -28,6 +31,9 @@ fn measures() -> Vec<Arc<dyn Measure>> {
         Arc::new(text_alignment::TextAlignment),
         Arc::new(image_alignment::ImageAlignment),
         Arc::new(kid::KernelDistance),
+        Arc::new(cmmd::Cmmd),
+        Arc::new(diversity::Diversity),
+        Arc::new(copying::Copying),
     ]
 }
 

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Better, Gives, Measure, measures};
+use super::{Better, Gives, Measure, Need, measures};
+use crate::clip::Embed;
 use crate::error::nearest;
 use crate::{Error, Result};
 
@@ -118,13 +119,23 @@ impl Chosen {
         Chosen { metric, measure }
     }
 
-    /// All that its numbers depend on besides the images, where `identity` is its extractor's.
-    pub fn meaning(&self, identity: &str) -> Value {
-        json!({
+    /// All that its numbers depend on besides the images.
+    ///
+    /// # Errors
+    /// A measure of prompts by an extractor that reads no texts.
+    pub fn meaning(&self, extractor: &dyn Embed) -> Result<Value> {
+        if self.measure.need() == Need::Prompts && !extractor.reads_texts() {
+            let (name, by) = (&self.metric.name, &self.metric.extractor);
+            return Err(Error::input_hint(
+                format!("`{name}`: the extractor `{by}` reads no prompts"),
+                "a measure of prompts needs a CLIP",
+            ));
+        }
+        Ok(json!({
             "measure": self.measure.name(),
             "definition": self.measure.definition(),
-            "extractor": identity,
-        })
+            "extractor": extractor.identity(),
+        }))
     }
 }
 
@@ -188,6 +199,19 @@ impl Registry {
 mod tests {
     use super::*;
 
+    /// An extractor of pictures.
+    struct Eyes;
+
+    impl Embed for Eyes {
+        fn images(&self, _: &[&image::RgbImage]) -> Result<ndarray::Array2<f32>> {
+            unreachable!()
+        }
+
+        fn identity(&self) -> &str {
+            "weights"
+        }
+    }
+
     fn choose(names: &[&str]) -> Result<Vec<Chosen>> {
         let names: Vec<String> = names.iter().map(|n| (*n).to_owned()).collect();
         Registry::default().choose(Some(&names))
@@ -200,15 +224,17 @@ mod tests {
         assert_eq!(names, ["image-alignment@dino", "image-alignment", "kid"]);
         let titles: Vec<String> = found.iter().map(|c| c.metric.column()).collect();
         assert_eq!(titles, ["image alignment (dino)", "image alignment", "KID (clip) ×10³"]);
-        let meaning = |i: usize| found[i].meaning("weights").to_string();
+        let meaning = |i: usize| found[i].meaning(&Eyes).unwrap().to_string();
         assert_eq!(meaning(0), meaning(1), "what a number depends on is not its extractor's name");
         assert_ne!(meaning(0), meaning(2));
+        let text = &choose(&["text-alignment@dino"]).unwrap()[0];
+        assert!(text.meaning(&Eyes).unwrap_err().to_string().contains("`dino` reads no prompts"));
     }
 
     #[test]
     fn what_cannot_be_measured_is_named() {
         let error = choose(&["image-alignmant"]).unwrap_err();
-        assert_eq!(error.hint(), Some("did you mean image-alignment?"), "{error}");
+        assert!(error.hint().unwrap().starts_with("did you mean image-alignment"), "{error}");
         assert!(choose(&["kid", "kid@clip"]).unwrap_err().to_string().contains("twice"));
         assert!(choose(&["kid@"]).is_err() && choose(&[]).is_err());
     }
@@ -220,6 +246,8 @@ mod tests {
             let others = || registry.0.iter().skip(i + 1);
             assert!(others().all(|b| a.name() != b.name() && a.title() != b.title()));
             assert!(!a.name().contains(BY) && a.tolerance() >= 0.0);
+            // a set's value with each concept in turn would be several
+            assert!(a.gives() == Gives::Images || a.need() != Need::Targets, "{}", a.name());
         }
         let names = |c: Vec<Chosen>| c.into_iter().map(|c| c.metric.name).collect::<Vec<_>>();
         assert_eq!(names(registry.choose(None).unwrap()), DEFAULT);

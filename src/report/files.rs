@@ -19,7 +19,7 @@ const VERSION: u32 = 2;
 /// Between the values of a field that holds several.
 const LIST: &str = ";";
 /// The columns of `results.csv` before those of the metrics.
-const CELL: [&str; 17] = [
+const CELL: [&str; 18] = [
     "experiment",
     "scale",
     "protocol",
@@ -37,6 +37,7 @@ const CELL: [&str; 17] = [
     "train_seconds",
     "stored_bytes",
     "peak_mb",
+    "jobs",
 ];
 /// Those of `images.csv`.
 const IMAGE: [&str; 5] = ["cell", "prompt", "text_prompt", "seed", "file"];
@@ -48,6 +49,9 @@ const SET: [&str; 5] = ["", ".se", ".se_images", ".n", ".counts"];
 type Read<T> = std::result::Result<T, String>;
 
 impl Results {
+    /// What [`Results::write`] writes.
+    pub const FILES: [&str; 3] = ["results.csv", "images.csv", "report.json"];
+
     /// Writes `results.csv`, `images.csv` and `report.json` into `folder`.
     ///
     /// # Errors
@@ -227,6 +231,7 @@ fn cell_row(results: &Results, c: &Cell) -> Result<Row> {
         c.train_seconds.to_string(),
         c.stored_bytes.to_string(),
         c.peak_mb.to_string(),
+        c.jobs.to_string(),
     ];
     let mut row: Row = CELL.map(str::to_owned).into_iter().zip(values).collect();
     let mut estimate = |name: &str, e: &Estimate| {
@@ -282,6 +287,7 @@ fn read_cell(line: &Line, metrics: &[Metric]) -> Read<Cell> {
         train_seconds: line.get("train_seconds")?,
         stored_bytes: line.get("stored_bytes")?,
         peak_mb: line.get("peak_mb")?,
+        jobs: line.get("jobs")?,
     };
     for metric in metrics {
         let name = &metric.name;

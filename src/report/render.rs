@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use super::csv::Csv;
+use super::folder::Folder;
 use super::grid::{Samples, Targets, grid};
 use super::latex::Latex;
 use super::md::{Markdown, escape};
@@ -16,35 +17,38 @@ use super::view::groups;
 use crate::drawing::write_png;
 use crate::{Result, safefile};
 
-/// Writes everything under `reports/<name>/`: `README.md`, tables, figure, grids, and the data they
-/// are made of. Each file is whole or not there. Nothing is computed but views.
+/// Writes a report into the folder `out`: `README.md`, tables, figure, grids, and the data they are made
+/// of. Each file is whole or not there, and of the report that was there before nothing is left. Nothing
+/// is computed but views.
 ///
 /// # Errors
 /// A file that cannot be written.
 pub fn render(results: &Results, samples: Samples, targets: Targets, out: &Path) -> Result<()> {
-    render_with(results, samples, targets, out, ScatterOptions::default())
+    write(results, Some((samples, targets)), out)
 }
 
-/// [`render`] with a choice of what the figure shows.
+/// [`render`] without pictures, for a report that will soon be written again.
 ///
 /// # Errors
 /// As [`render`].
-pub fn render_with(
-    results: &Results,
-    samples: Samples,
-    targets: Targets,
-    out: &Path,
-    options: ScatterOptions,
-) -> Result<()> {
+pub fn render_tables(results: &Results, out: &Path) -> Result<()> {
+    write(results, None, out)
+}
+
+fn write(results: &Results, pictures: Option<(Samples, Targets)>, out: &Path) -> Result<()> {
+    let folder = Folder::new(out);
     results.write(out)?;
+    for name in Results::FILES {
+        folder.file(name);
+    }
     let tables = tables(results);
     let shown = tables.iter().filter(|t| !t.sections.is_empty()).cloned().collect::<Vec<_>>();
     for format in [&Markdown as &dyn Export, &Latex] {
-        let path = out.join(format!("table.{}", format.extension()));
+        let path = folder.file(format!("table.{}", format.extension()));
         safefile::write(&path, export(&shown, format))?;
     }
     for table in &shown {
-        safefile::write(&out.join(format!("{}.csv", table.name)), Csv.table(table))?;
+        safefile::write(&folder.file(format!("{}.csv", table.name)), Csv.table(table))?;
     }
     let mut text = format!(
         "# {}\n\n`{}`, scale {}, protocol `{}`.\n\n",
@@ -64,34 +68,11 @@ pub fn render_with(
     if let Some(room) = shown.iter().find(|t| t.name == "room") {
         let _ = write!(text, "\n## Room covered\n\n{}", Markdown.table(room));
     }
-    if let Some(figure) = scatter(results, options)? {
-        safefile::write(&out.join("scatter.svg"), figure.svg)?;
-        write_png(&out.join("scatter.png"), &figure.png)?;
-        let _ = write!(text, "\n## {}\n\n![scatter](scatter.png)\n", heading(&figure.title));
-    }
-    let mut names = HashSet::new();
-    let mut pictures = String::new();
-    for group in &groups(results) {
-        for concepts in &group.concepts {
-            let Some(page) = grid(group, concepts, samples, targets)? else { continue };
-            let mut name = file_name(concepts);
-            while !names.insert(name.clone()) {
-                name.push('_');
-            }
-            write_png(&out.join(format!("grids/{name}.png")), &page)?;
-            let what = escape(&concepts.join(" + "));
-            let _ =
-                write!(pictures, "\n### {}: {what}\n\n![{what}](grids/{name}.png)\n", title(group));
-        }
-    }
-    if !pictures.is_empty() {
-        let _ = write!(
-            text,
-            "\n## Samples\n\nThe first images of each prompt, not chosen.\n{pictures}"
-        );
+    if let Some((samples, targets)) = pictures {
+        text += &draw(results, samples, targets, &folder)?;
     }
     if !results.failed.is_empty() {
-        text += "\n## Failed\n\n";
+        text += "\n## Not measured\n\n";
         for (cell, reason) in &results.failed {
             let known = results.cells.iter().find(|c| c.id == *cell);
             let what = known.map_or(cell.clone(), |c| {
@@ -111,10 +92,43 @@ pub fn render_with(
     let _ = write!(
         text,
         "\n## Again\n\n```sh\ncdbench run experiments/{0}.toml --scale {1}     # what is in the store is not computed again\n\
-         cdbench report experiments/{0}.toml --scale {1}  # these files from the store\n```\n",
+         cdbench report experiments/{0}.toml --scale {1}  # this report, from the store\n```\n",
         results.experiment, results.scale
     );
-    safefile::write(&out.join("README.md"), text)
+    safefile::write(&folder.file("README.md"), text)?;
+    folder.finish()
+}
+
+/// Draws the figure and the grids, and says what shows them.
+fn draw(results: &Results, samples: Samples, targets: Targets, folder: &Folder) -> Result<String> {
+    let mut text = String::new();
+    if let Some(figure) = scatter(results, ScatterOptions::default())? {
+        safefile::write(&folder.file("scatter.svg"), figure.svg)?;
+        write_png(&folder.file("scatter.png"), &figure.png)?;
+        let _ = write!(text, "\n## {}\n\n![scatter](scatter.png)\n", heading(&figure.title));
+    }
+    let mut names = HashSet::new();
+    let mut pictures = String::new();
+    for group in &groups(results) {
+        for concepts in &group.concepts {
+            let Some(page) = grid(group, concepts, samples, targets)? else { continue };
+            let mut name = file_name(concepts);
+            while !names.insert(name.clone()) {
+                name.push('_');
+            }
+            write_png(&folder.file(format!("grids/{name}.png")), &page)?;
+            let what = escape(&concepts.join(" + "));
+            let _ =
+                write!(pictures, "\n### {}: {what}\n\n![{what}](grids/{name}.png)\n", title(group));
+        }
+    }
+    if !pictures.is_empty() {
+        let _ = write!(
+            text,
+            "\n## Samples\n\nThe first images of each prompt, not chosen.\n{pictures}"
+        );
+    }
+    Ok(text)
 }
 
 /// Written by hand about the results of a scale, and shown in its README where it is there.
@@ -134,6 +148,6 @@ fn file_name(concepts: &[String]) -> String {
 
 /// Part of a file's name in which nothing is a path.
 fn plain(name: &str) -> String {
-    let plain = |c: char| if c.is_ascii_alphanumeric() || "-_".contains(c) { c } else { '_' };
+    let plain = |c: char| if c.is_alphanumeric() || "-_".contains(c) { c } else { '_' };
     name.chars().map(plain).collect()
 }

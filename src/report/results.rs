@@ -66,6 +66,9 @@ pub struct Cell {
     pub stored_bytes: u64,
     /// The most memory the process held while it trained, in MB.
     pub peak_mb: f64,
+    /// How many stages ran at the same time while it trained: with more than one, seconds and memory
+    /// are not its own.
+    pub jobs: usize,
 }
 
 /// What was measured of a cell.

@@ -64,7 +64,7 @@ fn main(results: &Results, groups: &[Group]) -> Table {
                 None => Entry::Empty,
             };
             entries.push(cost(row.mean(|c| c.stored_bytes as f64 / 1e6)));
-            entries.push(cost(row.mean(|c| c.train_seconds)));
+            entries.push(cost(row.mean(|c| c.train_seconds).filter(|_| alone(row))));
             TableRow { label: row.label.to_owned(), entries }
         };
         section(title(group), group, line)
@@ -82,6 +82,9 @@ fn main(results: &Results, groups: &[Group]) -> Table {
             "† Not of all concepts: some cells failed or were not run. Does not compete.".into(),
         );
     }
+    if !groups.iter().flat_map(|g| &g.rows).all(alone) {
+        notes.push("Seconds of trainings that ran beside others are left out.".into());
+    }
     if let Some(paper) = paper {
         notes.push(format!("Paper: {}; Stable Diffusion on the paper's concepts.", paper.source));
         for metric in &results.metrics {
@@ -97,6 +100,11 @@ fn main(results: &Results, groups: &[Group]) -> Table {
     }
     notes.extend(footing(results, groups));
     Table { name: "table", caption: results.title.clone(), columns, sections, notes }
+}
+
+/// Whether the row's trainings had the machine for themselves, so that their seconds say something.
+fn alone(row: &Row) -> bool {
+    row.cells.iter().all(|cell| cell.jobs <= 1)
 }
 
 /// What every method is better or worse by than Custom Diffusion.

@@ -4,11 +4,14 @@ mod overrides;
 mod scale;
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::data::{FolderSource, PromptSource, fits_a_name};
+use crate::clip::ExtractorSpec;
+use crate::data::{FolderSource, PromptSource, check_name};
+use crate::diffusion::GUIDANCE;
 use crate::diffusion::scheduler::SchedulerKind;
 use crate::metrics::Registry;
 use crate::{Error, Result, readfile};
@@ -40,6 +43,10 @@ pub struct Experiment {
     /// where its usual one is not meant. The paper's Table 1 if not given.
     #[serde(default)]
     pub metrics: Option<Vec<String>>,
+    /// What makes the features of metrics, by the names that `metrics` has behind an `@`: folders in
+    /// transformers' layout, or ONNX files.
+    #[serde(default)]
+    pub extractors: BTreeMap<String, ExtractorSpec>,
     /// What judges them.
     #[serde(default)]
     pub evaluation: EvaluationSpec,
@@ -174,12 +181,44 @@ pub struct PairSpec {
 const MOST_BYTES: u64 = 1 << 20;
 
 impl Experiment {
+    /// One method with its options, on nothing yet: what runs without a file. Paths start where the
+    /// program runs.
+    ///
+    /// # Errors
+    /// An unknown method.
+    pub fn of_method(method: &str, settings: toml::Table) -> Result<Self> {
+        let (label, paper, groups) = Default::default();
+        let row = Row { label, method: method.to_owned(), paper, settings, groups };
+        let experiment = Experiment {
+            name: row.method.clone(),
+            title: row.title()?,
+            table: None,
+            backbone: mini(),
+            profile: None,
+            sampling: SamplingSpec::default(),
+            metrics: None,
+            extractors: BTreeMap::new(),
+            evaluation: EvaluationSpec::default(),
+            regularization: RegularizationSpec::default(),
+            rows: vec![row],
+            concepts: vec![],
+            pairs: vec![],
+            scales: [(DEFAULT_SCALE.to_owned(), ScaleSpec::default())].into(),
+            base: PathBuf::new(),
+            registry: Registry::default(),
+        };
+        Ok(experiment)
+    }
+
     /// Reads and checks a file, with values replaced by `overrides`.
     ///
     /// # Errors
     /// [`Error::Input`] naming the file, the line, the key and what was wanted.
     pub fn read(path: &Path, overrides: &[Override]) -> Result<Self> {
-        let text = readfile::text(path, MOST_BYTES)?;
+        let text = readfile::text(path, MOST_BYTES).map_err(|e| match e {
+            Error::Io { source, .. } if source.kind() == ErrorKind::NotFound => no_such_file(path),
+            e => e,
+        })?;
         let base = path.parent().unwrap_or(Path::new("")).to_owned();
         Experiment::parse(&text, overrides, &base).map_err(|e| e.of_file(path))
     }
@@ -202,20 +241,10 @@ impl Experiment {
     }
 
     fn check(&self) -> Result<()> {
-        let plain = |name: &str| {
-            let fits = |c: char| fits_a_name(c) || c == '.';
-            let letters = name.chars().count();
-            (1..=64).contains(&letters) && name.chars().all(fits) && !name.starts_with('.')
-        };
         let names = [("name", &self.name)].into_iter();
         let names = names.chain(self.concepts.iter().map(|c| ("concepts.name", &c.name)));
         for (key, name) in names.chain(self.pairs.iter().map(|p| ("pairs.name", &p.name))) {
-            if !plain(name) {
-                return Err(Error::input_hint(
-                    format!("`{key}` is `{name}`"),
-                    "it names files: letters, digits, `_`, `-` and `.` only",
-                ));
-            }
+            check_name(name).map_err(|e| e.of(&format!("`{key}`")))?;
         }
         unique("concepts.name", self.concepts.iter().map(|c| c.name.as_str()))?;
         unique("pairs.name", self.pairs.iter().map(|p| p.name.as_str()))?;
@@ -237,9 +266,10 @@ impl Experiment {
                 pair.concepts.iter().map(String::as_str),
             )?;
         }
-        if self.sampling.steps == 0 || !self.sampling.guidance.is_finite() {
-            return Err(Error::input("`sampling` needs at least one step and a finite guidance"));
+        if self.sampling.steps == 0 {
+            return Err(Error::input("`sampling.steps` is 0: there must be one at least"));
         }
+        check_guidance("sampling.guidance", self.sampling.guidance)?;
         if self.regularization.threshold.is_some_and(|t| !(-1.0..=1.0).contains(&t)) {
             return Err(Error::input("`regularization.threshold` is a cosine: -1 to 1"));
         }
@@ -266,6 +296,38 @@ impl Row {
 
 /// The scale that runs unless another is named.
 pub const DEFAULT_SCALE: &str = "default";
+
+fn check_guidance(key: &str, guidance: f64) -> Result<()> {
+    if GUIDANCE.contains(&guidance) {
+        return Ok(());
+    }
+    let (least, most) = (GUIDANCE.start(), GUIDANCE.end());
+    Err(Error::input(format!("`{key}` is {guidance}, not {least} to {most}")))
+}
+
+/// The error about a file that is not there, with the experiment that its name comes nearest to: of those
+/// in its folder, and in the folder where experiments are kept.
+fn no_such_file(path: &Path) -> Error {
+    let stem = |p: &Path| p.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    let own = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut known = vec![];
+    for folder in [own, Path::new("experiments")] {
+        let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+        known.extend(
+            entries.map(|e| e.path()).filter(|p| p.extension().is_some_and(|e| e == "toml")),
+        );
+    }
+    known.sort();
+    known.dedup();
+    let wanted = stem(path);
+    let distance = |p: &PathBuf| strsim::osa_distance(&wanted, &stem(p));
+    let nearest = known.iter().min_by_key(|p| distance(p));
+    let hint = match nearest.filter(|p| distance(p) <= 1 + wanted.chars().count() / 3) {
+        Some(near) => format!("did you mean {}?", near.display()),
+        None => "an experiment is a TOML file, see experiments/".to_owned(),
+    };
+    Error::input_hint(format!("{}: there is no such file", path.display()), hint)
+}
 
 fn unique<'a>(what: &str, names: impl Iterator<Item = &'a str>) -> Result<()> {
     let mut seen = std::collections::BTreeSet::new();

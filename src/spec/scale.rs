@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::{GroupName, SamplingSpec, unique};
+use super::{GroupName, SamplingSpec, check_guidance, unique};
 use crate::diffusion::scheduler::SchedulerKind;
 use crate::{Error, Result};
 
@@ -69,6 +69,9 @@ pub struct Scale {
     pub train_steps: f64,
 }
 
+/// The methods' training steps are not multiplied by more.
+const MOST_TIMES: f64 = 1000.0;
+
 impl ScaleSpec {
     pub(super) fn check(&self, name: &str) -> Result<()> {
         let at = |key: &str| format!("scales.{name}.{key}");
@@ -94,8 +97,8 @@ impl ScaleSpec {
                 )));
             }
         }
-        if self.guidance.is_some_and(|g| !g.is_finite()) {
-            return Err(Error::input(format!("`{}` must be finite", at("guidance"))));
+        if let Some(guidance) = self.guidance {
+            check_guidance(&at("guidance"), guidance)?;
         }
         if self.real_images == Some(1) {
             return Err(Error::input(format!(
@@ -103,8 +106,13 @@ impl ScaleSpec {
                 at("real_images")
             )));
         }
-        if self.train_steps.is_some_and(|f| !(f.is_finite() && f > 0.0)) {
-            return Err(Error::input(format!("`{}` must be positive", at("train_steps"))));
+        if let Some(factor) = self.train_steps
+            && !(factor > 0.0 && factor <= MOST_TIMES)
+        {
+            return Err(Error::input(format!(
+                "`{}` is {factor}: it multiplies steps, so above 0 and at most {MOST_TIMES}",
+                at("train_steps")
+            )));
         }
         Ok(())
     }

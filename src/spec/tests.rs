@@ -100,3 +100,57 @@ fn what_cannot_be_run_is_refused() {
         assert!(parse(&TEXT.replace(what, with), &[]).is_err(), "{what} -> {with}");
     }
 }
+
+#[test]
+fn numbers_out_of_range_are_refused_by_their_keys() {
+    for (key, value) in [
+        ("sampling.guidance", "inf"),
+        ("sampling.guidance", "nan"),
+        ("sampling.guidance", "-3"),
+        ("sampling.guidance", "1e300"),
+        ("scales.full.guidance", "nan"),
+        ("scales.full.guidance", "-0.1"),
+        ("scales.default.train_steps", "inf"),
+        ("scales.default.train_steps", "nan"),
+        ("scales.default.train_steps", "1e9"),
+        ("scales.default.train_steps", "-1.0"),
+        ("scales.default.steps", "1001"),
+        ("regularization.threshold", "nan"),
+        ("regularization.threshold", "2.0"),
+    ] {
+        let error = parse(TEXT, &[&format!("{key}={value}")]).unwrap_err();
+        assert_eq!(error.exit_code(), 3, "{key} = {value}: {error}");
+        assert!(error.to_string().contains(key), "{key} = {value}: {error}");
+    }
+    assert!(parse(TEXT, &["sampling.guidance=0"]).is_ok());
+}
+
+#[test]
+fn names_have_letters_of_any_script_and_no_paths() {
+    for name in ["狗", "Élan_2", "a.b-c"] {
+        let text = TEXT.replace("name = \"small\"", &format!("name = \"{name}\""));
+        assert_eq!(parse(&text, &[]).unwrap().name, name);
+    }
+    for name in ["", ".", ".hidden", "a/b", "a b", "a;b", "a\\\\b"] {
+        let text = TEXT.replace("name = \"small\"", &format!("name = \"{name}\""));
+        let error = parse(&text, &[]).unwrap_err();
+        assert!(error.to_string().contains("`name`"), "{name}: {error}");
+    }
+}
+
+#[test]
+fn a_file_that_is_not_there_is_guessed_and_one_that_is_no_text_is_bad_input() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("table7.toml"), TEXT).unwrap();
+    let error = Experiment::read(&dir.path().join("tabel7.toml"), &[]).unwrap_err();
+    assert_eq!(error.exit_code(), 3, "{error}");
+    assert!(error.hint().unwrap().ends_with("table7.toml?"), "{:?}", error.hint());
+    // a name alone is looked for where experiments are kept
+    let error = Experiment::read(Path::new("table1"), &[]).unwrap_err();
+    let wanted = Path::new("experiments").join("table1.toml");
+    assert!(error.hint().unwrap().contains(&wanted.display().to_string()), "{:?}", error.hint());
+    std::fs::write(dir.path().join("table7.toml"), b"name = \"\xff\xfe\"").unwrap();
+    let error = Experiment::read(&dir.path().join("table7.toml"), &[]).unwrap_err();
+    assert_eq!(error.exit_code(), 3, "{error}");
+    assert!(error.to_string().contains("table7.toml"), "{error}");
+}

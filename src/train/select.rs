@@ -101,11 +101,30 @@ impl Trainable {
                     }
                 }
                 if !found {
-                    return Err(nothing_matches(word, pattern, &params));
+                    let names = params.iter().map(|(full, _)| full.as_str());
+                    return Err(nothing_matches(word, pattern, names));
                 }
             }
         }
         Ok(params.iter().zip(chosen).filter(|(_, c)| *c).map(|((_, p), _)| (*p).clone()).collect())
+    }
+
+    /// Whether every word is a parameter's among `names`, which have their models' in front: what
+    /// [`Trainable::select`] will say of a model that is not loaded yet.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn check(&self, names: &[String]) -> Result<()> {
+        for word in &self.0 {
+            for pattern in patterns(word) {
+                let own = |name: &String| both_names(name).any(|name| distance(pattern, name) == 0);
+                if !names.iter().any(own) {
+                    let names = names.iter().map(String::as_str);
+                    return Err(nothing_matches(word, pattern, names));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// The set without the word `tokens`, for where none can train; none if nothing is left.
@@ -162,10 +181,14 @@ pub fn apply_groups(components: &[Component], specs: &[GroupSpec]) -> Result<Vec
     Ok(groups)
 }
 
-fn nothing_matches(word: &str, pattern: &str, params: &[(String, &Param)]) -> Error {
-    let mut near: Vec<(usize, &str)> = params
-        .iter()
-        .flat_map(|(full, p)| [full.as_str(), p.name()])
+/// A parameter's name with its model's in front, and without.
+fn both_names(full: &str) -> impl Iterator<Item = &str> {
+    [Some(full), full.split_once('.').map(|(_, name)| name)].into_iter().flatten()
+}
+
+fn nothing_matches<'a>(word: &str, pattern: &str, names: impl Iterator<Item = &'a str>) -> Error {
+    let mut near: Vec<(usize, &str)> = names
+        .flat_map(both_names)
         .chain(WORDS)
         .map(|name| (distance(pattern, name), name))
         .collect();

@@ -1,20 +1,23 @@
-//! From a transformers CLIP folder to ONNX files, one for each tower, written once into a cache.
+//! From a folder of transformers to ONNX files, one for each tower, written once into a cache.
 
 mod graph;
 mod proto;
 mod towers;
+mod vit;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
-use serde_json::json;
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::ClipConfig;
+use super::vit_embedder::VitFacts;
 use crate::Result;
 use crate::diffusion::weights::Weights;
 pub(super) use towers::{IDS, IMAGE_EMBEDS, MASK, PIXELS, POOL, POSITIONS, TEXT_EMBEDS};
+pub(super) use vit::FEATURES;
 
 /// Goes up when the graphs change, so that no cached file of an older program is taken.
 const EXPORTER: u32 = 1;
@@ -38,7 +41,15 @@ pub struct Exported {
 pub fn export(folder: &Path, config: &ClipConfig, cache: &Path) -> Result<Exported> {
     let weights = Weights::open(folder, "model")?;
     let graphs = [("image", towers::image(config)), ("text", towers::text(config))];
-    let hash = hash(config, &graphs, &weights)?;
+    let (text, vision) = (&config.text_config, &config.vision_config);
+    let facts = json!({
+        "heads": [text.num_attention_heads, vision.num_attention_heads],
+        "act": [text.hidden_act, vision.hidden_act],
+        "eps": [text.layer_norm_eps, vision.layer_norm_eps],
+        "eos": text.extra.get("eos_token_id"),
+        "patch": vision.patch_size,
+    });
+    let hash = hash(&facts, graphs.iter().map(|(_, graph)| graph), &weights)?;
     // the temperature of training, no part of the features
     if weights.contains("logit_scale") {
         weights.tensor("logit_scale", &[])?;
@@ -56,10 +67,53 @@ pub fn export(folder: &Path, config: &ClipConfig, cache: &Path) -> Result<Export
     Ok(Exported { image: image?, text: text?, hash })
 }
 
-fn hash(config: &ClipConfig, graphs: &[(&str, graph::Graph)], weights: &Weights) -> Result<String> {
+/// Writes the vision transformer in `folder`, for pictures of `side` pixels, into `cache`, unless it is
+/// there already: the file, and a hash as [`Exported`] has it.
+///
+/// # Errors
+/// As [`export`].
+pub(super) fn export_vit(
+    folder: &Path,
+    config: &VitFacts,
+    side: usize,
+    cache: &Path,
+) -> Result<(PathBuf, String)> {
+    let weights = Weights::open(folder, "model")?;
+    let rows = vit::rows(config, side, &weights)?;
+    let graph = vit::tower(config, side, &rows);
+    let bytes: Vec<u8> = rows.iter().flat_map(|x| x.to_le_bytes()).collect();
+    let facts = json!({
+        "kind": format!("{:?}", config.kind()),
+        "heads": config.num_attention_heads,
+        "act": config.hidden_act,
+        "eps": config.layer_norm_eps,
+        "patch": config.patch_size,
+        "rows": format!("{:x}", Sha256::digest(bytes)),
+    });
+    let hash = hash(&facts, [&graph], &weights)?;
+    // what only training, or only another head, needs
+    for key in ["embeddings.mask_token", "pooler.dense.weight", "pooler.dense.bias"] {
+        if let Some(shape) = weights.shape(key) {
+            weights.tensor(key, &shape)?;
+        }
+    }
+    weights.finish()?;
+    let path = cache.join(format!("vit-{hash}/image.v{EXPORTER}.onnx"));
+    if !path.is_file() {
+        tracing::info!("writing {}", path.display());
+        graph.write(&weights, &path)?;
+    }
+    Ok((path, hash))
+}
+
+fn hash<'a>(
+    facts: &Value,
+    graphs: impl IntoIterator<Item = &'a graph::Graph>,
+    weights: &Weights,
+) -> Result<String> {
     let used: BTreeMap<_, _> = graphs
-        .iter()
-        .flat_map(|(_, graph)| graph.weights())
+        .into_iter()
+        .flat_map(|graph| graph.weights())
         .map(|weight| (&weight.key, &weight.shape))
         .collect();
     let used: Vec<_> = used.into_iter().collect();
@@ -70,14 +124,6 @@ fn hash(config: &ClipConfig, graphs: &[(&str, graph::Graph)], weights: &Weights)
             Ok(format!("{key} {shape:?} {:x}\n", Sha256::digest(bytes)))
         })
         .collect::<Result<_>>()?;
-    let (text, vision) = (&config.text_config, &config.vision_config);
-    let facts = json!({
-        "heads": [text.num_attention_heads, vision.num_attention_heads],
-        "act": [text.hidden_act, vision.hidden_act],
-        "eps": [text.layer_norm_eps, vision.layer_norm_eps],
-        "eos": text.extra.get("eos_token_id"),
-        "patch": vision.patch_size,
-    });
     let mut hash = Sha256::new();
     hash.update(facts.to_string());
     each.iter().for_each(|line| hash.update(line));

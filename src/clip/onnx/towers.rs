@@ -18,17 +18,42 @@ pub const MASK: &str = "causal_mask";
 pub const POOL: &str = "pool";
 pub const TEXT_EMBEDS: &str = "text_embeds";
 
-const BATCH: Dim = Dim::Any("batch");
+pub(super) const BATCH: Dim = Dim::Any("batch");
 const LENGTH: Dim = Dim::Any("length");
 
-struct Layers {
-    count: usize,
-    width: usize,
-    inner: usize,
-    heads: usize,
-    act: HiddenAct,
-    eps: f64,
+/// The transformer layers of a tower.
+pub(super) struct Layers {
+    pub(super) count: usize,
+    pub(super) width: usize,
+    pub(super) inner: usize,
+    pub(super) heads: usize,
+    pub(super) act: HiddenAct,
+    pub(super) eps: f64,
+    /// Queries, keys and values have one.
+    pub(super) bias: bool,
+    pub(super) names: Names,
 }
+
+/// What a checkpoint calls the parts of its layers.
+pub(super) struct Names {
+    /// The list of layers.
+    pub(super) layers: &'static str,
+    pub(super) norms: [&'static str; 2],
+    pub(super) query_key_value: [&'static str; 3],
+    pub(super) out: &'static str,
+    pub(super) inner: [&'static str; 2],
+    /// What the outcome of the attention and of the inner layers is multiplied with.
+    pub(super) scales: Option<[&'static str; 2]>,
+}
+
+const CLIP: Names = Names {
+    layers: "encoder.layers",
+    norms: ["layer_norm1", "layer_norm2"],
+    query_key_value: ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
+    out: "self_attn.out_proj",
+    inner: ["mlp.fc1", "mlp.fc2"],
+    scales: None,
+};
 
 /// `pixel_values` [batch, 3, side, side] → `image_embeds` [batch, projected].
 pub(super) fn image(config: &ClipConfig) -> Graph {
@@ -40,6 +65,8 @@ pub(super) fn image(config: &ClipConfig) -> Graph {
         heads: vision.num_attention_heads,
         act: vision.hidden_act,
         eps: vision.layer_norm_eps,
+        bias: true,
+        names: CLIP,
     };
     let (width, patch, patches) = (layers.width, vision.patch_size, vision.patches());
     let side = Dim::Is(vision.image_size);
@@ -69,7 +96,7 @@ pub(super) fn image(config: &ClipConfig) -> Graph {
 
     // transformers' spelling
     let x = norm(&mut g, "vision_model.pre_layrnorm", &x, width, layers.eps);
-    let x = encoder(&mut g, "vision_model", x, &layers, patches + 1, None);
+    let x = encoder(&mut g, "vision_model.", x, &layers, patches + 1, None);
     let x = first(&mut g, &x);
     let x = norm(&mut g, "vision_model.post_layernorm", &x, width, layers.eps);
     let x = g.linear("visual_projection", &x, [width, config.projection_dim], false, 1.0);
@@ -88,6 +115,8 @@ pub(super) fn text(config: &ClipConfig) -> Graph {
         heads: text.num_attention_heads,
         act: text.hidden_act,
         eps: text.layer_norm_eps,
+        bias: true,
+        names: CLIP,
     };
     let width = layers.width;
 
@@ -102,7 +131,7 @@ pub(super) fn text(config: &ClipConfig) -> Graph {
     let table = g.weight("text_model.embeddings.position_embedding.weight", &rows);
     let positions = g.node("Gather", &[&table, &positions], &[]);
     let x = g.node("Add", &[&tokens, &positions], &[]);
-    let x = encoder(&mut g, "text_model", x, &layers, 0, Some(&mask));
+    let x = encoder(&mut g, "text_model.", x, &layers, 0, Some(&mask));
     // a product with a row of one 1 takes one state out of each text
     let x = g.node("MatMul", &[&pool, &x], &[]);
     let x = first(&mut g, &x);
@@ -113,12 +142,12 @@ pub(super) fn text(config: &ClipConfig) -> Graph {
 }
 
 /// The first of a sequence: [batch, length, width] → [batch, width].
-fn first(g: &mut Graph, x: &Value) -> Value {
+pub(super) fn first(g: &mut Graph, x: &Value) -> Value {
     let zero = g.ints(&[0], &[]);
     g.node("Gather", &[x, &zero], &[("axis", Int(1))])
 }
 
-fn norm(g: &mut Graph, key: &str, x: &Value, width: usize, eps: f64) -> Value {
+pub(super) fn norm(g: &mut Graph, key: &str, x: &Value, width: usize, eps: f64) -> Value {
     let scale = g.weight(&format!("{key}.weight"), &[width]);
     let bias = g.weight(&format!("{key}.bias"), &[width]);
     let attributes = [("axis", Int(-1)), ("epsilon", Float(eps as f32))];
@@ -126,24 +155,33 @@ fn norm(g: &mut Graph, key: &str, x: &Value, width: usize, eps: f64) -> Value {
 }
 
 /// The transformer layers: [batch, length, width] → the same. Length 0 stands for an open one.
-fn encoder(
+pub(super) fn encoder(
     g: &mut Graph,
-    tower: &str,
+    prefix: &str,
     mut x: Value,
     layers: &Layers,
     length: usize,
     mask: Option<&Value>,
 ) -> Value {
-    let (width, inner) = (layers.width, layers.inner);
+    let (width, inner, names) = (layers.width, layers.inner, &layers.names);
     for i in 0..layers.count {
-        let key = |part: &str| format!("{tower}.encoder.layers.{i}.{part}");
-        let y = norm(g, &key("layer_norm1"), &x, width, layers.eps);
-        let y = attention(g, &key("self_attn"), &y, layers, length, mask);
+        let key = |part: &str| format!("{prefix}{}.{i}.{part}", names.layers);
+        let scaled = |g: &mut Graph, y: Value, which: usize| match names.scales {
+            None => y,
+            Some(scales) => {
+                let scale = g.weight(&key(scales[which]), &[width]);
+                g.node("Mul", &[&y, &scale], &[])
+            }
+        };
+        let y = norm(g, &key(names.norms[0]), &x, width, layers.eps);
+        let y = attention(g, &key, &y, layers, length, mask);
+        let y = scaled(g, y, 0);
         x = g.node("Add", &[&x, &y], &[]);
-        let y = norm(g, &key("layer_norm2"), &x, width, layers.eps);
-        let y = g.linear(&key("mlp.fc1"), &y, [width, inner], true, 1.0);
+        let y = norm(g, &key(names.norms[1]), &x, width, layers.eps);
+        let y = g.linear(&key(names.inner[0]), &y, [width, inner], true, 1.0);
         let y = activation(g, &y, layers.act);
-        let y = g.linear(&key("mlp.fc2"), &y, [inner, width], true, 1.0);
+        let y = g.linear(&key(names.inner[1]), &y, [inner, width], true, 1.0);
+        let y = scaled(g, y, 1);
         x = g.node("Add", &[&x, &y], &[]);
     }
     x
@@ -151,7 +189,7 @@ fn encoder(
 
 fn attention(
     g: &mut Graph,
-    key: &str,
+    key: &dyn Fn(&str) -> String,
     x: &Value,
     layers: &Layers,
     length: usize,
@@ -162,13 +200,14 @@ fn attention(
     // 0: as it was
     let shape = g.ints(&[0, length as i64, heads as i64, each as i64], &[4]);
     let mut project = |name: &str, scale: f64, perm: [i64; 4]| {
-        let y = g.linear(&format!("{key}.{name}_proj"), x, [width, width], true, scale);
+        let y = g.linear(&key(name), x, [width, width], layers.bias, scale);
         let y = g.node("Reshape", &[&y, &shape], &[]);
         g.node("Transpose", &[&y], &[("perm", Ints(&perm))])
     };
-    let q = project("q", (each as f64).powf(-0.5), [0, 2, 1, 3]);
-    let k = project("k", 1.0, [0, 2, 3, 1]);
-    let v = project("v", 1.0, [0, 2, 1, 3]);
+    let [queries, keys, values] = layers.names.query_key_value;
+    let q = project(queries, (each as f64).powf(-0.5), [0, 2, 1, 3]);
+    let k = project(keys, 1.0, [0, 2, 3, 1]);
+    let v = project(values, 1.0, [0, 2, 1, 3]);
     let mut scores = g.node("MatMul", &[&q, &k], &[]);
     if let Some(mask) = mask {
         scores = g.node("Add", &[&scores, mask], &[]);
@@ -178,7 +217,7 @@ fn attention(
     let y = g.node("Transpose", &[&y], &[("perm", Ints(&[0, 2, 1, 3]))]);
     let shape = g.ints(&[0, length as i64, width as i64], &[3]);
     let y = g.node("Reshape", &[&y, &shape], &[]);
-    g.linear(&format!("{key}.out_proj"), &y, [width, width], true, 1.0)
+    g.linear(&key(layers.names.out), &y, [width, width], true, 1.0)
 }
 
 fn activation(g: &mut Graph, x: &Value, act: HiddenAct) -> Value {

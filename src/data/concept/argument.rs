@@ -2,7 +2,7 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use super::{ConceptSource, FolderSource, check_name, fits_a_name};
+use super::{ConceptSource, FolderSource, check_category, check_name, fits_a_name};
 use crate::data::OnCorrupt;
 use crate::world;
 use crate::{Error, Result};
@@ -21,13 +21,16 @@ enum Argument {
 /// many of the folders above it as it takes to tell it from the others.
 ///
 /// # Errors
-/// [`Error::Input`] for a folder without a category, a name that cannot be one, and what is named twice.
-pub fn named_concepts(arguments: &[String]) -> Result<Vec<ConceptSource>> {
+/// [`Error::Input`] for a folder without a category, a name or category that cannot be one, and what is
+/// named twice.
+pub fn named_concepts(arguments: &[String], on_corrupt: OnCorrupt) -> Result<Vec<ConceptSource>> {
     let parsed = arguments.iter().map(|a| parse(a)).collect::<Result<Vec<_>>>()?;
     let names = names(&parsed)?;
     for (i, name) in names.iter().enumerate() {
-        let same = |other: &String| other.to_lowercase() == name.to_lowercase();
-        if names[..i].iter().any(same) {
+        let same = |j: usize| {
+            names[j].to_lowercase() == name.to_lowercase() || same_folder(&parsed[j], &parsed[i])
+        };
+        if (0..i).any(same) {
             return Err(Error::input_hint(
                 format!("the concept `{}` is named twice", arguments[i]),
                 "name each once; NAME=FOLDER:CATEGORY gives a folder a name of its own",
@@ -36,13 +39,9 @@ pub fn named_concepts(arguments: &[String]) -> Result<Vec<ConceptSource>> {
     }
     let sources = parsed.into_iter().zip(names).map(|(argument, name)| match argument {
         Argument::World(name) => ConceptSource::World(name),
-        Argument::Folder { path, category, .. } => ConceptSource::Folder(FolderSource {
-            path,
-            category,
-            name,
-            prompts: None,
-            on_corrupt: OnCorrupt::default(),
-        }),
+        Argument::Folder { path, category, .. } => {
+            ConceptSource::Folder(FolderSource { path, category, name, prompts: None, on_corrupt })
+        }
     });
     Ok(sources.collect())
 }
@@ -68,6 +67,7 @@ fn parse(text: &str) -> Result<Argument> {
             if let Some(name) = &name {
                 check_name(name)?;
             }
+            check_category(text, category)?;
             let (path, category) = (path.to_owned(), category.trim().to_owned());
             Ok(Argument::Folder { name, path, category })
         }
@@ -79,6 +79,15 @@ fn parse(text: &str) -> Result<Argument> {
         }
         None => Ok(Argument::World(text.to_owned())),
     }
+}
+
+/// Whether both are of one folder, whatever they are called.
+fn same_folder(one: &Argument, other: &Argument) -> bool {
+    let full = |argument: &Argument| match argument {
+        Argument::World(_) => None,
+        Argument::Folder { path, .. } => path.canonicalize().ok(),
+    };
+    full(one).is_some_and(|path| full(other) == Some(path))
 }
 
 /// A name for each argument. Two are the same only if both were given or both are of the same folder.
@@ -145,7 +154,7 @@ mod tests {
 
     fn named(arguments: &[&str]) -> Result<Vec<String>> {
         let arguments: Vec<String> = arguments.iter().map(|a| a.to_string()).collect();
-        let sources = named_concepts(&arguments)?;
+        let sources = named_concepts(&arguments, OnCorrupt::Refuse)?;
         Ok(sources.iter().map(|s| s.name().to_owned()).collect())
     }
 
@@ -184,6 +193,9 @@ mod tests {
             (&["a/i:cat", "./a/i:dog"], "./a/i:dog"),
             (&["x=a:cat", "X=b:cat"], "X=b:cat"),
             (&["nowhere/..:cat"], "nowhere/.."),
+            (&["src:"], "src:"),
+            (&["src:<new1> cat"], "src:<new1> cat"),
+            (&["x=src:cat", "y=./src:dog"], "y=./src:dog"),
         ] {
             let error = named(arguments).unwrap_err();
             assert_eq!(error.exit_code(), 3);

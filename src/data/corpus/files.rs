@@ -203,9 +203,9 @@ fn walk(root: &Path, below: &str, depth: usize, found: &mut Vec<Found>) -> Resul
         }
         let Some((stem, extension)) = name.rsplit_once('.') else { continue };
         let is = |e: &&str| extension.eq_ignore_ascii_case(e);
-        if PICTURES.iter().any(|e| is(&e)) {
+        if PICTURES.iter().any(&is) {
             pictures.push((stem.to_owned(), path));
-        } else if let Some(kind) = CAPTION_FILES.iter().position(|e| is(&e)) {
+        } else if let Some(kind) = CAPTION_FILES.iter().position(is) {
             captions.entry(stem.to_owned()).or_default().push((kind, path));
         }
         if found.len() + pictures.len() > MAX_PICTURES {

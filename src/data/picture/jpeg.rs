@@ -15,14 +15,16 @@ pub(super) fn own_part(bytes: &[u8]) -> Option<&[u8]> {
             0xff => at += 1,
             0xd9 => return scans.complete().then(|| &bytes[..at + 2]),
             // a byte of a scan that looks like a marker, restarts of one, and others without contents
-            0x00 | 0x01 | 0xd0..=0xd8 => at += 2,
+            0x00 | 0x01 | 0xd0..=0xd7 => at += 2,
+            // the start of another picture, and what no picture has: this one was cut off before
+            0x02..=0xbf | 0xd8 => return None,
             marker => {
                 let length = bytes.get(at + 2..at + 4)?;
                 let length = usize::from(u16::from_be_bytes([length[0], length[1]]));
                 let body = bytes.get(at + 4..at + 2 + length.max(2))?;
                 match marker {
                     0xc4 | 0xc8 | 0xcc => {}
-                    0xc0..=0xcf => scans.start(body),
+                    0xc0..=0xcf => scans.start(body)?,
                     0xda => scans.add(body)?,
                     _ => {}
                 }
@@ -53,13 +55,16 @@ struct Scans {
 const UNSEEN: u8 = u8::MAX;
 
 impl Scans {
-    /// A frame's header: five bytes of sizes, then three for each of the components.
-    fn start(&mut self, header: &[u8]) {
-        let components = header.get(6..).unwrap_or_default().chunks_exact(3);
+    /// A frame's header, of which a picture has one: six bytes of sizes and of the components' number, then
+    /// three for each of them.
+    fn start(&mut self, header: &[u8]) -> Option<()> {
+        let components = header.get(6..)?.chunks_exact(3);
+        let first = self.missing.is_empty();
         self.missing = components.map(|c| (c[0], [UNSEEN; 64])).collect();
+        first.then_some(())
     }
 
-    /// A scan's header: the components, which coefficients, and to which bit.
+    /// A scan's header: the components, which coefficients, and to which bit. `None` if it is none.
     fn add(&mut self, header: &[u8]) -> Option<()> {
         let count = usize::from(*header.first()?);
         let ids = header.get(1..1 + 2 * count)?;
