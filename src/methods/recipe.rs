@@ -71,7 +71,7 @@ impl Recipe {
         match &mut self {
             Recipe::Pretrained => {}
             Recipe::Train { from, tokens, .. } => {
-                *from = Box::new(std::mem::replace(&mut **from, Recipe::Pretrained).after(taken));
+                **from = std::mem::replace(&mut **from, Recipe::Pretrained).after(taken);
                 tokens.iter_mut().for_each(|number| *number += taken);
             }
             Recipe::Merge { parts, .. } => {

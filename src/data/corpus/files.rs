@@ -202,10 +202,10 @@ fn walk(root: &Path, below: &str, depth: usize, found: &mut Vec<Found>) -> Resul
             continue;
         }
         let Some((stem, extension)) = name.rsplit_once('.') else { continue };
-        let is = |e: &&str| extension.eq_ignore_ascii_case(e);
-        if PICTURES.iter().any(|e| is(&e)) {
+        let is = |e: &str| extension.eq_ignore_ascii_case(e);
+        if PICTURES.iter().any(|e| is(e)) {
             pictures.push((stem.to_owned(), path));
-        } else if let Some(kind) = CAPTION_FILES.iter().position(|e| is(&e)) {
+        } else if let Some(kind) = CAPTION_FILES.iter().position(|e| is(e)) {
             captions.entry(stem.to_owned()).or_default().push((kind, path));
         }
         if found.len() + pictures.len() > MAX_PICTURES {
