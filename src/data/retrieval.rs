@@ -143,8 +143,8 @@ pub fn retrieve(
                 queries.join("`, `")
             ),
             format!(
-                "the nearest is `{}` with {:.3}: lower the threshold (`regularization.threshold` of an \
-                 experiment, --threshold)",
+                "the nearest is `{}` with {:.3}: take a corpus that shows it, an experiment with a lower \
+                 `regularization.threshold`, or the setting regularization=generated",
                 texts[best], similarity[best]
             ),
         ));
