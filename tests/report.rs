@@ -96,7 +96,7 @@ fn damaged_files_are_refused_with_their_names() {
     let error =
         read_after("images.csv", &|t| t.replacen("\ncustom-diffusion-dog_plum,", "\nnobody,", 1));
     assert!(error.contains("nobody"), "{error}");
-    read_after("images.csv", &|t| t.replacen("0.", "NaN", 1));
+    read_after("images.csv", &|t| t.replacen(",0.", ",NaN", 1));
     read_after("images.csv", &|t| t.replacen("text_prompt", "prompt_text", 1));
     let error = read_after("results.csv", &|t| t.replacen("kid.counts", "kid.count", 1));
     assert!(error.contains("kid.counts"), "{error}");
