@@ -17,10 +17,13 @@ use tokenizers::{AddedToken, SplitDelimiterBehavior};
 
 use super::LARGEST_MAX_LEN;
 use crate::diffusion::config::read_object;
-use crate::{Error, Result};
+use crate::{Error, Result, readfile};
 
 const START: &str = "<|startoftext|>";
 const END: &str = "<|endoftext|>";
+
+/// Bytes of a `tokenizer.json`; the largest vocabularies take some tens of millions.
+const MAX_TOKENIZER: u64 = 256 << 20;
 
 /// The roles of special tokens, in transformers' order.
 const ROLES: [&str; 4] = ["bos_token", "eos_token", "unk_token", "pad_token"];
@@ -115,8 +118,13 @@ impl Settings {
 pub(super) fn pipeline(dir: &Path, settings: &Settings) -> Result<tokenizers::Tokenizer> {
     let file = dir.join("tokenizer.json");
     if file.is_file() {
-        return tokenizers::Tokenizer::from_file(&file)
-            .map_err(|e| Error::input(format!("{}: not a tokenizer: {e}", file.display())));
+        let bad = |e: &dyn std::fmt::Display| {
+            Error::input(format!("{}: not a tokenizer: {e}", file.display()))
+        };
+        let text = readfile::text(&file, MAX_TOKENIZER)?;
+        // the library panics on some of what is no JSON
+        serde_json::from_str::<serde::de::IgnoredAny>(&text).map_err(|e| bad(&e))?;
+        return text.parse().map_err(|e: tokenizers::Error| bad(&e));
     }
     let [vocab, merges] = ["vocab.json", "merges.txt"].map(|name| dir.join(name));
     if !vocab.is_file() || !merges.is_file() {

@@ -158,6 +158,7 @@ fn missing_and_broken_files_are_named() {
         ("merges.txt", "a b c\n"),
         ("merges.txt", "x yzzy\n"),
         ("tokenizer.json", "{}"),
+        ("tokenizer.json", "{\"version\": \"1.0\", \"decoder\": "),
         ("tokenizer.json", "\u{0}"),
         ("tokenizer_config.json", "["),
         ("tokenizer_config.json", r#"{"model_max_length": 0}"#),
