@@ -95,7 +95,15 @@ fn what_was_cut_in_the_store_is_made_again() {
     let mut args = small(&store, &out);
     args.extend(["--filter", "method=pretrained"].map(str::to_owned));
     ok(&args);
-    let first = measured(&out);
+    let first = Results::read(&out).unwrap();
+    // an image that is made alone is the same but for the last bits
+    let same_again = || {
+        let again = Results::read(&out).unwrap();
+        assert_eq!(again.images.len(), first.images.len());
+        for (a, b) in again.images.iter().zip(&first.images) {
+            assert!(a.file == b.file && (a.text - b.text).abs() < 1e-2, "{a:?} {b:?}");
+        }
+    };
     let files = |kind: &str, extension: &str| -> Vec<PathBuf> {
         let folders = std::fs::read_dir(store.join(kind)).unwrap().map(|e| e.unwrap().path());
         let files = folders.flat_map(|f| std::fs::read_dir(f).unwrap().map(|e| e.unwrap().path()));
@@ -109,7 +117,7 @@ fn what_was_cut_in_the_store_is_made_again() {
     files("scores", "json").iter().for_each(|path| cut(path));
     let (_, log) = ok(&args);
     assert!(log.contains("images are missing") && log.contains("score Pretrained"), "{log}");
-    assert_eq!(measured(&out), first);
+    same_again();
 
     // damage in the middle is met when the image is read: once
     let image = &files("samples", "png")[0];
@@ -125,7 +133,7 @@ fn what_was_cut_in_the_store_is_made_again() {
     assert_eq!(output.status.code(), Some(3), "{err}");
     assert!(err.contains("the same command makes it again"), "{err}");
     ok(&args);
-    assert_eq!(measured(&out), first);
+    same_again();
 }
 
 /// How long a training takes says something where it was alone.
