@@ -63,6 +63,7 @@ settings = { steps = 2, class_images = 4 }
 [scales.default]
 concepts = ["dog_plum"]
 prompts = 3
+real_images = 4
 "#;
 
 #[test]
