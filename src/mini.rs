@@ -1,5 +1,5 @@
-//! The shipped model, compiled into the program: the mini backbone (`assets/mini/`, diffusers' layout)
-//! and the CLIP that judges it (`assets/mini/clip/`, transformers' layout).
+//! The shipped model, compiled into the program: the mini backbone (`assets/mini/`, diffusers' layout),
+//! the CLIP that judges it and the identity extractor (`clip/` and `dino/` in it, transformers' layout).
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -27,6 +27,9 @@ static FILES: &[(&str, &[u8])] = embedded![
     "clip/preprocessor_config.json",
     "clip/tokenizer.json",
     "clip/tokenizer_config.json",
+    "dino/config.json",
+    "dino/model.safetensors",
+    "dino/preprocessor_config.json",
     "scheduler/scheduler_config.json",
     "text_encoder/config.json",
     "text_encoder/model.safetensors",
@@ -91,7 +94,7 @@ pub fn clip_folder() -> Result<PathBuf> {
     Ok(folder()?.join("clip"))
 }
 
-/// Writes the backbone with its judge into `to`.
+/// Writes the backbone with its judges into `to`.
 ///
 /// # Errors
 /// [`Error::Input`] if `to` is there and not empty, unless `force` allows to write over what is in it;
