@@ -89,7 +89,7 @@ fn a_measure_is_added_from_outside() {
     let page = export(&tables(&found)[..1], &Markdown);
     assert!(page.contains("length of features") && page.contains("text alignment"), "{page}");
     let images: Vec<f64> = found.images.iter().filter_map(|i| i.value("length")).collect();
-    assert!(images.len() == 6 && images.iter().all(|v| *v > 0.0), "{images:?}");
+    assert!(images.len() == 9 && images.iter().all(|v| *v > 0.0), "{images:?}");
     let copies = found.cells.iter().find(|c| c.method == "copies").unwrap();
     assert_eq!(copies.values["length"].estimate().groups, 3, "every prompt answered with copies");
 

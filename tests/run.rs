@@ -225,7 +225,7 @@ fn an_experiment_has_the_metrics_that_it_names() {
     let of = |results: &Results| -> Vec<f64> {
         results.images.iter().filter_map(|i| i.value("image-alignment@eye")).collect()
     };
-    assert!(of(&first).len() == 16 && of(&first) == of(&second));
+    assert!(of(&first).len() == 24 && of(&first) == of(&second));
     assert_ne!(first.protocol, second.protocol);
     // the nearest target is no farther than the mean of them
     for image in &second.images {

@@ -143,8 +143,9 @@ pub fn retrieve(
                 queries.join("`, `")
             ),
             format!(
-                "the nearest is `{}` with {:.3}: take a corpus that shows it, an experiment with a lower \
-                 `regularization.threshold`, or the setting regularization=generated",
+                "the nearest is `{}` with {:.3}: lower the threshold (`regularization.threshold` of an \
+                 experiment, --threshold of a training), take a corpus that shows it, or set \
+                 regularization=generated",
                 texts[best], similarity[best]
             ),
         ));

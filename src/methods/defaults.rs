@@ -7,10 +7,10 @@
 //!
 //! | | trains | Sd: lr, steps | Mini: lr (token), steps | class images | modifier token |
 //! |---|---|---|---|---|---|
-//! | Custom Diffusion | K, V, V* | 8e-5, 250 | 1e-3 (1e-2), 150 | 200 real | rare |
-//! | … fine-tune all | UNet, V* | 8e-6, 500 | 4e-4 (1e-2), 150 | 200 real | rare |
-//! | DreamBooth | UNet | 1e-6, 2500 | 4e-4, 150 | 200 generated | rare, frozen |
-//! | Textual Inversion | V* | 0.04, 5000 | 1e-2, 150 | none | category's |
+//! | Custom Diffusion | K, V, V* | 8e-5, 250 | 2e-3 (5e-3), 200 | 200 real | rare |
+//! | … fine-tune all | UNet, V* | 8e-6, 500 | 4e-4 (5e-3), 150 | 200 real | rare |
+//! | DreamBooth | UNet | 1e-6, 2500 | 8e-4, 150 | 200 generated | rare, frozen |
+//! | Textual Inversion | V* | 0.04, 5000 | 3e-2, 150 | none | category's |
 //!
 //! On mini rates fall along a cosine, or tokens end wherever their last large steps left them.
 //!
@@ -26,7 +26,7 @@ use crate::train::Decay;
 pub(super) fn custom_diffusion(profile: Profile, concepts: usize) -> Settings {
     let (lr, token_lr, steps) = match profile {
         Profile::Sd => (8e-5, None, 250),
-        Profile::Mini => (1e-3, Some(1e-2), 150),
+        Profile::Mini => (2e-3, Some(5e-3), 200),
     };
     Settings { lr, token_lr, steps: steps * concepts.max(1) as u64, ..base(profile, "kv,tokens") }
 }
@@ -35,7 +35,7 @@ pub(super) fn custom_diffusion(profile: Profile, concepts: usize) -> Settings {
 pub(super) fn fine_tune_all(profile: Profile, concepts: usize) -> Settings {
     let (lr, token_lr, steps) = match profile {
         Profile::Sd => (8e-6, None, 500),
-        Profile::Mini => (4e-4, Some(1e-2), 150),
+        Profile::Mini => (4e-4, Some(5e-3), 150),
     };
     Settings {
         lr,
@@ -50,7 +50,7 @@ pub(super) fn fine_tune_all(profile: Profile, concepts: usize) -> Settings {
 pub(super) fn dreambooth(profile: Profile, concepts: usize) -> Settings {
     let (lr, steps) = match profile {
         Profile::Sd => (1e-6, 2500),
-        Profile::Mini => (4e-4, 150),
+        Profile::Mini => (8e-4, 150),
     };
     Settings {
         lr,
@@ -67,7 +67,7 @@ pub(super) fn dreambooth(profile: Profile, concepts: usize) -> Settings {
 pub(super) fn textual_inversion(profile: Profile) -> Settings {
     let (lr, steps) = match profile {
         Profile::Sd => (0.04, 5000),
-        Profile::Mini => (1e-2, 150),
+        Profile::Mini => (3e-2, 150),
     };
     Settings {
         lr,
