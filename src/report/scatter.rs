@@ -220,7 +220,8 @@ impl Marker {
         Marker::Star(4),
         Marker::Star(6),
     ];
-    const ANCHORS: [Marker; 3] = [Marker::Cross(0.125), Marker::Cross(0.0), Marker::Star(5)];
+    const ANCHORS: [Marker; 4] =
+        [Marker::Cross(0.125), Marker::Cross(0.0), Marker::Star(5), Marker::Star(3)];
 
     /// Its outline around the origin.
     fn outline(self, radius: f64) -> Vec<(i32, i32)> {
