@@ -79,22 +79,12 @@ impl Vision {
         let weight = &self.patch_embedding;
         let map = ops::conv2d(&map, weight, &self.no_bias, self.patch_size, padding)?;
         let patches = ops::map_to_tokens(&map)?;
-        let (class, positions) = (self.class_embedding.var()?, self.position_embedding.var()?);
-        let x = ops::composed([&patches, &class, &positions], |[patches, class, positions]| {
-            let (batch, _, width) = patches.dims3()?;
-            let class =
-                class.reshape((1, 1, width))?.broadcast_as((batch, 1, width))?.contiguous()?;
-            Tensor::cat(&[&class, patches], 1)?.broadcast_add(positions)
-        })?;
+        let x = with_class_token(&patches, &self.class_embedding, &self.position_embedding)?;
         let mut x = self.pre_layrnorm.forward(&x)?;
         for layer in &self.layers {
             x = layer.forward(&x, false)?;
         }
-        let (batch, length, width) = x.value().dims3()?;
-        let x = ops::reshape(&x, (batch * length, width))?;
-        let first: Vec<u32> = (0..batch).map(|i| (i * length) as u32).collect();
-        let first = Tensor::from_vec(first, batch, x.value().device())?;
-        self.post_layernorm.forward(&ops::index_select(&x, &first)?)
+        self.post_layernorm.forward(&class_tokens(&x)?)
     }
 }
 
@@ -213,6 +203,29 @@ pub fn contrastive_loss(a: &Var, b: &Var, log_scale: &Var, same: &Tensor) -> Ten
         let down = log_sum_exp(&logits.t()?.contiguous()?)?.sum_all()?;
         (((across + down)? * 0.5)? - own)? / batch as f64
     })
+}
+
+/// Patches [batch, patches, width] behind a class token, a number for each feature, with the places'
+/// embeddings added.
+pub(super) fn with_class_token(
+    patches: &Var,
+    class: &Param,
+    positions: &Param,
+) -> TensorResult<Var> {
+    let (class, positions) = (class.var()?, positions.var()?);
+    ops::composed([patches, &class, &positions], |[patches, class, positions]| {
+        let (batch, _, width) = patches.dims3()?;
+        let class = class.reshape((1, 1, width))?.broadcast_as((batch, 1, width))?.contiguous()?;
+        Tensor::cat(&[&class, patches], 1)?.broadcast_add(positions)
+    })
+}
+
+/// Of tokens [batch, length, width] the first of each picture: [batch, width].
+pub(super) fn class_tokens(x: &Var) -> TensorResult<Var> {
+    let (batch, length, width) = x.value().dims3()?;
+    let first: Vec<u32> = (0..batch).map(|i| (i * length) as u32).collect();
+    let first = Tensor::from_vec(first, batch, x.value().device())?;
+    ops::index_select(&ops::reshape(x, (batch * length, width))?, &first)
 }
 
 fn norm(x: &Tensor) -> TensorResult<Tensor> {

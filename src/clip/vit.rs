@@ -4,9 +4,10 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use candle_core::{DType, Device, Result as TensorResult, Tensor};
+use candle_core::{DType, Device, Result as TensorResult};
 use serde::{Deserialize, Serialize};
 
+use super::model::{class_tokens, with_class_token};
 use crate::diffusion::config::{Extra, HiddenAct, read_object};
 use crate::diffusion::model::{LayerNames, TransformerLayer, TransformerSize};
 use crate::diffusion::weights::{Weights, save_weights};
@@ -155,21 +156,11 @@ impl Vit {
         let [weight, bias] = &self.patch_embedding;
         let map = ops::conv2d(&map, weight, bias, self.config.patch_size, Padding::same(0))?;
         let patches = ops::map_to_tokens(&map)?;
-        let (class, positions) = (self.class_token.var()?, self.positions.var()?);
-        let mut x =
-            ops::composed([&patches, &class, &positions], |[patches, class, positions]| {
-                let (batch, _, width) = patches.dims3()?;
-                let class = class.broadcast_as((batch, 1, width))?.contiguous()?;
-                Tensor::cat(&[&class, patches], 1)?.broadcast_add(positions)
-            })?;
+        let mut x = with_class_token(&patches, &self.class_token, &self.positions)?;
         for layer in &self.layers {
             x = layer.forward(&x, false)?;
         }
-        let (batch, length, width) = x.value().dims3()?;
-        let x = ops::reshape(&x, (batch * length, width))?;
-        let first: Vec<u32> = (0..batch).map(|i| (i * length) as u32).collect();
-        let first = Tensor::from_vec(first, batch, x.value().device())?;
-        self.norm.forward(&ops::index_select(&x, &first)?)
+        self.norm.forward(&class_tokens(&x)?)
     }
 
     /// All parameters, under the names of the file.

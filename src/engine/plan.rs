@@ -8,12 +8,11 @@ use super::foresee::foresee;
 use super::key::Key;
 use super::resources::Resources;
 use super::stage::{
-    ClassImages, GENERATED_SEEDS, Images, ScoreWork, Side, Stage, Work, image_seed, render,
+    ClassImages, GENERATED_SEEDS, Images, ScoreWork, Side, Stage, Work, image_seed, truth,
+    truth_phrases,
 };
 use crate::data::{Concept, Prompt};
-use crate::methods::{
-    self, Method, Modifier, Recipe, Regularization, Settings, class_prompt, phrase,
-};
+use crate::methods::{self, Method, Recipe, Regularization, Settings, class_prompt};
 use crate::metrics::Need;
 use crate::spec::{Experiment, GroupName, Row, SamplingSpec, Scale};
 use crate::{Error, Result};
@@ -181,16 +180,13 @@ impl<'a> Planner<'a> {
 
     /// Whether the renderer can draw the prompts with the concepts in them.
     fn can_be_drawn(&self, subject: &Subject) -> Result<bool> {
-        let mut phrases = vec![];
-        for (name, number) in subject.concepts.iter().zip(1..) {
-            let concept = self.resources.concept(name)?;
-            if concept.world.is_none() {
-                return Ok(false);
-            }
-            phrases.push(phrase(Modifier::Rare, number, &concept.category));
+        let mut categories = vec![];
+        for name in &subject.concepts {
+            categories.push(self.resources.concept(name)?.category.clone());
         }
+        let phrases = truth_phrases(&categories);
         let drawn = |prompt: &Prompt| {
-            render(self.resources, &subject.concepts, &prompt.fill(&phrases), 0).is_ok()
+            truth(self.resources, &subject.concepts, &prompt.fill(&phrases), 0).is_ok()
         };
         Ok(subject.prompts.iter().all(drawn))
     }
@@ -304,8 +300,7 @@ impl<'a> Planner<'a> {
             phrases = recipe.phrases(&words);
         }
         if row.kind == CellKind::Truth {
-            phrases =
-                words.iter().zip(1..).map(|(word, n)| phrase(Modifier::Rare, n, word)).collect();
+            phrases = truth_phrases(&words);
         }
         let checkpoint = self.checkpoint(&row.label, &recipe)?;
 

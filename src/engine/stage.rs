@@ -7,10 +7,11 @@ use super::cell::CellKind;
 use super::key::{Key, hex};
 use super::resources::Resources;
 use crate::data::{Concept, picture_hash, scene_image};
-use crate::methods::{MergeSettings, Modifier, Settings, token};
+use crate::methods::{MergeSettings, Modifier, Settings, phrase, token};
 use crate::metrics::Chosen;
 use crate::spec::SamplingSpec;
-use crate::{Error, Result, world};
+use crate::world::{self, Scene, SceneSpec};
+use crate::{Error, Result};
 
 /// What a stage makes; also its folder in the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -268,16 +269,21 @@ impl Work {
     }
 }
 
-/// The picture of a prompt with concepts of the embedded world in it; concept number i is `<new{i+1}>`.
+/// How the concepts are called in the prompts that [`truth`] reads, by their categories.
+pub fn truth_phrases(categories: &[String]) -> Vec<String> {
+    categories.iter().zip(1..).map(|(word, n)| phrase(Modifier::Rare, n, word)).collect()
+}
+
+/// What a prompt with concepts of the embedded world in it asks for; concept number i is `<new{i+1}>`.
 ///
 /// # Errors
 /// [`Error::Input`] if a concept is not of the world, or the prompt is not in its words.
-pub fn render(
+pub fn truth(
     resources: &Resources,
     concepts: &[String],
     prompt: &str,
     seed: u64,
-) -> Result<RgbImage> {
+) -> Result<SceneSpec> {
     let mut looks = vec![];
     for (name, number) in concepts.iter().zip(1..) {
         let look = resources.concept(name)?.world;
@@ -285,10 +291,22 @@ pub fn render(
         looks.push((token(number), look));
     }
     let looks: Vec<_> = looks.iter().map(|(token, look)| (token.as_str(), *look)).collect();
-    let scene = world::rendered_truth(prompt, &looks, seed);
-    let scene =
-        scene.ok_or_else(|| Error::input(format!("`{prompt}`: not in the world's words")))?;
-    Ok(scene_image(&scene))
+    world::true_scene(prompt, &looks, seed)
+        .ok_or_else(|| Error::input(format!("`{prompt}`: not in the world's words")))
+}
+
+/// The picture of [`truth`].
+///
+/// # Errors
+/// As [`truth`].
+pub fn render(
+    resources: &Resources,
+    concepts: &[String],
+    prompt: &str,
+    seed: u64,
+) -> Result<RgbImage> {
+    let spec = truth(resources, concepts, prompt, seed)?;
+    Ok(scene_image(&Scene::new(spec, prompt.to_owned())))
 }
 
 /// A concept's pictures, by their contents.

@@ -10,7 +10,7 @@ use super::config::PretrainConfig;
 use super::drive::{Drive, Findings};
 use super::judge::Judge;
 use super::scenes::{SceneStream, held_out, pictures};
-use super::{model_folder, read_params_by_words};
+use super::{model_folder, read_params_by_words, whole_batch};
 use crate::clip::Clip;
 use crate::diffusion::folder::Folder;
 use crate::diffusion::model::TextEncoder;
@@ -19,7 +19,7 @@ use crate::diffusion::weights::Weights;
 use crate::nn::{Builder, RandomSource, Var};
 use crate::train::{BatchSize, Part, Streams, Task};
 use crate::world::{self, SIZE, WorldConfig};
-use crate::{Error, Result, safefile};
+use crate::{Result, safefile};
 
 /// Apart from every other run's seed.
 const SEED_OFFSET: u64 = 7_000_003;
@@ -148,12 +148,7 @@ impl Task for ClipTask<'_> {
     }
 
     fn loss(&self, batch: &Batch, part: &Part) -> Result<Var> {
-        if part.images.len() != batch.ids.len() {
-            return Err(Error::input_hint(
-                "a contrastive loss needs its whole batch in one part",
-                "set `clip.train.images_per_part` to `clip.batch`",
-            ));
-        }
+        whole_batch(part, batch.ids.len(), "clip")?;
         let images = self.judge.clip.encode_images(&Var::constant(batch.pictures.clone()))?;
         let texts = self.judge.clip.encode_texts(&batch.ids)?;
         Ok(self.judge.clip.contrastive_loss(&images, &texts, &batch.same)?)

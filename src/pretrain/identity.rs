@@ -4,20 +4,21 @@
 
 use std::path::Path;
 
-use candle_core::{D, DType, Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use serde_json::json;
 
 use super::config::PretrainConfig;
 use super::drive::{Drive, Findings};
+use super::judge::unit_features;
 use super::scenes::{SceneStream, pictures};
-use super::{model_folder, read_params};
+use super::{model_folder, read_params, whole_batch};
 use crate::clip::{Vit, contrastive_loss};
 use crate::diffusion::folder::Folder;
 use crate::diffusion::weights::Weights;
-use crate::nn::{Builder, RandomSource, Var, no_grad, parallel};
+use crate::nn::{Builder, RandomSource, Var};
 use crate::train::{BatchSize, Part, Streams, Task};
 use crate::world::{self, Category, Concept, ObjectSpec, SIZE, Scene, WorldConfig};
-use crate::{Error, Result, safefile};
+use crate::{Result, safefile};
 
 /// Apart from every other run's seed.
 const SEED_OFFSET: u64 = 9_000_011;
@@ -112,12 +113,7 @@ impl Task for IdentityTask<'_> {
 
     fn loss(&self, batch: &Batch, part: &Part) -> Result<Var> {
         let pairs = batch.captions.len() / 2;
-        if part.images.len() != pairs {
-            return Err(Error::input_hint(
-                "a contrastive loss needs its whole batch in one part",
-                "set `identity.train.images_per_part` to `identity.batch`",
-            ));
-        }
+        whole_batch(part, pairs, "identity")?;
         let views = |first: usize| -> Result<Var> {
             let some = batch.pictures.narrow(0, first, pairs)?.contiguous()?;
             Ok(self.vit.forward(&Var::constant(some))?)
@@ -135,10 +131,7 @@ fn alike(a: &ObjectSpec, b: &ObjectSpec) -> bool {
     /// In RGB, 0 to 441.
     const NEAR: f32 = 60.0;
     let near = |a: Option<world::Hsv>, b: Option<world::Hsv>| match (a, b) {
-        (Some(a), Some(b)) => {
-            let squares = a.rgb().into_iter().zip(b.rgb()).map(|(a, b)| (a - b) * (a - b));
-            squares.sum::<f32>().sqrt() < NEAR
-        }
+        (Some(a), Some(b)) => world::distance(a.rgb(), b.rgb()) < NEAR,
         (a, b) => a.is_none() && b.is_none(),
     };
     let kind = |o: &ObjectSpec| o.pattern.map(|p| p.kind);
@@ -148,17 +141,7 @@ fn alike(a: &ObjectSpec, b: &ObjectSpec) -> bool {
 
 /// Unit class tokens of scenes, a row each.
 fn features(vit: &Vit, scenes: &[Scene], device: &Device) -> Result<Tensor> {
-    const TOGETHER: usize = 16;
-    let chunks: Vec<&[Scene]> = scenes.chunks(TOGETHER).collect();
-    let parts = parallel::parts(chunks.len(), |i| {
-        no_grad(|| -> Result<Tensor> {
-            let tokens = vit.forward(&Var::constant(pictures(chunks[i], device)?))?;
-            let tokens = tokens.value().to_dtype(DType::F32)?;
-            let norm = (tokens.sqr()?.sum_keepdim(D::Minus1)? + 1e-12)?.sqrt()?;
-            Ok(tokens.broadcast_div(&norm)?)
-        })
-    })?;
-    Ok(Tensor::cat(&parts, 0)?)
+    unit_features(&pictures(scenes, device)?, |pictures| vit.forward(pictures))
 }
 
 /// Same instance or not, on the held-out concepts: the probability that a scene with the concept in it

@@ -50,15 +50,7 @@ impl Judge {
 
     /// Unit features of pictures [3, 64, 64] in [−1, 1], a row each.
     pub fn images(&self, pictures: &Tensor) -> Result<Tensor> {
-        let count = pictures.dim(0)?;
-        let parts = parallel::parts(count.div_ceil(TOGETHER), |i| {
-            no_grad(|| -> Result<Tensor> {
-                let first = i * TOGETHER;
-                let some = pictures.narrow(0, first, TOGETHER.min(count - first))?.contiguous()?;
-                Ok(self.clip.encode_images(&Var::constant(some))?.value().clone())
-            })
-        })?;
-        unit(&Tensor::cat(&parts, 0)?)
+        unit_features(pictures, |pictures| self.clip.encode_images(pictures))
     }
 
     /// Unit features of texts, a row each.
@@ -273,6 +265,22 @@ fn likeliest<T: Copy + PartialEq>(logits: &[Vec<f32>], of: impl Iterator<Item = 
 
 /// Pictures that go together on a thread.
 const TOGETHER: usize = 16;
+
+/// Unit features of pictures [n, 3, 64, 64] in [−1, 1] by `network`, a row each.
+pub(super) fn unit_features(
+    pictures: &Tensor,
+    network: impl Fn(&Var) -> candle_core::Result<Var> + Sync,
+) -> Result<Tensor> {
+    let count = pictures.dim(0)?;
+    let parts = parallel::parts(count.div_ceil(TOGETHER), |i| {
+        no_grad(|| -> Result<Tensor> {
+            let first = i * TOGETHER;
+            let some = pictures.narrow(0, first, TOGETHER.min(count - first))?.contiguous()?;
+            Ok(network(&Var::constant(some))?.value().clone())
+        })
+    })?;
+    unit(&Tensor::cat(&parts, 0)?)
+}
 
 fn unit(x: &Tensor) -> Result<Tensor> {
     let x = x.to_dtype(DType::F32)?;

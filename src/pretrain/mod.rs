@@ -35,6 +35,7 @@ use crate::diffusion::folder::Folder;
 use crate::diffusion::tokenizer::Tokenizer;
 use crate::diffusion::weights::Weights;
 use crate::nn::Param;
+use crate::train::Part;
 use crate::{Error, Result, safefile};
 
 const VAE_WEIGHTS: &str = "vae/diffusion_pytorch_model.safetensors";
@@ -78,6 +79,17 @@ fn read_params_by_words(
         table.set_from_file(&Tensor::new(rows, &device)?)?;
     }
     read_params(&others, weights)
+}
+
+/// Refuses a part of a batch of `images` where the loss of the run `name` compares all of it.
+fn whole_batch(part: &Part, images: usize, name: &str) -> Result<()> {
+    if part.images.len() == images {
+        return Ok(());
+    }
+    Err(Error::input_hint(
+        "a contrastive loss needs its whole batch in one part",
+        format!("set `{name}.train.images_per_part` to `{name}.batch`"),
+    ))
 }
 
 /// Copies the autoencoder of a backbone into the run folder, if that has none.

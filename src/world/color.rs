@@ -47,7 +47,7 @@ impl Hsv {
 }
 
 /// Distance of two colours in RGB, 0 to 441.
-pub(super) fn distance(a: [f32; 3], b: [f32; 3]) -> f32 {
+pub fn distance(a: [f32; 3], b: [f32; 3]) -> f32 {
     (0..3).map(|i| (a[i] - b[i]) * (a[i] - b[i])).sum::<f32>().sqrt()
 }
 

@@ -21,7 +21,7 @@ mod truth;
 
 use rayon::prelude::*;
 
-pub use color::{ColorWord, Hsv};
+pub use color::{ColorWord, Hsv, distance};
 pub use concepts::{Concept, KEPT, Pair, TARGETS, concepts, is_held_out, pairs, tuning_concepts};
 pub use grammar::{MAX_WORDS, vocabulary};
 pub use names::{Name, RARE_TOKENS, names};
@@ -32,7 +32,7 @@ pub use spec::{
     Background, Category, ObjectSpec, Pattern, PatternKind, Relation, Said, SceneSpec, SizeWord,
     Style,
 };
-pub use truth::rendered_truth;
+pub use truth::{rendered_truth, true_scene};
 
 use crate::rng::Rng;
 

@@ -15,6 +15,11 @@ use crate::rng::Rng;
 /// open is drawn from `seed`. `None` if the prompt has no object, more than two, or a word that the
 /// world does not know.
 pub fn rendered_truth(prompt: &str, tokens: &[(&str, Concept)], seed: u64) -> Option<Scene> {
+    Some(Scene::new(true_scene(prompt, tokens, seed)?, prompt.to_owned()))
+}
+
+/// The scene of [`rendered_truth`], not drawn.
+pub fn true_scene(prompt: &str, tokens: &[(&str, Concept)], seed: u64) -> Option<SceneSpec> {
     let reading = read(prompt);
     let mut rng = Rng::new(seed, &format!("truth {prompt}"));
     if reading.unread {
@@ -31,7 +36,7 @@ pub fn rendered_truth(prompt: &str, tokens: &[(&str, Concept)], seed: u64) -> Op
     let config = WorldConfig::default();
     place(&config, &mut objects, relation, size_word, reading.style, &mut rng);
     let any = Background::ALL[rng.below(Background::ALL.len())];
-    let spec = SceneSpec {
+    Some(SceneSpec {
         objects,
         relation,
         size_word,
@@ -39,8 +44,7 @@ pub fn rendered_truth(prompt: &str, tokens: &[(&str, Concept)], seed: u64) -> Op
         background_named: reading.background.is_some(),
         style: reading.style,
         seed: rng.below(1 << 48) as u64,
-    };
-    Some(Scene::new(spec, prompt.to_owned()))
+    })
 }
 
 fn object(noun: &Noun, tokens: &[(&str, Concept)], rng: &mut Rng) -> Option<ObjectSpec> {
