@@ -13,7 +13,7 @@ use crate::data::{
     OnCorrupt, Picture, numbered_tokens, read_pictures, read_prompts_json, without_tokens,
 };
 use crate::engine::{CellKind, Images, Key, Measured, Pictures, ScoreWork, Side, Source, score};
-use crate::metrics::{Chosen, Estimate, Metric, Need, Registry, estimate};
+use crate::metrics::{Chosen, Estimate, Metric, Need, Registry, WeightChange, estimate};
 use crate::{Error, Result, mini};
 
 const EXAMPLES: &str = "\
@@ -86,6 +86,10 @@ pub fn run(args: Args) -> Result<()> {
         texts: desk.texts.clone(),
         groups: desk.groups.clone(),
         real: args.real.as_ref().map(|_| (Side::Samples(SAMPLES, Images::Listed(vec![])), REAL)),
+        general: None,
+        class_words: None,
+        unrelated: None,
+        checkpoint: None,
     };
     let protocol = desk.protocol(&work.metrics)?;
     let scores = score(&work, &desk)?;
@@ -98,7 +102,7 @@ pub fn run(args: Args) -> Result<()> {
                     set.counts.iter().map(|(name, n)| format!("{name} = {n}")).collect();
                 say(&chosen.metric, "", set.estimate(), &counts.join(", "));
             }
-            Some(Measured::Images(parts) | Measured::Others { parts, .. }) => {
+            Some(Measured::Images { parts, .. } | Measured::Others { parts, .. }) => {
                 let of = |values: &[f64]| estimate(values, &desk.groups, 0);
                 for (part, concept) in parts.iter().zip(&work.concepts).filter(|_| parts.len() > 1)
                 {
@@ -138,6 +142,17 @@ impl Args {
             Need::RealImages if self.real.is_none() => Some("--real"),
             _ => None,
         };
+        let of_a_model = |m: &&Chosen| {
+            let need = m.measure.need();
+            use Need::{ClassWords, GeneralImages, Unrelated, Weights};
+            matches!(need, ClassWords | GeneralImages | Unrelated | Weights)
+        };
+        if let Some(found) = metrics.iter().find(of_a_model) {
+            return Err(Error::input_hint(
+                format!("`{}` is of a model, not of a folder of images", found.metric.name),
+                "name it in an experiment: metrics = [\"…\"], see experiments/",
+            ));
+        }
         if self.metrics.is_none() {
             metrics.retain(|m| lacks(m).is_none());
         }
@@ -290,6 +305,10 @@ impl Source for Desk {
     }
 
     fn captions(&self, _: usize) -> Result<Vec<String>> {
+        Ok(vec![])
+    }
+
+    fn weights(&self, _: usize) -> Result<Vec<WeightChange>> {
         Ok(vec![])
     }
 }

@@ -23,6 +23,13 @@ pub struct ExperimentArgs {
     /// The experiment: a TOML file, see experiments/
     pub file: PathBuf,
 
+    #[command(flatten)]
+    pub options: Options,
+}
+
+/// Options of every command on experiments.
+#[derive(clap::Args)]
+pub struct Options {
     /// Where results are kept; the same command again does only what is missing
     #[arg(long, default_value = "runs")]
     pub store: PathBuf,
@@ -105,7 +112,14 @@ pub struct Session {
 impl ExperimentArgs {
     /// Reads and plans the experiment.
     pub fn open(&self) -> Result<Session> {
-        let mut experiment = Experiment::read(&self.file, &self.overrides)?;
+        self.options.open(&self.file)
+    }
+}
+
+impl Options {
+    /// Reads and plans an experiment.
+    pub fn open(&self, file: &Path) -> Result<Session> {
+        let mut experiment = Experiment::read(file, &self.overrides)?;
         if let Some(clip) = &self.clip {
             experiment.evaluation.clip = Some(from_here(clip)?);
         }

@@ -1,17 +1,22 @@
 //! `cdbench run`.
 
-use super::experiment::{ExperimentArgs, Session};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+use super::experiment::{Options, Session};
 use super::live;
 use super::watch::human;
-use crate::Result;
-use crate::engine::Todo;
+use crate::engine::{Todo, Work};
 use crate::report::{Markdown, export, tables};
+use crate::{Error, Result};
 
 const EXAMPLES: &str = "\
 Examples:
   cdbench run experiments/table1.toml
   cdbench run experiments/table1.toml --dry-run
   cdbench run experiments/table1.toml --scale full --jobs 2
+  cdbench run experiments/*.toml                    all of them, what they share once
+  cdbench run experiments/fig20.toml --filter steps=100
   cdbench run experiments/table3.toml --filter method=custom-diffusion --set sampling.steps=25
   cdbench run experiments/table1.toml --backbone ~/models/sd14 --clip ~/models/clip-vit-base-patch32 \\
     --device cuda --dtype bf16
@@ -22,8 +27,12 @@ written anew as cells are finished.";
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
+    /// Experiments: TOML files, see experiments/
+    #[arg(required = true)]
+    files: Vec<PathBuf>,
+
     #[command(flatten)]
-    experiment: ExperimentArgs,
+    options: Options,
 
     /// Stages at a time
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
@@ -36,14 +45,69 @@ pub struct Args {
 
 /// Runs `cdbench run`.
 pub fn run(args: Args) -> Result<()> {
-    let session = args.experiment.open()?;
-    let todo = session.survey()?;
+    // all are read and planned before the first of them runs
+    let mut sessions = open(&args)?;
     if args.dry_run {
-        print_plan(&session, &todo);
-        return Ok(());
+        return dry_run(&sessions);
     }
-    session.claim_folder()?;
-    let outcome = live::run(&session, &todo, args.jobs.into())?;
+    // a training whose states are wanted serves those who want its end alone, and not the other way round
+    let wants_states =
+        |s: &Session| s.plan.stages.iter().any(|s| matches!(s.work, Work::State { .. }));
+    sessions.sort_by_key(|session| !wants_states(session));
+    sessions.iter().try_for_each(Session::claim_folder)?;
+    let (count, mut failed) = (sessions.len(), vec![]);
+    for (i, session) in sessions.iter().enumerate() {
+        let name = &session.experiment.name;
+        if count > 1 {
+            eprintln!("experiment {} of {count}: {name}", i + 1);
+        }
+        match one(session, args.jobs.into()) {
+            Err(Error::Interrupted) => return Err(Error::Interrupted),
+            Err(error) if count > 1 => {
+                eprintln!("{name}: {error}");
+                failed.push((name, error));
+            }
+            done => done?,
+        }
+    }
+    let names: Vec<&str> = failed.iter().map(|(name, _)| name.as_str()).collect();
+    match failed.len() {
+        0 => Ok(()),
+        n => Err(Error::Incomplete(format!(
+            "{n} of {count} experiments could not be finished: {}",
+            names.join(", ")
+        ))),
+    }
+}
+
+/// The experiments, planned.
+fn open(args: &Args) -> Result<Vec<Session>> {
+    let (mut sessions, mut names) = (vec![], BTreeMap::new());
+    for file in &args.files {
+        let mut session = args.options.open(file).map_err(|e| match args.files.len() {
+            1 => e,
+            _ => e.of(&file.display().to_string()),
+        })?;
+        let name = session.experiment.name.clone();
+        if let Some(other) = names.insert(name.clone(), file) {
+            return Err(Error::input(format!(
+                "{} and {} are both called `{name}`: their reports would share a folder",
+                other.display(),
+                file.display()
+            )));
+        }
+        if args.files.len() > 1 && args.options.out.is_some() {
+            session.out.push(name);
+        }
+        sessions.push(session);
+    }
+    Ok(sessions)
+}
+
+/// Runs an experiment and writes its report.
+fn one(session: &Session, jobs: usize) -> Result<()> {
+    let todo = session.survey()?;
+    let outcome = live::run(session, &todo, jobs)?;
     let results = session.results()?;
     if !results.cells.is_empty() {
         session.report(&results)?;
@@ -53,29 +117,34 @@ pub fn run(args: Args) -> Result<()> {
     session.verdict(outcome)
 }
 
-/// What is to be done, a line each.
-fn print_plan(session: &Session, todo: &[Todo]) {
+/// What is to be done, a line each; what experiments share once.
+fn dry_run(sessions: &[Session]) -> Result<()> {
     let (mut stages, mut seconds, mut unknown) = (0, 0.0, 0);
-    for (stage, todo) in session.plan.stages.iter().zip(todo) {
-        let Todo::Run { reason, estimate } = todo else { continue };
-        stages += 1;
-        let time = match estimate {
-            Some(s) => {
-                seconds += s;
-                human(*s)
+    let (mut cells, mut all, mut seen) = (0, BTreeSet::new(), BTreeSet::new());
+    for session in sessions {
+        cells += session.plan.cells.len();
+        for (stage, todo) in session.plan.stages.iter().zip(session.survey()?) {
+            all.insert(stage.key.short().to_owned());
+            let Todo::Run { reason, estimate } = todo else { continue };
+            if !seen.insert(stage.key.short().to_owned()) {
+                continue;
             }
-            None => {
-                unknown += 1;
-                "?".into()
-            }
-        };
-        println!("{time:>8}  {}  ({reason})", stage.name);
+            stages += 1;
+            let time = match estimate {
+                Some(s) => {
+                    seconds += s;
+                    human(s)
+                }
+                None => {
+                    unknown += 1;
+                    "?".into()
+                }
+            };
+            println!("{time:>8}  {}  ({reason})", stage.name);
+        }
     }
-    let done = session.plan.stages.len() - stages;
-    println!(
-        "{} cells; {stages} stages to run, {done} done or not needed",
-        session.plan.cells.len()
-    );
+    let done = all.len() - stages;
+    println!("{cells} cells; {stages} stages to run, {done} done or not needed");
     match (stages, unknown) {
         (0, _) => {}
         (_, 0) => println!("about {}", human(seconds)),
@@ -84,4 +153,5 @@ fn print_plan(session: &Session, todo: &[Todo]) {
             human(seconds)
         ),
     }
+    Ok(())
 }

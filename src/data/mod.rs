@@ -20,7 +20,7 @@ pub use concept::{
 pub use corpus::{Corpus, FileCorpus, WebDataset, WorldCorpus, corpus};
 pub use picture::{OnCorrupt, Picture, picture_hash, read_pictures};
 pub use prompt::{Prompt, numbered_tokens, read_prompts, read_prompts_json, without_tokens};
-pub use retrieval::{Entry, Manifest, class_pictures, retrieve};
+pub use retrieval::{Entry, Manifest, class_pictures, retrieve, spread};
 
 use sha2::{Digest, Sha256};
 

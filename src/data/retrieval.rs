@@ -161,6 +161,42 @@ pub fn retrieve(
     Ok(manifest)
 }
 
+/// Chooses `count` pictures from all over a corpus, evenly in its order. Pictures that cannot be decoded,
+/// or are there twice, are passed over.
+///
+/// # Errors
+/// [`Error::Input`] where there are none; [`Error::Io`].
+pub fn spread(corpus: &dyn Corpus, count: usize) -> Result<Manifest> {
+    let (len, mut entries, mut hashes) = (corpus.len(), vec![], HashSet::new());
+    for i in 0..count.min(len) {
+        let index = i * len / count.min(len);
+        let Some(caption) = corpus.caption(index).filter(|c| !c.is_empty()) else { continue };
+        let hash = match corpus.picture(index) {
+            Ok(image) => picture_hash(&image),
+            Err(e @ Error::Input { .. }) => {
+                tracing::warn!("left out: {e}");
+                continue;
+            }
+            Err(e) => return Err(e),
+        };
+        if hashes.insert(hash.clone()) {
+            entries.push(Entry { index, caption, similarity: 0.0, hash });
+        }
+    }
+    if entries.is_empty() {
+        return Err(Error::input(format!("{}: no captioned picture", corpus.identity())));
+    }
+    Ok(Manifest {
+        corpus: corpus.identity(),
+        embedder: String::new(),
+        queries: vec![],
+        threshold: -1.0,
+        wanted: count,
+        above_threshold: len,
+        entries,
+    })
+}
+
 /// Of each text to the nearest of the queries, rounded to six places: what differs in the last bits is
 /// equally near, on any machine.
 fn similarities(

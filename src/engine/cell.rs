@@ -1,5 +1,7 @@
 //! Cells: the units of a table.
 
+use std::collections::BTreeMap;
+
 use crate::spec::GroupName;
 
 /// One method × concepts × seed.
@@ -13,6 +15,10 @@ pub struct Cell {
     pub concepts: Vec<String>,
     /// What is shown in the table.
     pub label: String,
+    /// The row that it is a point of; the label where the row has no sweep.
+    pub series: String,
+    /// The values of its row's sweep, by their keys.
+    pub place: BTreeMap<String, String>,
     /// The row of the paper's table.
     pub paper: Option<String>,
     /// What it is measured on.

@@ -39,7 +39,13 @@ fn look(stage: &Stage, resources: &Resources) -> Result<()> {
                 },
             )
         }
-        Work::Retrieve { .. } | Work::Merge { .. } | Work::Render { .. } | Work::Score(_) => Ok(()),
+        Work::Retrieve { .. }
+        | Work::Spread { .. }
+        | Work::Merge { .. }
+        | Work::State { .. }
+        | Work::Compress { .. }
+        | Work::Render { .. }
+        | Work::Score(_) => Ok(()),
     }
 }
 
@@ -83,7 +89,15 @@ fn room(plan: &Plan, todo: &[Todo], resources: &Resources) -> u64 {
             Work::Merge { .. } => results += F32 * resources.numbers().kv,
             Work::Sample { images, .. } => results += image * images.count() as u64,
             Work::Render { list, .. } => results += image * list.len() as u64,
-            Work::Retrieve { .. } | Work::Score(_) => {}
+            Work::State { of, .. } => {
+                if let Work::Train { settings, .. } = &plan.stages[*of].work {
+                    results += F32 * changed(settings, resources);
+                }
+            }
+            Work::Retrieve { .. }
+            | Work::Spread { .. }
+            | Work::Compress { .. }
+            | Work::Score(_) => {}
         }
     }
     results + states

@@ -13,6 +13,7 @@ mod results;
 mod run;
 mod scores;
 mod stage;
+mod states;
 mod store;
 mod work;
 
@@ -24,7 +25,7 @@ pub use plan::{CheckpointPlan, Plan, plan, plan_checkpoint};
 pub use resources::{Machine, Numbers, Resources, backbone_hash};
 pub use results::results;
 pub use run::{Event, Outcome, Todo, Watch, run, survey};
-pub use scores::{Measured, Pictures, Scores, Source, score};
-pub use stage::{Images, Kind, ScoreWork, Side, Stage, Work};
+pub use scores::{Measured, Pictures, Scored, Scores, Source, score};
+pub use stage::{Asked, Images, Kind, ScoreWork, Side, Stage, Work};
 pub use store::{Provenance, StageLock, Store};
 pub use work::read_image;

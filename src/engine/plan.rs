@@ -11,10 +11,10 @@ use super::stage::{
     ClassImages, GENERATED_SEEDS, Images, ScoreWork, Side, Stage, Work, image_seed, truth,
     truth_phrases,
 };
-use crate::data::{Concept, Prompt};
+use crate::data::{Concept, Corpus, Prompt};
 use crate::methods::{self, Method, Recipe, Regularization, Settings, class_prompt};
 use crate::metrics::Need;
-use crate::spec::{Experiment, GroupName, Row, SamplingSpec, Scale};
+use crate::spec::{Experiment, GroupName, Point, SamplingSpec, Scale};
 use crate::{Error, Result};
 
 /// Everything that a run will have, in the order in which it can be made.
@@ -35,12 +35,12 @@ pub(super) struct Subject {
 }
 
 /// A row, as far as it is the same for all subjects.
-struct RowPlan<'a> {
+struct RowPlan {
     label: String,
     paper: Option<String>,
     kind: CellKind,
     method: Option<&'static dyn Method>,
-    row: Option<&'a Row>,
+    point: Option<Point>,
 }
 
 /// Plans `experiment` at `scale`: one concept under all methods before the next, so that the first lines
@@ -61,6 +61,9 @@ pub fn plan(
     for subject in &subjects {
         drawn.push(planner.can_be_drawn(subject)?);
     }
+    let keys = rows.iter().flat_map(|row| row.point.iter().flat_map(|p| p.place.keys()));
+    filter.check(keys)?;
+    let mut wanted = vec![];
     for seed in 0..scale.seeds {
         for (subject, drawn) in subjects.iter().zip(&drawn) {
             for row in rows.iter().filter(|row| row.takes(subject, seed)) {
@@ -70,16 +73,27 @@ pub fn plan(
                 let cell = Named {
                     kind: &row.kind,
                     label: &row.label,
+                    series: row.point.as_ref().map(|p| p.series.as_str()),
+                    place: row.point.as_ref().map(|p| &p.place),
                     subject: &subject.name,
                     concepts: &subject.concepts,
                     group: subject.group,
                     seed,
                 };
                 if filter.lets(&cell) {
-                    planner.cell(row, subject, seed)?;
+                    wanted.push((row, subject, seed));
                 }
             }
         }
+    }
+    if wanted.len() > MOST_CELLS {
+        return Err(Error::input_hint(
+            format!("the experiment has {} cells, more than {MOST_CELLS}", wanted.len()),
+            "run a part of it: --filter label=…, concept=…, seed=…, or KEY=VALUE of a sweep",
+        ));
+    }
+    for (row, subject, seed) in wanted {
+        planner.cell(row, subject, seed)?;
     }
     if planner.plan.cells.is_empty() {
         return Err(Error::input_hint(
@@ -132,13 +146,31 @@ pub fn plan_checkpoint(
     Ok(CheckpointPlan { plan: planner.plan, at, recipe })
 }
 
-impl RowPlan<'_> {
+/// Training steps at a scale.
+fn scaled(steps: u64, scale: &Scale) -> u64 {
+    ((steps as f64 * scale.train_steps).round() as u64).max(1)
+}
+
+impl RowPlan {
+    /// What the row makes of its method's checkpoint.
+    fn derived(&self, recipe: Recipe, scale: &Scale) -> Recipe {
+        let Some(point) = &self.point else { return recipe };
+        let recipe = match point.state {
+            Some(step) => recipe.at(scaled(step, scale)),
+            None => recipe,
+        };
+        match point.row.compress {
+            Some(to) => Recipe::Compressed { of: Box::new(recipe), to },
+            None => recipe,
+        }
+    }
+
     /// Whether there is a cell of it; real images and copies are the same for all seeds.
     fn takes(&self, subject: &Subject, seed: u64) -> bool {
         let Some(method) = self.method else {
             return seed == 0 || matches!(self.kind, CellKind::Pretrained | CellKind::Truth);
         };
-        let asked = self.row.and_then(|r| r.groups.as_ref());
+        let asked = self.point.as_ref().and_then(|p| p.row.groups.as_ref());
         method.concepts().contains(&subject.concepts.len())
             && asked.is_none_or(|groups| groups.contains(&subject.group))
     }
@@ -157,14 +189,16 @@ impl<'a> Planner<'a> {
         Planner { experiment, scale, resources, plan }
     }
 
-    fn rows(&self) -> Result<Vec<RowPlan<'a>>> {
+    fn rows(&self) -> Result<Vec<RowPlan>> {
         let mut rows = vec![];
         for row in &self.experiment.rows {
             let method = methods::find(&row.method)?;
-            let label = row.title()?;
-            let paper = row.paper.clone().or(Some(label.clone()));
-            let kind = CellKind::Method(method.name());
-            rows.push(RowPlan { label, paper, kind, method: Some(method), row: Some(row) });
+            for point in row.points()? {
+                let label = point.row.title()?;
+                let paper = point.row.paper.clone().or(Some(label.clone()));
+                let kind = CellKind::Method(method.name());
+                rows.push(RowPlan { label, paper, kind, method: Some(method), point: Some(point) });
+            }
         }
         let anchors = [
             ("Pretrained", CellKind::Pretrained),
@@ -173,7 +207,13 @@ impl<'a> Planner<'a> {
             ("Rendered truth", CellKind::Truth),
         ];
         for (label, kind) in anchors {
-            rows.push(RowPlan { label: label.into(), paper: None, kind, method: None, row: None });
+            rows.push(RowPlan {
+                label: label.into(),
+                paper: None,
+                kind,
+                method: None,
+                point: None,
+            });
         }
         Ok(rows)
     }
@@ -262,6 +302,18 @@ impl<'a> Planner<'a> {
                 let work = Work::Merge { parts, concepts, modifiers, settings, corpus };
                 Ok(Some(self.add(name, work)?))
             }
+            Recipe::State { of, step } => {
+                let concepts = of.concepts().join(" + ");
+                let Some(at) = self.checkpoint(label, of)? else { return Ok(None) };
+                let name = format!("state {label} · {concepts} · step {step}");
+                Ok(Some(self.add(name, Work::State { of: at, step: *step })?))
+            }
+            Recipe::Compressed { of, to } => {
+                let concepts = of.concepts().join(" + ");
+                let Some(at) = self.checkpoint(label, of)? else { return Ok(None) };
+                let name = format!("compress {label} · {concepts} · {to}");
+                Ok(Some(self.add(name, Work::Compress { of: at, to: *to })?))
+            }
         }
     }
 
@@ -296,7 +348,7 @@ impl<'a> Planner<'a> {
             let settings = self.settings(method, row, subject.concepts.len());
             let settings = settings.map_err(|e| e.of(&format!("row `{}`", row.label)))?;
             recipe = method.recipe(&subject.concepts, &settings, seed);
-            recipe = recipe.after(self.resources.taken_tokens());
+            recipe = row.derived(recipe, self.scale).after(self.resources.taken_tokens());
             phrases = recipe.phrases(&words);
         }
         if row.kind == CellKind::Truth {
@@ -305,7 +357,10 @@ impl<'a> Planner<'a> {
         let checkpoint = self.checkpoint(&row.label, &recipe)?;
 
         let title = format!("{} · {} · seed {seed}", row.label, subject.name);
-        let sampling = self.scale.sampling(&self.experiment.sampling, subject.group);
+        let mut sampling = self.scale.sampling(&self.experiment.sampling, subject.group);
+        if let Some(point) = &row.point {
+            sampling = point.row.sampling.over(&sampling);
+        }
         let per_prompt = match subject.group {
             GroupName::Single => self.scale.images,
             GroupName::Multi => self.scale.pair_images,
@@ -353,7 +408,7 @@ impl<'a> Planner<'a> {
                 CellKind::Copies => Side::Targets,
                 _ => {
                     // captions have no modifier token: where no weight moved, they sample the same
-                    let from = checkpoint.filter(|_| moves_weights(&recipe));
+                    let from = checkpoint.filter(|_| recipe.moves_weights());
                     let images = Images::CaptionsOf { stage: real, count, seed };
                     let whose = if from.is_some() { &row.label } else { "Pretrained" };
                     let name = format!("sample {whose} · {} · {count} captions", subject.name);
@@ -363,9 +418,65 @@ impl<'a> Planner<'a> {
             compared = Some((side, real));
         }
 
+        // what only a model has: the others are pictures that nobody was asked for
+        let model = matches!(row.kind, CellKind::Method(_) | CellKind::Pretrained);
+        let spec = &self.experiment.regularization;
+        let mut class_words = None;
+        if needs(Need::ClassWords) && model {
+            // the seeds of the first images of the evaluation prompts
+            let texts = texts.iter().take(self.scale.drift_images).enumerate();
+            let list = texts.map(|(i, text)| (text.clone(), image_seed(seed, i, 0))).collect();
+            let images = Images::Listed(list);
+            let name = format!("sample {title} · class words");
+            class_words = Some((self.samples(name, checkpoint, &images, &sampling)?, images));
+        }
+        let mut unrelated = None;
+        if needs(Need::Unrelated) && model {
+            let corpus = self.resources.corpus(&spec.validation)?;
+            let captions = unrelated_captions(&*corpus, &words, self.scale.drift_images);
+            let list = captions.into_iter().enumerate();
+            let list = list.map(|(i, text)| (text, image_seed(seed, i, 0))).collect();
+            let images = Images::Listed(list);
+            let name = format!("sample {title} · unrelated captions");
+            // a token that nobody says changes nothing
+            let own = checkpoint.filter(|_| recipe.moves_weights());
+            let own = self.samples(name, own, &images, &sampling)?;
+            let plain = format!("sample Pretrained · {} · unrelated captions", subject.name);
+            let plain = self.samples(plain, None, &images, &sampling)?;
+            unrelated = Some([(own, images.clone()), (plain, images)]);
+        }
+        let mut general = None;
+        if needs(Need::GeneralImages) && self.scale.general_images >= 2 && !drawn(&row.kind) {
+            let count = self.scale.general_images;
+            let real = Work::Spread { corpus: spec.validation.clone(), count };
+            let real = self.add(format!("{count} of all of {}", spec.validation), real)?;
+            let side = if model {
+                let from = checkpoint.filter(|_| recipe.moves_weights());
+                let images = Images::CaptionsOf { stage: real, count, seed };
+                let whose = if from.is_some() { row.label.as_str() } else { "Pretrained" };
+                let name = format!("sample {whose} · {} · {count} general captions", subject.name);
+                Side::Samples(self.samples(name, from, &images, &sampling)?, images)
+            } else {
+                let other = Work::Spread { corpus: spec.corpus.clone(), count };
+                Side::Real(self.add(format!("{count} of all of {}", spec.corpus), other)?)
+            };
+            general = Some((side, real));
+        }
         let concepts = subject.concepts.clone();
         let (metrics, kind) = (self.resources.metrics().to_vec(), row.kind.clone());
-        let work = ScoreWork { metrics, kind, concepts, samples, texts, groups, real: compared };
+        let work = ScoreWork {
+            metrics,
+            kind,
+            concepts,
+            samples,
+            texts,
+            groups,
+            real: compared,
+            general,
+            class_words,
+            unrelated,
+            checkpoint: checkpoint.filter(|_| needs(Need::Weights)),
+        };
         let name = format!("score {title}");
         let scores = self.add(name, Work::Score(work))?;
         self.plan.cells.push(Cell {
@@ -373,21 +484,23 @@ impl<'a> Planner<'a> {
             subject: subject.name.clone(),
             concepts: subject.concepts.clone(),
             label: row.label.clone(),
+            series: row.point.as_ref().map_or(&row.label, |p| &p.series).clone(),
+            place: row.point.as_ref().map(|p| p.place.clone()).unwrap_or_default(),
             paper: row.paper.clone(),
             kind: row.kind.clone(),
             seed,
             scores,
             checkpoint,
-            steps: steps(&recipe),
+            steps: recipe.steps(),
         });
         Ok(())
     }
 
     fn settings(&self, method: &dyn Method, row: &RowPlan, concepts: usize) -> Result<Settings> {
         let none = toml::Table::new();
-        let given = row.row.map_or(&none, |r| &r.settings);
+        let given = row.point.as_ref().map_or(&none, |p| &p.row.settings);
         let mut settings = method.defaults(self.resources.profile(), concepts).with(given)?;
-        settings.steps = ((settings.steps as f64 * self.scale.train_steps).round() as u64).max(1);
+        settings.steps = scaled(settings.steps, self.scale);
         Ok(settings)
     }
 }
@@ -417,25 +530,28 @@ pub(super) fn subjects(scale: &Scale, resources: &Resources) -> Result<Vec<Subje
     Ok(subjects)
 }
 
-/// Training steps, over all that is trained for a checkpoint.
-fn steps(recipe: &Recipe) -> u64 {
-    match recipe {
-        Recipe::Pretrained => 0,
-        Recipe::Train { from, settings, .. } => steps(from) + settings.steps,
-        Recipe::Merge { parts, .. } => parts.iter().map(steps).sum(),
-    }
+/// Whether a cell's images are none of a model's, and none of a corpus.
+fn drawn(kind: &CellKind) -> bool {
+    matches!(kind, CellKind::Copies | CellKind::Truth)
 }
 
-/// Whether anything changes but the embeddings of modifier tokens.
-fn moves_weights(recipe: &Recipe) -> bool {
-    match recipe {
-        Recipe::Pretrained => false,
-        Recipe::Train { from, settings, .. } => {
-            moves_weights(from) || settings.train.to_string() != "tokens"
-        }
-        Recipe::Merge { .. } => true,
-    }
+/// Captions from all over a corpus in which no word of the categories is.
+fn unrelated_captions(corpus: &dyn Corpus, categories: &[String], count: usize) -> Vec<String> {
+    /// Captions looked at for one that is kept.
+    const LOOKED_AT: usize = 8;
+    let own: Vec<String> =
+        categories.iter().flat_map(|c| c.split_whitespace()).map(str::to_lowercase).collect();
+    let says = |caption: &String| {
+        let words = caption.split(|c: char| !c.is_alphanumeric());
+        words.map(str::to_lowercase).any(|word| own.contains(&word))
+    };
+    let all = corpus.spread_captions(LOOKED_AT * count);
+    let mut seen = std::collections::HashSet::new();
+    all.into_iter().filter(|c| !says(c) && seen.insert(c.clone())).take(count).collect()
 }
+
+/// More cells in one run are taken for a mistake.
+const MOST_CELLS: usize = 10_000;
 
 /// No least similarity: the nearest, however near.
 const ANY: f32 = -1.0;

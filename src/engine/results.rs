@@ -39,6 +39,7 @@ pub fn results(
         protocol,
         protocol_text,
         table: experiment.table.clone(),
+        study: experiment.study.clone(),
         metrics: resources.metrics().iter().map(|m| m.metric.clone()).collect(),
         cells: vec![],
         images: vec![],
@@ -73,7 +74,6 @@ fn measured(
     store: &Store,
     scores: &Scores,
 ) -> Result<(report::Cell, Vec<ImageRow>)> {
-    let stage = &plan.stages[cell.scores];
     let id = id(cell, plan);
     let mut row = report::Cell {
         id: id.clone(),
@@ -81,6 +81,8 @@ fn measured(
         concepts: cell.concepts.clone(),
         method: cell.kind.as_str().to_owned(),
         label: cell.label.clone(),
+        series: if cell.place.is_empty() { String::new() } else { cell.series.clone() },
+        place: cell.place.clone(),
         paper_row: cell.paper.clone(),
         anchor: !matches!(cell.kind, CellKind::Method(_)),
         seed: cell.seed,
@@ -92,23 +94,23 @@ fn measured(
         let own = store.provenance(Kind::Checkpoint.folder(), &plan.stages[at].folder)?;
         row.stored_bytes = own.map_or(0, |p| p.bytes);
     }
-    let Work::Score(work) = &stage.work else { return Ok((row, vec![])) };
     let mut images: Vec<ImageRow> = vec![];
-    for (i, file) in scores.files.iter().enumerate() {
-        let prompt = scores.groups[i];
+    for image in &scores.images {
         images.push(ImageRow {
             cell: id.clone(),
-            prompt,
-            text_prompt: work.texts.get(prompt).cloned().unwrap_or_default(),
-            seed: scores.seeds[i],
+            of: image.of.as_str().to_owned(),
+            prompt: image.prompt,
+            text_prompt: image.text.clone(),
+            seed: image.seed,
             values: BTreeMap::new(),
-            file: file.clone(),
+            file: image.file.clone(),
         });
     }
     for (name, measured) in &scores.values {
         match measured {
-            Measured::Images(parts) => {
-                for (i, image) in images.iter_mut().enumerate() {
+            Measured::Images { of, parts } => {
+                let own = images.iter_mut().filter(|image| image.of == of.as_str());
+                for (i, image) in own.enumerate() {
                     image.values.insert(name.clone(), parts.iter().map(|part| part[i]).collect());
                 }
             }
@@ -148,7 +150,15 @@ fn cost(plan: &Plan, store: &Store, at: usize) -> Result<(f64, f64, usize)> {
         own.map_or((0.0, 0.0, 1), |p| (p.seconds, p.peak_mb, p.jobs));
     for &input in stage.inputs.iter().filter(|&&i| plan.stages[i].kind == Kind::Checkpoint) {
         let before = cost(plan, store, input)?;
-        (seconds, peak, jobs) = (seconds + before.0, peak.max(before.1), jobs.max(before.2));
+        // a state took the steps up to it
+        let share = match (&stage.work, &plan.stages[input].work) {
+            (Work::State { step, .. }, Work::Train { settings, .. }) => {
+                *step as f64 / settings.steps as f64
+            }
+            _ => 1.0,
+        };
+        seconds += share * before.0;
+        (peak, jobs) = (peak.max(before.1), jobs.max(before.2));
     }
     Ok((seconds, peak, jobs))
 }

@@ -100,7 +100,8 @@ pub fn survey(
 
 fn reason(stage: &Stage, missing: Missing, store: &Store) -> String {
     if missing.missing < missing.of {
-        return format!("{} of {} images are missing", missing.missing, missing.of);
+        let what = if stage.kind == Kind::Samples { "images" } else { "states" };
+        return format!("{} of {} {what} are missing", missing.missing, missing.of);
     }
     match store.last_meaning(&stage.name) {
         Some((key, _)) if key == stage.key => "its result was deleted or cut".into(),
@@ -125,7 +126,10 @@ fn rate_name(stage: &Stage, resources: &Resources) -> String {
         Work::Train { settings, .. } => format!("train {} {backbone} {device}", settings.train),
         Work::Sample { .. } => format!("sample {backbone} {device}"),
         Work::Merge { .. } => format!("merge {backbone} {device}"),
+        Work::State { .. } => "state".into(),
+        Work::Compress { .. } => format!("compress {backbone}"),
         Work::Retrieve { .. } => format!("retrieve {device}"),
+        Work::Spread { .. } => "spread".into(),
         Work::Render { .. } => "render".into(),
         Work::Score(_) => format!("score {device}"),
     }

@@ -7,29 +7,45 @@ use ndarray::{Array2, Axis, concatenate};
 use serde::{Deserialize, Serialize};
 
 use super::cell::CellKind;
-use super::stage::{Images, ScoreWork, Side};
-use crate::metrics::{Given, Need, Outcome, SetValue};
+use super::stage::{Asked, Images, ScoreWork, Side};
+use crate::metrics::{Given, Need, Outcome, SetValue, WeightChange};
 use crate::{Error, Result};
 
 /// A cell's metrics.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Scores {
-    /// Of which prompt each image is.
-    pub groups: Vec<usize>,
-    /// The images' files, relative to the store; empty for real images.
-    pub files: Vec<String>,
-    /// The images' seeds.
-    pub seeds: Vec<u64>,
+    /// The cell's own images, those of one kind after those of another; none for anchors of real images.
+    pub images: Vec<Scored>,
     /// What was measured, by the names of metrics; what could not be has no entry.
     pub values: BTreeMap<String, Measured>,
+}
+
+/// An image of a cell.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Scored {
+    /// What it was asked for by.
+    pub of: Asked,
+    /// The number of its prompt, over all kinds.
+    pub prompt: usize,
+    /// The prompt without modifier tokens.
+    pub text: String,
+    /// Its file, relative to the store.
+    pub file: String,
+    /// Its seed.
+    pub seed: u64,
 }
 
 /// What a measure found.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Measured {
-    /// A value of each of the cell's images, by concept where each is compared with: `[part][image]`.
-    Images(Vec<Vec<f64>>),
+    /// A value of each of the cell's images of a kind, by concept where each is compared with.
+    Images {
+        /// Which images.
+        of: Asked,
+        /// `[part][image]`.
+        parts: Vec<Vec<f64>>,
+    },
     /// The same of other images, such as real ones.
     Others {
         /// As above.
@@ -70,9 +86,15 @@ pub trait Source {
     /// # Errors
     /// What cannot be read.
     fn captions(&self, retrieval: usize) -> Result<Vec<String>>;
+
+    /// How far a checkpoint's weights are from the backbone's.
+    ///
+    /// # Errors
+    /// What cannot be read.
+    fn weights(&self, checkpoint: usize) -> Result<Vec<WeightChange>>;
 }
 
-/// Measures the metrics that `work` names. Files and seeds are left to the caller.
+/// Measures the metrics that `work` names. The images' files are left to the caller.
 ///
 /// # Errors
 /// The source's; features that cannot be compared.
@@ -87,6 +109,7 @@ pub fn score(work: &ScoreWork, source: &dyn Source) -> Result<Scores> {
                 groups: &compared.groups,
                 against: compared.against.view(),
                 itself: compared.itself,
+                weights: &compared.weights,
             };
             match chosen.measure.measure(&given)? {
                 None => {}
@@ -102,13 +125,26 @@ pub fn score(work: &ScoreWork, source: &dyn Source) -> Result<Scores> {
             }
         }
         if !parts.is_empty() {
-            let own = need != Need::RealImages && work.samples.is_some();
-            let found =
-                if own { Measured::Images(parts) } else { Measured::Others { parts, groups } };
+            let found = match own_images(work, need) {
+                Some(of) => Measured::Images { of, parts },
+                None => Measured::Others { parts, groups },
+            };
             values.insert(chosen.metric.name.clone(), found);
         }
     }
-    Ok(Scores { groups: work.groups.clone(), files: vec![], seeds: vec![], values })
+    Ok(Scores { images: vec![], values })
+}
+
+/// Which of the cell's own images have values by a need; none where they are others.
+fn own_images(work: &ScoreWork, need: Need) -> Option<Asked> {
+    match need {
+        Need::ClassWords => Some(Asked::ClassWords),
+        Need::Unrelated => Some(Asked::Unrelated),
+        Need::RealImages | Need::GeneralImages | Need::Weights => None,
+        Need::Prompts | Need::Images | Need::Targets | Need::AllTargets => {
+            work.samples.as_ref().map(|_| Asked::Prompts)
+        }
+    }
 }
 
 /// Images and what they are compared with.
@@ -117,12 +153,14 @@ struct Compared {
     groups: Vec<usize>,
     against: Array2<f32>,
     itself: bool,
+    weights: Vec<WeightChange>,
 }
 
 impl Compared {
     /// Every image is a group of its own.
     fn each(images: Array2<f32>, against: Array2<f32>, itself: bool) -> Self {
-        Compared { groups: (0..images.nrows()).collect(), images, against, itself }
+        let groups = (0..images.nrows()).collect();
+        Compared { images, groups, against, itself, weights: vec![] }
     }
 }
 
@@ -140,7 +178,8 @@ fn compared(work: &ScoreWork, need: Need, by: &str, source: &dyn Source) -> Resu
         Ok::<_, Error>(match (&work.samples, &work.kind) {
             (Some((at, list)), _) => {
                 let images = source.pictures(Pictures::Samples(*at, list), by)?;
-                Compared { images, groups: work.groups.clone(), against: targets, itself: false }
+                let groups = work.groups.clone();
+                Compared { groups, ..Compared::each(images, targets, false) }
             }
             (None, CellKind::Real) => Compared::each(targets.clone(), targets, true),
             (None, _) => Compared::each(all_targets()?, targets, false),
@@ -151,8 +190,9 @@ fn compared(work: &ScoreWork, need: Need, by: &str, source: &dyn Source) -> Resu
         Need::AllTargets => Ok(vec![with_targets(all_targets()?)?]),
         Need::Prompts => prompted(work, by, source, true),
         Need::Images => prompted(work, by, source, false),
-        Need::RealImages => {
-            let Some((side, real)) = &work.real else { return Ok(vec![]) };
+        Need::RealImages | Need::GeneralImages => {
+            let sides = if need == Need::RealImages { &work.real } else { &work.general };
+            let Some((side, real)) = sides else { return Ok(vec![]) };
             let images = match side {
                 Side::Samples(at, list) => source.pictures(Pictures::Samples(*at, list), by)?,
                 Side::Real(at) => source.pictures(Pictures::Retrieved(*at), by)?,
@@ -160,6 +200,24 @@ fn compared(work: &ScoreWork, need: Need, by: &str, source: &dyn Source) -> Resu
             };
             let real = source.pictures(Pictures::Retrieved(*real), by)?;
             Ok(vec![Compared::each(images, real, false)])
+        }
+        Need::ClassWords => {
+            let Some((at, list)) = &work.class_words else { return Ok(vec![]) };
+            let images = source.pictures(Pictures::Samples(*at, list), by)?;
+            let each = |c| Ok(Compared::each(images.clone(), targets(c)?, false));
+            work.concepts.iter().map(each).collect()
+        }
+        Need::Unrelated => {
+            let Some([own, plain]) = &work.unrelated else { return Ok(vec![]) };
+            let of =
+                |(at, list): &(usize, Images)| source.pictures(Pictures::Samples(*at, list), by);
+            Ok(vec![Compared::each(of(own)?, of(plain)?, false)])
+        }
+        Need::Weights => {
+            let Some(at) = work.checkpoint else { return Ok(vec![]) };
+            let none = || Array2::zeros((0, 0));
+            let weights = source.weights(at)?;
+            Ok(vec![Compared { weights, ..Compared::each(none(), none(), false) }])
         }
     }
 }
@@ -202,7 +260,7 @@ fn prompted(
         true => source.texts(&texts, by)?.select(Axis(0), &groups),
         false => Array2::zeros((0, images.ncols())),
     };
-    Ok(vec![Compared { images, groups, against, itself: false }])
+    Ok(vec![Compared { groups, ..Compared::each(images, against, false) }])
 }
 
 impl Scores {
@@ -219,16 +277,15 @@ impl Scores {
             )
         };
         let scores: Scores = serde_json::from_str(&text).map_err(|e| bad(e.to_string()))?;
-        let n = scores.files.len();
+        let count = |of: Asked| scores.images.iter().filter(|image| image.of == of).count();
         let whole = |measured: &Measured| match measured {
-            Measured::Images(parts) => parts.iter().all(|part| part.len() == n),
+            Measured::Images { of, parts } => parts.iter().all(|part| part.len() == count(*of)),
             Measured::Others { parts, groups } => {
                 parts.iter().all(|part| part.len() <= groups.len())
             }
             Measured::Set(_) => true,
         };
-        let lists = n == 0 || [scores.groups.len(), scores.seeds.len()] == [n; 2];
-        if !lists || !scores.values.values().all(whole) {
+        if !scores.values.values().all(whole) {
             return Err(bad("its lists are of different lengths".into()));
         }
         Ok(scores)

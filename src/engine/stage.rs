@@ -1,13 +1,14 @@
 //! A stage: a pure function of its inputs, whose result is kept under the hash of what it means.
 
 use image::RgbImage;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::cell::CellKind;
 use super::key::{Key, hex};
 use super::resources::Resources;
 use crate::data::{Concept, picture_hash, scene_image};
-use crate::methods::{MergeSettings, Modifier, Settings, phrase, token};
+use crate::methods::{Compression, MergeSettings, Modifier, Settings, phrase, token};
 use crate::metrics::Chosen;
 use crate::spec::SamplingSpec;
 use crate::world::{self, Scene, SceneSpec};
@@ -108,6 +109,13 @@ pub enum Work {
         /// The least similarity.
         threshold: f32,
     },
+    /// Takes pictures from all over a corpus.
+    Spread {
+        /// `mini`, a folder, …
+        corpus: String,
+        /// How many.
+        count: usize,
+    },
     /// Trains.
     Train {
         /// The checkpoint it starts from, if not the backbone.
@@ -136,6 +144,20 @@ pub enum Work {
         /// Where the regularisation captions are from.
         corpus: String,
     },
+    /// Takes what a training had after some of its steps.
+    State {
+        /// The training.
+        of: usize,
+        /// How many of its steps.
+        step: u64,
+    },
+    /// Leaves of a checkpoint's changes the leading part.
+    Compress {
+        /// The checkpoint.
+        of: usize,
+        /// What is left.
+        to: Compression,
+    },
     /// Samples images.
     Sample {
         /// The checkpoint, if not the backbone.
@@ -159,13 +181,16 @@ pub enum Work {
 /// In the meaning of samples: which images, the part that does not choose their folder.
 const IMAGES: &str = "images";
 /// How scores are made; another number makes all of them again.
-const SCORES_VERSION: u32 = 2;
+const SCORES_VERSION: u32 = 3;
 
 impl Work {
     fn kind(&self) -> Kind {
         match self {
-            Work::Retrieve { .. } => Kind::Retrieval,
-            Work::Train { .. } | Work::Merge { .. } => Kind::Checkpoint,
+            Work::Retrieve { .. } | Work::Spread { .. } => Kind::Retrieval,
+            Work::Train { .. }
+            | Work::Merge { .. }
+            | Work::State { .. }
+            | Work::Compress { .. } => Kind::Checkpoint,
             Work::Sample { .. } | Work::Render { .. } => Kind::Samples,
             Work::Score(_) => Kind::Scores,
         }
@@ -183,6 +208,11 @@ impl Work {
                 "queries": queries,
                 "count": count,
                 "threshold": threshold,
+            }),
+            Work::Spread { corpus, count } => json!({
+                "spread": 1,
+                "corpus": resources.corpus(corpus)?.identity(),
+                "count": count,
             }),
             Work::Train { from, concepts, class, settings, tokens, seed } => {
                 let from = from.map(&mut *key);
@@ -224,6 +254,13 @@ impl Work {
                     "corpus": resources.corpus(corpus)?.identity(),
                 })
             }
+            Work::State { of, step } => json!({ "state": 1, "of": key(*of), "step": step }),
+            Work::Compress { of, to } => json!({
+                "compressed": 1,
+                "backbone": resources.backbone_identity(),
+                "of": key(*of),
+                "to": to,
+            }),
             Work::Sample { checkpoint, images, sampling } => json!({
                 "samples": 1,
                 "backbone": resources.backbone_identity(),
@@ -243,17 +280,36 @@ impl Work {
                 });
                 json!({ "render": 1, "concepts": all, "list": list, "first": first.transpose()? })
             }
-            Work::Score(ScoreWork { metrics, kind, concepts, samples, texts, groups, real }) => {
+            Work::Score(work) => {
+                let ScoreWork {
+                    metrics,
+                    kind,
+                    concepts,
+                    samples,
+                    texts,
+                    groups,
+                    real,
+                    general,
+                    class_words,
+                    unrelated,
+                    checkpoint,
+                } = work;
                 let mut all = vec![];
                 for name in concepts {
                     all.push(targets(resources.concept(name)?));
                 }
                 // the keys of samples say which images they are
-                let samples = samples.as_ref().map(|(at, _)| key(*at));
-                let real = real.as_ref().map(|(side, real)| match side {
-                    Side::Samples(at, _) | Side::Real(at) => json!([key(*at), key(*real)]),
-                    Side::Targets => json!(["targets", key(*real)]),
-                });
+                let mut of = |samples: &Option<(usize, Images)>| samples.as_ref().map(|s| key(s.0));
+                let samples = of(samples);
+                let class_words = of(class_words);
+                let unrelated = unrelated.as_ref().map(|[own, plain]| [key(own.0), key(plain.0)]);
+                let mut sides = |sides: &Option<(Side, usize)>| {
+                    sides.as_ref().map(|(side, real)| match side {
+                        Side::Samples(at, _) | Side::Real(at) => json!([key(*at), key(*real)]),
+                        Side::Targets => json!(["targets", key(*real)]),
+                    })
+                };
+                let (real, general) = (sides(real), sides(general));
                 json!({
                     "scores": SCORES_VERSION,
                     "kind": kind.as_str(),
@@ -263,6 +319,10 @@ impl Work {
                     "groups": groups,
                     "targets": all,
                     "real": real,
+                    "general": general,
+                    "class_words": class_words,
+                    "unrelated": unrelated,
+                    "checkpoint": checkpoint.map(key),
                 })
             }
         })
@@ -340,8 +400,40 @@ pub struct ScoreWork {
     pub texts: Vec<String>,
     /// Of which prompt each image is.
     pub groups: Vec<usize>,
-    /// What is compared with real images, and the stage that found those.
+    /// What is compared with real images of the category, and the stage that found those.
     pub real: Option<(Side, usize)>,
+    /// The same with real images of everything.
+    pub general: Option<(Side, usize)>,
+    /// The images of evaluation prompts, from the first, with the bare categories in them.
+    pub class_words: Option<(usize, Images)>,
+    /// Images of unrelated captions, and the pretrained model's of the same.
+    pub unrelated: Option<[(usize, Images); 2]>,
+    /// The stage of the checkpoint, where its weights are measured.
+    pub checkpoint: Option<usize>,
+}
+
+/// What images are asked for by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Asked {
+    /// The evaluation prompts.
+    #[default]
+    Prompts,
+    /// The evaluation prompts with the bare category in the concept's place.
+    ClassWords,
+    /// Captions that have nothing to do with the concept.
+    Unrelated,
+}
+
+impl Asked {
+    /// As data have it; nothing for the evaluation prompts.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Asked::Prompts => "",
+            Asked::ClassWords => "class words",
+            Asked::Unrelated => "unrelated captions",
+        }
+    }
 }
 
 /// The images that are compared with real ones.

@@ -10,14 +10,16 @@ use serde_json::{Value, json};
 use super::features::features;
 use super::plan::Plan;
 use super::resources::Resources;
-use super::scores::{Pictures, Source, score};
-use super::stage::{ClassImages, Images, Kind, Stage, Work, image_file, image_seed, render};
+use super::scores::{Pictures, Scored, Source, score};
+use super::stage::{Asked, ClassImages, Images, Kind, Stage, Work, image_file, image_seed, render};
+use super::states;
 use super::store::Store;
 use crate::data::{self, Manifest};
 use crate::diffusion::png::Png;
 use crate::diffusion::{Backbone, Request, Sample, Sampling};
 use crate::drawing::write_png;
-use crate::methods::{self, ClassPicture, Delta, Instance, Part, Training, Undo};
+use crate::methods::{self, ClassPicture, Delta, Instance, Part, States, Training, Undo};
+use crate::metrics::WeightChange;
 use crate::spec::SamplingSpec;
 use crate::{Error, Result, mini, safefile};
 
@@ -82,8 +84,22 @@ impl<'a> Worker<'a> {
                 found.save(&dir.join(MANIFEST))?;
                 Ok(1.0.into())
             }
+            Work::Spread { corpus, count } => {
+                data::spread(&*self.resources.corpus(corpus)?, *count)?
+                    .save(&dir.join(MANIFEST))?;
+                Ok(1.0.into())
+            }
             Work::Train { .. } => self.train(stage, &dir, progress),
             Work::Merge { .. } => self.merge(stage, &dir),
+            Work::State { of, step } => {
+                states::take(&states::kept(self.plan, self.store, *of, *step), &dir)?;
+                Ok(1.0.into())
+            }
+            Work::Compress { of, to } => {
+                let whole = self.delta(*of)?;
+                methods::compress(&whole, self.backbone(None)?, *to)?.save(&dir)?;
+                Ok(1.0.into())
+            }
             Work::Sample { checkpoint, images, sampling } => {
                 self.sample(*checkpoint, images, sampling, &dir, progress)
             }
@@ -124,13 +140,34 @@ impl<'a> Worker<'a> {
         };
         let stop = self.stop;
         let (mut steps, mut earlier) = (0u64, None);
-        let backbone = self.backbone(None)?;
-        let delta = methods::train(backbone, &training, stop, &mut |p| {
-            steps += 1;
-            earlier.get_or_insert(p.total_seconds - p.seconds);
-            progress(p.step, p.steps);
-        })?;
-        delta.save(dir)?;
+        let (plan, store) = (self.plan, self.store);
+        let wanted = || states::missing(plan, store, stage);
+        let mut delta = None;
+        // a training that had begun may have passed states that nobody wanted then
+        while delta.is_none() || !wanted()?.is_empty() {
+            if delta.is_some() {
+                store.forget_work(&stage.key);
+            }
+            let missing = wanted()?;
+            let mut states = States {
+                steps: &missing,
+                keep: &mut |step, delta| states::keep(store, stage, step, &delta),
+            };
+            let backbone = self.backbone(None)?;
+            let trained = methods::train_with_states(
+                backbone,
+                &training,
+                stop,
+                &mut |p| {
+                    steps += 1;
+                    earlier.get_or_insert(p.total_seconds - p.seconds);
+                    progress(p.step, p.steps);
+                },
+                &mut states,
+            )?;
+            delta = Some(trained);
+        }
+        delta.into_iter().try_for_each(|delta| delta.save(dir).map(|_| ()))?;
         Ok(Effort {
             units: (steps * settings.batch as u64) as f64,
             earlier: earlier.unwrap_or(0.0),
@@ -217,11 +254,23 @@ impl<'a> Worker<'a> {
     fn score(&mut self, stage: &Stage, dir: &Path) -> Result<Effort> {
         let Work::Score(work) = &stage.work else { return Ok(0.0.into()) };
         let mut scores = score(work, self)?;
-        if let Some((at, list)) = &work.samples {
-            for (path, seed) in self.files(*at, list)? {
+        let samples = work.samples.as_ref().map(|(at, list)| (Asked::Prompts, *at, list));
+        let class_words =
+            work.class_words.as_ref().map(|(at, list)| (Asked::ClassWords, *at, list));
+        let unrelated =
+            work.unrelated.as_ref().map(|[(at, list), _]| (Asked::Unrelated, *at, list));
+        for (of, at, list) in [samples, class_words, unrelated].into_iter().flatten() {
+            let prompts = self.listed(list)?;
+            // a number for each prompt over all kinds: the first are the evaluation prompts'
+            let first = of as usize * work.texts.len();
+            for (i, (path, seed)) in self.files(at, list)?.into_iter().enumerate() {
+                let (prompt, text) = match of {
+                    Asked::Prompts => (work.groups[i], work.texts[work.groups[i]].clone()),
+                    _ => (first + i, prompts[i].0.clone()),
+                };
                 let file = path.strip_prefix(self.store.root()).unwrap_or(&path);
-                scores.files.push(file.to_string_lossy().into_owned());
-                scores.seeds.push(seed);
+                let file = file.to_string_lossy().into_owned();
+                scores.images.push(Scored { of, prompt, text, file, seed });
             }
         }
         let text = serde_json::to_string(&scores).unwrap_or_default();
@@ -280,7 +329,9 @@ impl<'a> Worker<'a> {
     }
 
     fn retrieved(&self, at: usize) -> Result<Vec<(RgbImage, String)>> {
-        let Work::Retrieve { corpus, .. } = &self.plan.stages[at].work else {
+        let (Work::Retrieve { corpus, .. } | Work::Spread { corpus, .. }) =
+            &self.plan.stages[at].work
+        else {
             return Ok(vec![]);
         };
         let file = self.folder(at).join(MANIFEST);
@@ -347,6 +398,10 @@ impl Source for Worker<'_> {
         let found = Manifest::load(&self.folder(retrieval).join(MANIFEST))?;
         Ok(found.entries.into_iter().map(|e| e.caption).collect())
     }
+
+    fn weights(&self, checkpoint: usize) -> Result<Vec<WeightChange>> {
+        methods::weight_changes(&self.delta(checkpoint)?, &self.resources.load_backbone()?)
+    }
 }
 
 /// What a stage finds when it looks for its result.
@@ -366,8 +421,11 @@ pub fn is_there(plan: &Plan, store: &Store, resources: &Resources, at: usize) ->
         let missing = all.len() - all.iter().filter(is_whole).count();
         return Ok(Missing { missing, of: all.len() });
     }
-    let there = store.is_whole(stage.kind.folder(), &stage.key)?;
-    Ok(Missing { missing: usize::from(!there), of: 1 })
+    if !store.is_whole(stage.kind.folder(), &stage.key)? {
+        return Ok(Missing { missing: 1, of: 1 });
+    }
+    let missing = states::missing(plan, store, stage)?.len();
+    Ok(Missing { missing, of: 1 + missing })
 }
 
 /// How much of a result is not there.

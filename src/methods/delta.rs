@@ -1,13 +1,15 @@
-//! What a training or a merge changed of a backbone: absolute weights, and the added tokens.
+//! What a training or a merge changed of a backbone: absolute weights, factors of what is added to
+//! weights, and the added tokens.
 
 use std::collections::BTreeMap;
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 use sha2::{Digest, Sha256};
 
-use super::tokens;
+use super::{Factors, tokens};
 use crate::diffusion::Backbone;
 use crate::diffusion::tokenizer::Tokenizer;
+use crate::metrics::WeightChange;
 use crate::nn::Param;
 use crate::train::Component;
 use crate::{Error, Result};
@@ -16,6 +18,7 @@ use crate::{Error, Result};
 #[derive(Clone, Debug, Default)]
 pub struct Delta {
     pub(super) tensors: BTreeMap<String, Tensor>,
+    pub(super) factors: BTreeMap<String, Factors>,
     pub(super) tokens: Vec<(String, Tensor)>,
 }
 
@@ -70,15 +73,53 @@ pub(super) fn components(backbone: &Backbone) -> [Component<'_>; 3] {
     ]
 }
 
+/// The parameter that a tensor of a delta belongs to.
+pub(super) fn parameter(backbone: &Backbone, name: &str) -> Result<Param> {
+    let param = components(backbone).into_iter().find_map(|(model, params)| {
+        let name = name.strip_prefix(model)?.strip_prefix('.')?;
+        params.iter().find(|p| p.name() == name)
+    });
+    param.cloned().ok_or_else(|| of_another(format!("the backbone has no weight `{name}`")))
+}
+
+/// How far a weight is from what it is in the backbone, f32 on the CPU.
+pub(super) fn change(backbone: &Backbone, name: &str, weight: &Tensor) -> Result<Tensor> {
+    let before = parameter(backbone, name)?.to_file()?.to_dtype(DType::F32)?;
+    check_shape(name, weight.dims(), before.dims())?;
+    Ok((weight - before.to_device(&Device::Cpu)?)?)
+}
+
+fn check_shape(name: &str, found: &[usize], wanted: &[usize]) -> Result<()> {
+    if found == wanted {
+        return Ok(());
+    }
+    let message = format!("`{name}` has the shape {found:?}, but the backbone's is {wanted:?}");
+    Err(of_another(message))
+}
+
+fn of_another(message: String) -> Error {
+    Error::input_hint(message, "these weights belong to another backbone")
+}
+
 impl Delta {
     /// A change of these tensors, called as their parameters with the model's name in front
     /// (`unet.conv_in.weight`), and these added tokens with rows [1, features], in the order of their
     /// ids.
     pub fn new(tensors: BTreeMap<String, Tensor>, tokens: Vec<(String, Tensor)>) -> Self {
-        Delta { tensors, tokens }
+        Delta { tensors, factors: BTreeMap::new(), tokens }
     }
 
-    /// The changed tensors by name.
+    /// With these matrices changed by the products of factors.
+    pub fn with_factors(self, factors: BTreeMap<String, Factors>) -> Self {
+        Delta { factors, ..self }
+    }
+
+    /// The matrices that are changed by a product of factors, by name.
+    pub fn factors(&self) -> &BTreeMap<String, Factors> {
+        &self.factors
+    }
+
+    /// The changed tensors by name, but for those changed by [`Delta::factors`].
     pub fn tensors(&self) -> &BTreeMap<String, Tensor> {
         &self.tensors
     }
@@ -95,18 +136,42 @@ impl Delta {
 
     /// Whether nothing changed.
     pub fn is_empty(&self) -> bool {
-        self.tensors.is_empty() && self.tokens.is_empty()
+        self.changed().next().is_none() && self.tokens.is_empty()
     }
 
     /// Whether no weights changed but keys and values of cross attention.
     pub fn keys_and_values_only(&self) -> bool {
-        self.tensors.keys().all(|name| is_key_or_value(name))
+        self.changed().all(|name| is_key_or_value(name))
+    }
+
+    /// The names of all tensors that are changed.
+    pub fn changed(&self) -> impl Iterator<Item = &String> {
+        self.tensors.keys().chain(self.factors.keys())
+    }
+
+    /// The same change of an untouched backbone with whole tensors in place of factors.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if it is of another backbone.
+    pub fn whole(mut self, backbone: &Backbone) -> Result<Delta> {
+        for (name, factors) in std::mem::take(&mut self.factors) {
+            let before = parameter(backbone, &name)?.to_file()?.to_dtype(DType::F32)?;
+            let change = factors.product()?;
+            check_shape(&name, change.dims(), before.dims())?;
+            self.tensors.insert(name, (before.to_device(&Device::Cpu)? + change)?);
+        }
+        Ok(self)
     }
 
     /// This change on top of an earlier one.
     pub fn over(mut self, earlier: &Delta) -> Delta {
         for (name, tensor) in &earlier.tensors {
             self.tensors.entry(name.clone()).or_insert_with(|| tensor.clone());
+        }
+        for (name, factors) in &earlier.factors {
+            if !self.tensors.contains_key(name) {
+                self.factors.insert(name.clone(), factors.clone());
+            }
         }
         let own = |name: &String| self.tokens.iter().any(|(n, _)| n == name);
         let mut tokens: Vec<_> =
@@ -124,22 +189,16 @@ impl Delta {
         let mut undo = Undo::new(backbone)?;
         let mut changes = vec![];
         for (name, tensor) in &self.tensors {
-            let param = components(backbone).into_iter().find_map(|(model, params)| {
-                let name = name.strip_prefix(model)?.strip_prefix('.')?;
-                params.iter().find(|p| p.name() == name)
-            });
-            let other =
-                |what: String| Error::input_hint(what, "these weights belong to another backbone");
-            let param =
-                param.ok_or_else(|| other(format!("the backbone has no weight `{name}`")))?;
-            if param.shape() != tensor.dims() {
-                return Err(other(format!(
-                    "`{name}` has the shape {:?}, but the backbone's is {:?}",
-                    tensor.dims(),
-                    param.shape()
-                )));
-            }
-            changes.push((param.clone(), tensor.to_device(backbone.device())?));
+            let param = parameter(backbone, name)?;
+            check_shape(name, tensor.dims(), &param.shape())?;
+            changes.push((param, tensor.to_device(backbone.device())?));
+        }
+        for (name, factors) in &self.factors {
+            let param = parameter(backbone, name)?;
+            let change = factors.product()?.to_device(backbone.device())?;
+            check_shape(name, change.dims(), &param.shape())?;
+            let before = param.to_file()?;
+            changes.push((param, (&before + change.to_dtype(before.dtype())?)?));
         }
         tokens::add(backbone, &self.tokens)?;
         for (param, value) in changes {
@@ -152,7 +211,9 @@ impl Delta {
     /// What it takes to store it, but for names: four bytes a number.
     pub fn bytes(&self) -> u64 {
         let rows = self.tokens.iter().map(|(_, row)| row);
-        self.tensors.values().chain(rows).map(|t| 4 * t.elem_count() as u64).sum()
+        let whole = self.tensors.values().chain(rows).map(Tensor::elem_count);
+        let numbers: usize = whole.chain(self.factors.values().map(Factors::count)).sum();
+        4 * numbers as u64
     }
 
     /// SHA-256 of names, shapes and values.
@@ -167,8 +228,49 @@ impl Delta {
             hash.update([0]);
             hash_tensor(&mut hash, tensor)?;
         }
+        for (name, factors) in &self.factors {
+            hash.update(name.as_bytes());
+            hash.update([1]);
+            hash_tensor(&mut hash, &factors.u)?;
+            hash_tensor(&mut hash, &factors.v)?;
+        }
         Ok(format!("{:x}", hash.finalize()))
     }
+}
+
+/// How far each weight of the UNet is from what it is in an untouched backbone (section 3.1 of the paper,
+/// Fig. 3), in the backbone's order. Weights of zeros, of which nothing is a share, are left out.
+///
+/// # Errors
+/// [`Error::Input`] for a change of another backbone.
+pub fn weight_changes(delta: &Delta, backbone: &Backbone) -> Result<Vec<WeightChange>> {
+    let delta = delta.clone().whole(backbone)?;
+    let mut changes = vec![];
+    for param in backbone.unet.params() {
+        let before = param.to_file()?.to_dtype(DType::F32)?.to_device(&Device::Cpu)?;
+        let norm = norm(&before)?;
+        if norm == 0.0 {
+            continue;
+        }
+        let name = format!("unet.{}", param.name());
+        let moved = match delta.tensors.get(&name) {
+            Some(after) => norm_of_change(&name, after, &before)?,
+            None => 0.0,
+        };
+        changes.push(WeightChange { name: param.name().to_owned(), change: moved / norm });
+    }
+    Ok(changes)
+}
+
+fn norm_of_change(name: &str, after: &Tensor, before: &Tensor) -> Result<f64> {
+    check_shape(name, after.dims(), before.dims())?;
+    norm(&(after - before)?)
+}
+
+/// The Euclidean norm of all values.
+fn norm(values: &Tensor) -> Result<f64> {
+    let sum = values.to_dtype(DType::F64)?.sqr()?.sum_all()?.to_scalar::<f64>()?;
+    Ok(sum.sqrt())
 }
 
 /// Adds a tensor's shape and values.

@@ -5,25 +5,28 @@
 //! | `pytorch_custom_diffusion_weights.safetensors` | keys and values of cross attention, if no other weight of the UNet changed: `….attn2.processor.to_k_custom_diffusion.weight`; `unet.load_attn_procs` reads it (diffusers 0.35 uses what it read only if called with `_pipeline=pipe`) |
 //! | `unet.safetensors` | otherwise the changed weights of the UNet, under diffusers' names |
 //! | `text_encoder.safetensors`, `vae.safetensors` | those of the other models |
+//! | `compressed.safetensors` | the factors of changes of matrices, `unet.….to_k.weight.u` [out, r] and `….v` [r, in], whose product is added to the backbone's, as in the authors' compressed deltas |
 //! | `<new1>.safetensors` | a modifier token, `{"<new1>": [1, features]}`; `load_textual_inversion` reads it |
 //!
 //! Textual Inversions of others are read, too: a file whose key names no token (kohya's `emb_params`,
 //! A1111's `string_to_param`) is the token of its own name.
 //!
-//! All of it f32 and absolute, not differences. Pickled files are not read: they can run code. Those of an
+//! All of it f32, and absolute but for the factors. Pickled files are not read: they can run code. Those of an
 //! optimiser and its like, which trainers leave beside weights, are passed over.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 
-use super::Delta;
+use super::{Delta, Factors};
 use crate::data::is_clutter;
 use crate::diffusion::weights::{Weights, save_weights};
 use crate::{Error, Result};
 
 const KEYS_AND_VALUES: &str = "pytorch_custom_diffusion_weights";
+const COMPRESSED: &str = "compressed";
 const MODELS: [&str; 3] = ["unet", "text_encoder", "vae"];
 const PICKLED: [&str; 5] = ["bin", "pt", "pth", "ckpt", "pkl"];
 /// How names of files start that hold a training's state and no weights.
@@ -69,6 +72,12 @@ impl Delta {
                 write(model, own);
             }
         }
+        if !self.factors.is_empty() {
+            let both = self.factors.iter().flat_map(|(name, f)| {
+                [(format!("{name}.u"), f.u.clone()), (format!("{name}.v"), f.v.clone())]
+            });
+            write(COMPRESSED, both.collect());
+        }
         for (token, row) in &self.tokens {
             if token.contains(['/', '\\', ':']) {
                 return Err(Error::input(format!("the token `{token}` cannot be a file's name")));
@@ -96,6 +105,10 @@ impl Delta {
         for file in &files {
             let stem = file.file_stem().and_then(|s| s.to_str()).unwrap_or_default();
             let weights = Weights::open_file(file)?;
+            if stem == COMPRESSED {
+                delta.factors = factors(file, &weights)?;
+                continue;
+            }
             for key in weights.keys() {
                 let shape = weights.shape(key).unwrap_or_default();
                 if shape.contains(&0) || key.starts_with("string_to_token") {
@@ -245,6 +258,33 @@ fn row(file: &Path, key: &str, tensor: Tensor) -> Result<Tensor> {
             file.display()
         ))),
     }
+}
+
+/// What a compressed file holds.
+fn factors(file: &Path, weights: &Weights) -> Result<BTreeMap<String, Factors>> {
+    let bad = |what: String| Error::input(format!("{}: {what}", file.display()));
+    let mut found = BTreeMap::new();
+    for key in weights.keys() {
+        let (name, which) = key.rsplit_once('.').unwrap_or((key, ""));
+        match which {
+            "u" => {}
+            "v" if weights.shape(&format!("{name}.u")).is_some() => continue,
+            _ => return Err(bad(format!("`{key}` is no factor `….u` or `….v` of a pair"))),
+        }
+        let of = |which: &str| -> Result<Tensor> {
+            let key = format!("{name}.{which}");
+            let shape = weights.shape(&key);
+            let shape = shape.ok_or_else(|| bad(format!("`{key}` is missing")))?;
+            weights.tensor(&key, &shape)
+        };
+        let (u, v) = (of("u")?, of("v")?);
+        match (u.dims(), v.dims()) {
+            ([_, a], [b, _]) if a == b => {}
+            (u, v) => return Err(bad(format!("`{name}`: factors of shapes {u:?} and {v:?}"))),
+        }
+        found.insert(name.to_owned(), Factors { u, v });
+    }
+    Ok(found)
 }
 
 /// The number in `<new7>`; tokens of other names come last.

@@ -168,6 +168,11 @@ pub fn merge(
     settings: &MergeSettings,
 ) -> Result<(Delta, Option<MergeReport>)> {
     let start = Instant::now();
+    let deltas: Vec<Delta> =
+        parts.iter().map(|p| p.delta.clone().whole(backbone)).collect::<Result<_>>()?;
+    let parts: Vec<Part> =
+        parts.iter().zip(&deltas).map(|(part, delta)| Part { delta, ..*part }).collect();
+    let parts = parts.as_slice();
     check(parts, settings)?;
     let first = taken_tokens(&backbone.tokenizer) + 1;
     let rows: Vec<(String, Tensor)> = parts

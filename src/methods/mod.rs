@@ -6,6 +6,7 @@
 //!
 //! To add a method: a file with a `struct` that implements [`Method`], and its line in [`registry`].
 
+mod compress;
 mod constrained;
 mod custom_diffusion;
 mod defaults;
@@ -32,15 +33,16 @@ use serde::{Deserialize, Serialize};
 use crate::error::nearest;
 use crate::{Error, Result};
 
+pub use compress::{Compression, Factors, compress};
 pub use constrained::{Problem, Solved};
-pub use delta::{Delta, Undo};
+pub use delta::{Delta, Undo, weight_changes};
 pub use description::{Description, Learnt, remove_checkpoint};
 pub use files::refuse_other_weights;
 pub use merge::{MergeReport, MergeSettings, Part, merge};
 pub use recipe::{Recipe, class_prompt, instance_prompt, phrase, token};
 pub use settings::{Modifier, Regularization, Settings};
 pub use tokens::{start_of_token, taken_tokens};
-pub use train::{Training, train, trained};
+pub use train::{States, Training, train, train_with_states, trained};
 
 /// A way to teach a backbone concepts.
 pub trait Method: Sync {

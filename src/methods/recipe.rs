@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{MergeSettings, Modifier, Settings};
+use super::{Compression, MergeSettings, Modifier, Settings};
 
 /// How a checkpoint comes about.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -32,6 +32,20 @@ pub enum Recipe {
         /// How.
         settings: MergeSettings,
     },
+    /// What a training has after some of its steps.
+    State {
+        /// The training, whole.
+        of: Box<Recipe>,
+        /// How many of its steps.
+        step: u64,
+    },
+    /// A checkpoint with less to store (section 4.3 of the paper's appendix, Figs. 14 and 21).
+    Compressed {
+        /// Which.
+        of: Box<Recipe>,
+        /// What is left of it.
+        to: Compression,
+    },
 }
 
 impl Recipe {
@@ -49,6 +63,71 @@ impl Recipe {
                 let parts = parts.into_iter().map(|part| part.after(taken)).collect();
                 Recipe::Merge { parts, settings }
             }
+            Recipe::State { of, step } => Recipe::State { of: Box::new(of.after(taken)), step },
+            Recipe::Compressed { of, to } => {
+                Recipe::Compressed { of: Box::new(of.after(taken)), to }
+            }
+        }
+    }
+
+    /// The same after `step` steps of each of its trainings, as long as these all start from the
+    /// backbone: one training then serves any number of states. A training that goes on from another
+    /// (sequential training) is another training for each of the other's states; it and what it goes on
+    /// from take `step` steps.
+    pub fn at(self, step: u64) -> Recipe {
+        match self {
+            Recipe::Pretrained => Recipe::Pretrained,
+            Recipe::Train { ref from, ref settings, .. } if **from == Recipe::Pretrained => {
+                match step < settings.steps {
+                    true => Recipe::State { of: Box::new(self), step },
+                    false => self,
+                }
+            }
+            Recipe::Train { from, concepts, settings, seed, tokens } => {
+                let settings = Settings { steps: step, ..settings };
+                let from = Box::new(from.shortened(step));
+                Recipe::Train { from, concepts, settings, seed, tokens }
+            }
+            Recipe::Merge { parts, settings } => {
+                Recipe::Merge { parts: parts.into_iter().map(|p| p.at(step)).collect(), settings }
+            }
+            Recipe::State { of, .. } => of.at(step),
+            Recipe::Compressed { of, to } => Recipe::Compressed { of: Box::new(of.at(step)), to },
+        }
+    }
+
+    /// With every training of so many steps in all.
+    fn shortened(self, steps: u64) -> Recipe {
+        match self {
+            Recipe::Train { from, concepts, settings, seed, tokens } => {
+                let settings = Settings { steps, ..settings };
+                let from = Box::new(from.shortened(steps));
+                Recipe::Train { from, concepts, settings, seed, tokens }
+            }
+            other => other.at(steps),
+        }
+    }
+
+    /// Training steps, over all that is trained for it.
+    pub fn steps(&self) -> u64 {
+        match self {
+            Recipe::Pretrained => 0,
+            Recipe::Train { from, settings, .. } => from.steps() + settings.steps,
+            Recipe::Merge { parts, .. } => parts.iter().map(Recipe::steps).sum(),
+            Recipe::State { step, .. } => *step,
+            Recipe::Compressed { of, .. } => of.steps(),
+        }
+    }
+
+    /// Whether anything changes but the embeddings of modifier tokens.
+    pub fn moves_weights(&self) -> bool {
+        match self {
+            Recipe::Pretrained => false,
+            Recipe::Train { from, settings, .. } => {
+                from.moves_weights() || settings.train.to_string() != "tokens"
+            }
+            Recipe::Merge { .. } => true,
+            Recipe::State { of, .. } | Recipe::Compressed { of, .. } => of.moves_weights(),
         }
     }
 
@@ -62,6 +141,7 @@ impl Recipe {
                 all
             }
             Recipe::Merge { parts, .. } => parts.iter().flat_map(Recipe::concepts).collect(),
+            Recipe::State { of, .. } | Recipe::Compressed { of, .. } => of.concepts(),
         }
     }
 
@@ -79,6 +159,7 @@ impl Recipe {
                 let first = parts.iter().map(|(_, number)| *number).min().unwrap_or(1);
                 parts.into_iter().zip(first..).map(|((modifier, _), n)| (modifier, n)).collect()
             }
+            Recipe::State { of, .. } | Recipe::Compressed { of, .. } => of.modifiers(),
         }
     }
 
@@ -168,6 +249,19 @@ mod tests {
             panic!()
         };
         assert_eq!((*from, tokens), (single("a"), vec![2]));
+    }
+
+    #[test]
+    fn states_are_of_one_training() {
+        let whole = recipe("custom-diffusion", &["a"]);
+        let Recipe::State { of, step: 50 } = whole.clone().at(50) else { panic!() };
+        assert_eq!(*of, whole);
+        assert_eq!(whole.clone().at(whole.steps()), whole, "the last state is the training");
+        assert_eq!(whole.clone().at(50).phrases(&["cat"]), ["<new1> cat"]);
+        let Recipe::Merge { parts, .. } = recipe("merge", &["a", "b"]).at(50) else { panic!() };
+        assert!(parts.iter().all(|p| matches!(p, Recipe::State { step: 50, .. })));
+        let sequential = recipe("sequential", &["a", "b"]).at(50);
+        assert!(matches!(sequential, Recipe::Train { .. }) && sequential.steps() == 100);
     }
 
     #[test]

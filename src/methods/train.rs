@@ -51,12 +51,36 @@ pub fn train(
     stop: &AtomicBool,
     progress: &mut dyn FnMut(&Progress),
 ) -> Result<Delta> {
+    let mut none = States { steps: &[], keep: &mut |_, _| Ok(()) };
+    train_with_states(backbone, training, stop, progress, &mut none)
+}
+
+/// What a training has after some of its steps.
+pub struct States<'a> {
+    /// After which steps.
+    pub steps: &'a [u64],
+    /// Takes it, before the next step.
+    pub keep: &'a mut dyn FnMut(u64, Delta) -> Result<()>,
+}
+
+/// [`train`], with some of the states on the way. A training that goes on from a state of its own
+/// passes over those before it.
+///
+/// # Errors
+/// As [`train`]; what `states` gives.
+pub fn train_with_states(
+    backbone: &mut Backbone,
+    training: &Training,
+    stop: &AtomicBool,
+    progress: &mut dyn FnMut(&Progress),
+    states: &mut States,
+) -> Result<Delta> {
     training.check()?;
     let mut undo = match training.from {
         Some(from) => from.apply(backbone)?,
         None => Undo::new(backbone)?,
     };
-    let outcome = run(backbone, training, &mut undo, stop, progress);
+    let outcome = run(backbone, training, &mut undo, stop, progress, states);
     backbone.unet.set_detach_start_of_text(false);
     undo.restore(backbone)?;
     outcome
@@ -97,9 +121,9 @@ fn run(
     undo: &mut Undo,
     stop: &AtomicBool,
     progress: &mut dyn FnMut(&Progress),
+    states: &mut States,
 ) -> Result<Delta> {
-    let Training { from, instances, settings, tokens, seed, dir } = *training;
-    let modifier = settings.modifier_token;
+    let Training { instances, settings, seed, dir, .. } = *training;
     // what was learnt before stays as it is
     backbone.text_encoder.fix_added()?;
     let phrases = add_tokens(backbone, training)?;
@@ -118,8 +142,20 @@ fn run(
     };
     let mut trainer = Trainer::new(config, groups, seed)?.with_checkpoints(checkpoints)?;
     let mut task = ImageTask::new(backbone, settings, instances, &phrases)?;
-    trainer.run(&mut task, stop, progress)?;
+    let mut failed = None;
+    trainer.run(&mut task, stop, |done| {
+        progress(done);
+        if failed.is_none() && states.steps.contains(&done.step) {
+            let kept =
+                changed(backbone, training).and_then(|delta| (states.keep)(done.step, delta));
+            failed = kept.err();
+        }
+    })?;
+    failed.map_or_else(|| changed(backbone, training), Err)
+}
 
+/// What the training has changed so far, over what it started from.
+fn changed(backbone: &Backbone, training: &Training) -> Result<Delta> {
     let mut tensors = BTreeMap::new();
     for (model, params) in components(backbone) {
         let added = backbone.text_encoder.added();
@@ -129,14 +165,15 @@ fn run(
         }
     }
     let mut rows = vec![];
-    for &number in tokens.iter().filter(|_| modifier.has_token()) {
+    let modifier = training.settings.modifier_token;
+    for &number in training.tokens.iter().filter(|_| modifier.has_token()) {
         let token = token(number);
-        let id = backbone.tokenizer.token_id(&token).expect("added above");
+        let id = backbone.tokenizer.token_id(&token).expect("added before the first step");
         let row = backbone.text_encoder.token_embedding(id)?;
         rows.push((token, row.unsqueeze(0)?.to_device(&Device::Cpu)?));
     }
     let delta = Delta::new(tensors, rows);
-    Ok(match from {
+    Ok(match training.from {
         Some(from) => delta.over(from),
         None => delta,
     })

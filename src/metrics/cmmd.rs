@@ -84,15 +84,18 @@ fn jackknife(within: &Array1<f64>, across: &Array1<f64>, others: f64) -> f64 {
     (without.iter().map(|v| (v - mean).powi(2)).sum::<f64>() * (n - 1.0) / n).sqrt()
 }
 
-pub(super) struct Cmmd;
+/// Of the concept's category, or of everything.
+pub(super) struct Cmmd {
+    pub general: bool,
+}
 
 impl Measure for Cmmd {
     fn name(&self) -> &'static str {
-        "cmmd"
+        if self.general { "cmmd-general" } else { "cmmd" }
     }
 
     fn title(&self) -> &'static str {
-        "CMMD"
+        if self.general { "general CMMD" } else { "CMMD" }
     }
 
     fn definition(&self) -> &'static str {
@@ -112,7 +115,7 @@ impl Measure for Cmmd {
     }
 
     fn need(&self) -> Need {
-        Need::RealImages
+        if self.general { Need::GeneralImages } else { Need::RealImages }
     }
 
     fn gives(&self) -> Gives {

@@ -39,15 +39,18 @@ pub struct Kid {
     pub n: [usize; 2],
 }
 
-pub(super) struct KernelDistance;
+/// Of the concept's category, or of everything.
+pub(super) struct KernelDistance {
+    pub general: bool,
+}
 
 impl Measure for KernelDistance {
     fn name(&self) -> &'static str {
-        "kid"
+        if self.general { "kid-general" } else { "kid" }
     }
 
     fn title(&self) -> &'static str {
-        "KID"
+        if self.general { "general KID" } else { "KID" }
     }
 
     fn definition(&self) -> &'static str {
@@ -67,7 +70,7 @@ impl Measure for KernelDistance {
     }
 
     fn need(&self) -> Need {
-        Need::RealImages
+        if self.general { Need::GeneralImages } else { Need::RealImages }
     }
 
     fn gives(&self) -> Gives {

@@ -42,6 +42,11 @@ pub trait Measure: Send + Sync {
         "clip"
     }
 
+    /// Metrics of one family are drawn as the bars of one figure.
+    fn family(&self) -> Option<&'static str> {
+        None
+    }
+
     /// Whether its title always says whose features it is of: where the same name is known with
     /// others, so that a bare name would mislead.
     fn titled_by_extractor(&self) -> bool {
@@ -98,8 +103,18 @@ pub enum Need {
     Targets,
     /// The images of the evaluation prompts, with the targets of all concepts together.
     AllTargets,
-    /// Images of the captions of real images, with those real images.
+    /// Images of the captions of real images of the category, with those real images.
     RealImages,
+    /// The same of captions and real images of everything that the corpus shows.
+    GeneralImages,
+    /// Images of evaluation prompts with the bare category in the concept's place, with the targets
+    /// of each concept in turn.
+    ClassWords,
+    /// Images of captions that have nothing to do with the concept, each with the pretrained model's
+    /// of the same prompt and noise.
+    Unrelated,
+    /// How far each weight of the UNet is from the pretrained model's; no images at all.
+    Weights,
 }
 
 /// Whether a measure has a value of each image.
@@ -123,6 +138,17 @@ pub struct Given<'a> {
     pub against: ArrayView2<'a, f32>,
     /// The images are compared with themselves, as real images are: no image counts as its own twin.
     pub itself: bool,
+    /// How far each weight moved, where that is asked for.
+    pub weights: &'a [WeightChange],
+}
+
+/// How far a weight of the UNet is from the pretrained model's.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WeightChange {
+    /// Its name, as diffusers has it.
+    pub name: String,
+    /// `‖θ' − θ‖ / ‖θ‖`.
+    pub change: f64,
 }
 
 /// What a measure gives.

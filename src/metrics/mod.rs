@@ -6,13 +6,16 @@
 mod cmmd;
 mod copying;
 mod diversity;
+mod drift;
 mod image_alignment;
 mod kid;
+mod language_drift;
 mod measure;
 pub mod paper;
 mod registry;
 mod stats;
 mod text_alignment;
+mod weight_change;
 
 use std::sync::Arc;
 
@@ -20,7 +23,7 @@ use ndarray::{Array2, ArrayView2};
 
 pub use image_alignment::image_alignment;
 pub use kid::{KID_SUBSET, KID_SUBSETS, Kid, Subset, kid, kid_over};
-pub use measure::{Better, Given, Gives, Measure, Need, Outcome, SetValue, Shown};
+pub use measure::{Better, Given, Gives, Measure, Need, Outcome, SetValue, Shown, WeightChange};
 pub use registry::{Chosen, Metric, Registry};
 pub use stats::{Estimate, Stratum, estimate, paired_difference, pooled, student, wilson, z95};
 pub use text_alignment::text_alignment;
@@ -30,10 +33,17 @@ fn measures() -> Vec<Arc<dyn Measure>> {
     vec![
         Arc::new(text_alignment::TextAlignment),
         Arc::new(image_alignment::ImageAlignment),
-        Arc::new(kid::KernelDistance),
-        Arc::new(cmmd::Cmmd),
+        Arc::new(kid::KernelDistance { general: false }),
+        Arc::new(cmmd::Cmmd { general: false }),
         Arc::new(diversity::Diversity),
         Arc::new(copying::Copying),
+        Arc::new(language_drift::LanguageDrift),
+        Arc::new(drift::Drift),
+        Arc::new(kid::KernelDistance { general: true }),
+        Arc::new(cmmd::Cmmd { general: true }),
+        Arc::new(weight_change::MeanChange::Cross),
+        Arc::new(weight_change::MeanChange::SelfAttention),
+        Arc::new(weight_change::MeanChange::Other),
     ]
 }
 

@@ -60,6 +60,9 @@ pub struct Metric {
     pub digits: usize,
     /// A difference that nobody minds.
     pub tolerance: f64,
+    /// Metrics of one family are drawn as the bars of one figure.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub family: Option<String>,
 }
 
 impl Metric {
@@ -115,6 +118,7 @@ impl Chosen {
             unit: shown.unit.to_owned(),
             digits: shown.digits,
             tolerance: measure.tolerance(),
+            family: measure.family().map(str::to_owned),
         };
         Chosen { metric, measure }
     }
@@ -247,7 +251,8 @@ mod tests {
             assert!(others().all(|b| a.name() != b.name() && a.title() != b.title()));
             assert!(!a.name().contains(BY) && a.tolerance() >= 0.0);
             // a set's value with each concept in turn would be several
-            assert!(a.gives() == Gives::Images || a.need() != Need::Targets, "{}", a.name());
+            let in_turn = matches!(a.need(), Need::Targets | Need::ClassWords);
+            assert!(a.gives() == Gives::Images || !in_turn, "{}", a.name());
         }
         let names = |c: Vec<Chosen>| c.into_iter().map(|c| c.metric.name).collect::<Vec<_>>();
         assert_eq!(names(registry.choose(None).unwrap()), DEFAULT);

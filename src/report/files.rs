@@ -15,11 +15,11 @@ use crate::metrics::{Estimate, Metric, SetValue};
 use crate::{Error, Result, safefile};
 
 /// Of `report.json`.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 /// Between the values of a field that holds several.
 const LIST: &str = ";";
 /// The columns of `results.csv` before those of the metrics.
-const CELL: [&str; 18] = [
+const CELL: [&str; 20] = [
     "experiment",
     "scale",
     "protocol",
@@ -28,6 +28,8 @@ const CELL: [&str; 18] = [
     "concepts",
     "method",
     "label",
+    "series",
+    "sweep",
     "paper_row",
     "anchor",
     "seed",
@@ -40,7 +42,7 @@ const CELL: [&str; 18] = [
     "jobs",
 ];
 /// Those of `images.csv`.
-const IMAGE: [&str; 5] = ["cell", "prompt", "text_prompt", "seed", "file"];
+const IMAGE: [&str; 6] = ["cell", "of", "prompt", "text_prompt", "seed", "file"];
 /// Behind the name of a metric of images, and of its parts.
 const ESTIMATE: [&str; 6] = ["", ".se", ".low", ".high", ".n", ".groups"];
 /// Behind the name of a metric of sets.
@@ -83,6 +85,7 @@ impl Results {
             protocol: self.protocol.clone(),
             protocol_text: self.protocol_text.clone(),
             table: self.table.clone(),
+            study: self.study.clone(),
             metrics: self.metrics.clone(),
             failed: self.failed.clone(),
         };
@@ -152,6 +155,7 @@ impl Results {
             protocol: header.protocol,
             protocol_text: header.protocol_text,
             table: header.table,
+            study: header.study,
             metrics: header.metrics,
             cells,
             images,
@@ -170,6 +174,7 @@ struct Header {
     protocol: String,
     protocol_text: String,
     table: Option<String>,
+    study: Vec<String>,
     metrics: Vec<Metric>,
     failed: Vec<(String, String)>,
 }
@@ -213,6 +218,10 @@ fn cell_row(results: &Results, c: &Cell) -> Result<Row> {
         let message = format!("concept {name:?}: a name may not be empty or hold {LIST:?}");
         return Err(Error::input(message));
     }
+    let sweep: Vec<String> = c.place.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    if sweep.iter().any(|point| point.contains(LIST)) {
+        return Err(Error::input(format!("the sweep {sweep:?}: a value may not hold {LIST:?}")));
+    }
     let values = [
         results.experiment.clone(),
         results.scale.clone(),
@@ -222,6 +231,8 @@ fn cell_row(results: &Results, c: &Cell) -> Result<Row> {
         c.concepts.join(LIST),
         c.method.clone(),
         c.label.clone(),
+        c.series.clone(),
+        sweep.join(LIST),
         c.paper_row.clone().unwrap_or_default(),
         c.anchor.to_string(),
         c.seed.to_string(),
@@ -277,6 +288,8 @@ fn read_cell(line: &Line, metrics: &[Metric]) -> Read<Cell> {
             .collect(),
         method: text("method"),
         label: text("label"),
+        series: text("series"),
+        place: read_place(line.text("sweep"))?,
         paper_row: Some(text("paper_row")).filter(|label| !label.is_empty()),
         anchor: line.get("anchor")?,
         seed: line.get("seed")?,
@@ -305,6 +318,15 @@ fn read_cell(line: &Line, metrics: &[Metric]) -> Read<Cell> {
         cell.values.insert(name.clone(), value);
     }
     Ok(cell)
+}
+
+/// The values of a sweep.
+fn read_place(text: &str) -> Read<BTreeMap<String, String>> {
+    let pair = |pair: &str| {
+        let (key, value) = pair.split_once('=').ok_or_else(|| format!("`sweep` is {text:?}"))?;
+        Ok((key.to_owned(), value.to_owned()))
+    };
+    text.split(LIST).filter(|pair| !pair.is_empty()).map(pair).collect()
 }
 
 /// None where its columns are not there or all empty.
@@ -358,6 +380,7 @@ fn read_set(line: &Line, name: &str) -> Read<Option<SetValue>> {
 fn image_row(i: &ImageRow) -> Row {
     let values = [
         i.cell.clone(),
+        i.of.clone(),
         i.prompt.to_string(),
         i.text_prompt.clone(),
         i.seed.to_string(),
@@ -390,6 +413,7 @@ fn read_image(line: &Line, metrics: &[Metric], sheet: &Sheet) -> Read<ImageRow> 
     }
     Ok(ImageRow {
         cell: line.text("cell").to_owned(),
+        of: line.text("of").to_owned(),
         prompt: line.get("prompt")?,
         text_prompt: line.text("text_prompt").to_owned(),
         seed: line.get("seed")?,

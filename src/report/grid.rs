@@ -28,21 +28,23 @@ pub type Samples<'a> = &'a dyn Fn(&ImageRow) -> Option<RgbImage>;
 /// Finds the targets of a concept.
 pub type Targets<'a> = &'a dyn Fn(&str) -> Vec<RgbImage>;
 
-/// The grid of one concept set of a group; none where no row has a picture.
+/// The grid of one concept set of a group, of the images that were asked for by `of`; none where no row
+/// has a picture.
 ///
 /// # Errors
 /// The drawing library's.
 pub fn grid(
     group: &Group,
     concepts: &[String],
+    of: &str,
     samples: Samples,
     targets: Targets,
 ) -> Result<Option<RgbImage>> {
-    let shown = columns(group, concepts);
+    let shown = columns(group, concepts, of);
     let mut rows: Vec<(&str, Vec<Option<RgbImage>>)> = vec![];
     for row in &group.rows {
         let Some(cell) = cell_of(row, concepts) else { continue };
-        let images = row.images_of(cell);
+        let images: Vec<_> = row.images_of(cell).iter().filter(|i| i.of == of).collect();
         let find = |(prompt, nth): &(usize, usize)| {
             let mut of_prompt: Vec<_> = images.iter().filter(|i| i.prompt == *prompt).collect();
             of_prompt.sort_by_key(|i| i.seed);
@@ -117,12 +119,12 @@ fn cell_of<'a>(row: &Row<'a>, concepts: &[String]) -> Option<&'a Cell> {
 
 /// Which prompts are shown, each with the place among its images and its text: as many images of
 /// each as there is room for.
-fn columns(group: &Group, concepts: &[String]) -> Vec<((usize, usize), String)> {
+fn columns(group: &Group, concepts: &[String], of: &str) -> Vec<((usize, usize), String)> {
     let mut prompts = std::collections::BTreeMap::<usize, (String, usize)>::new();
     for row in &group.rows {
         let Some(cell) = cell_of(row, concepts) else { continue };
         let mut own = std::collections::BTreeMap::<usize, usize>::new();
-        for image in row.images_of(cell) {
+        for image in row.images_of(cell).iter().filter(|i| i.of == of) {
             let count = own.entry(image.prompt).or_default();
             *count += 1;
             let known = prompts.entry(image.prompt).or_insert((image.text_prompt.clone(), 0));

@@ -3,14 +3,18 @@
 //! [`Results`] is all the data there is; everything else here is made from it, and again from the
 //! files it was written to.
 
+mod bars;
 mod baseline;
 mod check;
 mod csv;
+mod curves;
 mod files;
 mod folder;
 mod grid;
 mod latex;
 mod md;
+mod plot;
+mod preference;
 mod render;
 mod results;
 mod room;
@@ -27,8 +31,9 @@ pub use folder::report_of;
 pub use grid::{Samples, Targets};
 pub use latex::Latex;
 pub use md::Markdown;
+pub use plot::Figure;
 pub use render::{render, render_tables};
 pub use results::{Cell, CellValue, ImageRow, Results, SEED};
-pub use scatter::{Figure, ScatterOptions, scatter};
+pub use scatter::{ScatterOptions, scatter};
 pub use table::{Entry, Export, FLAT, Mark, Number, Section, Table, TableRow, export};
 pub use tables::tables;

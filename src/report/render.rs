@@ -1,16 +1,20 @@
 //! A report's folder.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fmt::Write as _;
 use std::path::Path;
 
+use super::bars::{bars, families};
 use super::csv::Csv;
+use super::curves::{curves, keys, long_table};
 use super::folder::Folder;
 use super::grid::{Samples, Targets, grid};
 use super::latex::Latex;
 use super::md::{Markdown, escape};
+use super::preference;
 use super::results::Results;
 use super::scatter::{ScatterOptions, scatter};
+use super::sheet;
 use super::table::{Export, export};
 use super::tables::{tables, title};
 use super::view::groups;
@@ -50,6 +54,16 @@ fn write(results: &Results, pictures: Option<(Samples, Targets)>, out: &Path) ->
     for table in &shown {
         safefile::write(&folder.file(format!("{}.csv", table.name)), Csv.table(table))?;
     }
+    let swept = !keys(results).is_empty();
+    if swept {
+        let (columns, rows) = long_table(results);
+        sheet::write(&folder.file("sweep.csv"), &columns, &rows)?;
+    }
+    let (columns, pairs) = preference::pairs(results);
+    let paired = !pairs.is_empty();
+    if paired {
+        sheet::write(&folder.file("pairs.csv"), &columns, &pairs)?;
+    }
     let mut text = format!(
         "# {}\n\n`{}`, scale {}, protocol `{}`.\n\n",
         escape(&results.title),
@@ -87,6 +101,16 @@ fn write(results: &Results, pictures: Option<(Samples, Targets)>, out: &Path) ->
         "- `results.csv`: a row a cell; `images.csv`: a row an image; `report.json`: the rest"
     );
     let _ = writeln!(text, "- `table.md`, `table.tex`: all tables, those by concept too");
+    if swept {
+        let _ = writeln!(text, "- `sweep.csv`: the points of the curves, a row a point and metric");
+    }
+    if paired {
+        let _ = writeln!(
+            text,
+            "- `pairs.csv`: {} pairs for a preference study: same prompt and noise, files in the store",
+            pairs.len()
+        );
+    }
     let csvs: Vec<String> = shown.iter().map(|t| format!("`{}.csv`", t.name)).collect();
     let _ = writeln!(text, "- {}: each with the ends of its intervals", csvs.join(", "));
     let _ = write!(
@@ -102,24 +126,39 @@ fn write(results: &Results, pictures: Option<(Samples, Targets)>, out: &Path) ->
 /// Draws the figure and the grids, and says what shows them.
 fn draw(results: &Results, samples: Samples, targets: Targets, folder: &Folder) -> Result<String> {
     let mut text = String::new();
-    if let Some(figure) = scatter(results, ScatterOptions::default())? {
-        safefile::write(&folder.file("scatter.svg"), figure.svg)?;
-        write_png(&folder.file("scatter.png"), &figure.png)?;
-        let _ = write!(text, "\n## {}\n\n![scatter](scatter.png)\n", heading(&figure.title));
+    let mut figures = vec![("scatter".to_owned(), scatter(results, ScatterOptions::default())?)];
+    for key in keys(results) {
+        figures.push((format!("curve-{}", plain(key)), curves(results, key)?));
+    }
+    for family in families(results) {
+        figures.push((format!("bars-{}", plain(family)), bars(results, family)?));
+    }
+    for (name, figure) in figures {
+        let Some(figure) = figure else { continue };
+        safefile::write(&folder.file(format!("{name}.svg")), figure.svg)?;
+        write_png(&folder.file(format!("{name}.png")), &figure.png)?;
+        let _ = write!(text, "\n## {}\n\n![{name}]({name}.png)\n", heading(&figure.title));
     }
     let mut names = HashSet::new();
     let mut pictures = String::new();
+    let asked: BTreeSet<&str> = results.images.iter().map(|i| i.of.as_str()).collect();
     for group in &groups(results) {
         for concepts in &group.concepts {
-            let Some(page) = grid(group, concepts, samples, targets)? else { continue };
-            let mut name = file_name(concepts);
-            while !names.insert(name.clone()) {
-                name.push('_');
+            for of in &asked {
+                let Some(page) = grid(group, concepts, of, samples, targets)? else { continue };
+                let mut name = file_name(concepts);
+                let mut what = concepts.join(" + ");
+                if !of.is_empty() {
+                    name += &format!("-{}", plain(of));
+                    what += &format!(", {of}");
+                }
+                while !names.insert(name.clone()) {
+                    name.push('_');
+                }
+                write_png(&folder.file(format!("grids/{name}.png")), &page)?;
+                let (what, part) = (escape(&what), title(group));
+                let _ = write!(pictures, "\n### {part}: {what}\n\n![{what}](grids/{name}.png)\n");
             }
-            write_png(&folder.file(format!("grids/{name}.png")), &page)?;
-            let what = escape(&concepts.join(" + "));
-            let _ =
-                write!(pictures, "\n### {}: {what}\n\n![{what}](grids/{name}.png)\n", title(group));
         }
     }
     if !pictures.is_empty() {

@@ -23,6 +23,8 @@ pub struct Results {
     pub protocol_text: String,
     /// The paper's table that this one reproduces, such as `table1`.
     pub table: Option<String>,
+    /// Rows whose images a preference study sets beside those of every other method.
+    pub study: Vec<String>,
     /// What was measured, in the order of the tables' columns.
     pub metrics: Vec<Metric>,
     /// A method on concepts with a seed, each.
@@ -46,6 +48,10 @@ pub struct Cell {
     pub method: String,
     /// Row of the table.
     pub label: String,
+    /// The row that it is a point of the sweep of; empty where nothing is swept.
+    pub series: String,
+    /// The values of the sweep, by their keys.
+    pub place: BTreeMap<String, String>,
     /// Label of the paper's row to show beside it.
     pub paper_row: Option<String>,
     /// Not a method but something to judge methods by; shown below the rule.
@@ -108,6 +114,8 @@ impl CellValue {
 pub struct ImageRow {
     /// The cell's id.
     pub cell: String,
+    /// What it was asked for by, such as `class words`; empty for the evaluation prompts.
+    pub of: String,
     /// Number of its prompt.
     pub prompt: usize,
     /// The prompt as CLIP sees it.
@@ -129,25 +137,39 @@ impl ImageRow {
 }
 
 impl Cell {
+    /// What the row that it is a point of is called; its label where nothing is swept.
+    pub fn series(&self) -> &str {
+        if self.series.is_empty() { &self.label } else { &self.series }
+    }
+
     /// Sets the values that its images have, and their counts. No image: nothing is set.
     pub fn measure(&mut self, images: &[&ImageRow]) {
-        let Some(first) = images.first() else { return };
-        let groups: Vec<usize> = images.iter().map(|i| i.prompt).collect();
-        let of = |value: &dyn Fn(&ImageRow) -> Option<f64>| {
-            let value = |i: &&ImageRow| value(i).unwrap_or(f64::NAN);
-            estimate(&images.iter().map(value).collect::<Vec<_>>(), &groups, SEED)
-        };
-        for (name, parts) in &first.values {
+        let mut parts = BTreeMap::<&String, usize>::new();
+        for (name, values) in images.iter().flat_map(|i| &i.values) {
+            parts.entry(name).or_insert(values.len());
+        }
+        for (name, parts) in parts {
+            let own: Vec<&&ImageRow> =
+                images.iter().filter(|i| i.values.contains_key(name)).collect();
+            let groups: Vec<usize> = own.iter().map(|i| i.prompt).collect();
+            let of = |value: &dyn Fn(&ImageRow) -> Option<f64>| {
+                let values = own.iter().map(|i| value(i).unwrap_or(f64::NAN));
+                estimate(&values.collect::<Vec<_>>(), &groups, SEED)
+            };
             let part = |c: usize| of(&|i| i.values.get(name)?.get(c).copied());
-            let several = (0..parts.len()).filter(|_| parts.len() > 1);
+            let several = (0..parts).filter(|_| parts > 1);
             let value = CellValue::Mean {
                 mean: of(&|i| i.value(name)),
                 parts: several.map(part).collect(),
             };
             self.values.insert(name.clone(), value);
         }
-        let distinct: HashSet<usize> = groups.iter().copied().collect();
-        (self.images, self.prompts) = (images.len(), distinct.len());
+        let evaluated: Vec<usize> =
+            images.iter().filter(|i| i.of.is_empty()).map(|i| i.prompt).collect();
+        if !images.is_empty() {
+            self.images = evaluated.len();
+            self.prompts = evaluated.into_iter().collect::<HashSet<usize>>().len();
+        }
     }
 }
 

@@ -73,7 +73,7 @@ fn main(results: &Results, groups: &[Group]) -> Table {
     let mut notes = vec![format!(
         "Mean ± half of its 95 % interval{}. Bold: best of its part. Italic: not told apart from the \
          best (the 95 % interval of the paired difference holds 0). Anchors do not compete.",
-        errors(results, "bootstrap over prompts, within concepts", "jackknife over images"),
+        errors(results, "bootstrap over prompts, within concepts", "its own standard error"),
     )];
     let incomplete =
         |g: &Group| g.rows.iter().any(|r| results.metrics.iter().any(|m| partial(g, r, m)));
@@ -145,7 +145,7 @@ fn differences(results: &Results, groups: &[Group]) -> Table {
         errors(
             results,
             "bootstrap over prompts",
-            "jackknife over the images measured, given what they are compared with"
+            "its standard error from what is measured, given what it is compared with"
         ),
         better.join(", "),
     )];
@@ -241,8 +241,10 @@ impl What<'_> {
 }
 
 fn section(title: String, group: &Group, line: impl Fn(&Row) -> TableRow) -> Section {
-    let of = |anchor| group.rows.iter().filter(|r| r.anchor == anchor).map(&line).collect();
-    Section { title, rows: of(false), anchors: of(true) }
+    let of = |anchor| group.rows.iter().filter(move |r| r.anchor == anchor).map(&line);
+    // an anchor that has nothing to be measured by says nothing
+    let filled = |row: &TableRow| row.entries.iter().any(|e| *e != Entry::Empty);
+    Section { title, rows: of(false).collect(), anchors: of(true).filter(filled).collect() }
 }
 
 /// A row's value with its mark.
@@ -321,7 +323,7 @@ fn counts(group: &Group, metrics: &[Metric]) -> String {
         let of = |c: &&'_ Cell| c.values.get(&metric.name).and_then(CellValue::set).cloned();
         let sets: Vec<SetValue> = cells.iter().filter_map(of).collect();
         let Some(first) = sets.first() else { continue };
-        let mut parts = vec![format!("images = {}", range(sets.iter().map(|s| s.n), ""))];
+        let mut parts = vec![format!("n = {}", range(sets.iter().map(|s| s.n), ""))];
         for name in first.counts.keys() {
             let of = sets.iter().filter_map(|s| s.counts.get(name).copied());
             parts.push(format!("{name} = {}", range(of, "")));

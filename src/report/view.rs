@@ -112,6 +112,21 @@ impl<'a> Row<'a> {
         self.cells.iter().find_map(|c| c.paper_row.as_deref())
     }
 
+    /// What the row that it is a point of is called; its label where nothing is swept.
+    pub fn series(&self) -> &'a str {
+        self.cells.first().map_or(self.label, |c| c.series())
+    }
+
+    /// The values of its row's sweep, by their keys.
+    pub fn place(&self) -> Option<&'a BTreeMap<String, String>> {
+        self.cells.first().map(|c| &c.place).filter(|place| !place.is_empty())
+    }
+
+    /// The method's name.
+    pub fn method(&self) -> &'a str {
+        self.cells.first().map_or("", |c| c.method.as_str())
+    }
+
     /// The images of a cell.
     pub fn images_of(&self, cell: &Cell) -> &[&'a ImageRow] {
         self.images.get(cell.id.as_str()).map_or(&[], Vec::as_slice)
@@ -168,7 +183,9 @@ impl<'a> Row<'a> {
         for cell in cells {
             let stratum = strata.entry(&cell.concepts).or_default();
             for image in self.images_of(cell) {
-                stratum.values.push(value(image)?);
+                // images of another kind have other metrics
+                let Some(value) = value(image) else { continue };
+                stratum.values.push(value);
                 stratum.groups.push(image.prompt);
             }
         }

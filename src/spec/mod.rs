@@ -1,6 +1,7 @@
 //! An experiment: what a TOML file under `experiments/` says, typed and checked.
 
 mod overrides;
+mod row;
 mod scale;
 
 use std::collections::BTreeMap;
@@ -13,10 +14,12 @@ use crate::clip::ExtractorSpec;
 use crate::data::{FolderSource, PromptSource, check_name};
 use crate::diffusion::GUIDANCE;
 use crate::diffusion::scheduler::SchedulerKind;
+use crate::error::nearest;
 use crate::metrics::Registry;
 use crate::{Error, Result, readfile};
 
 pub use overrides::Override;
+pub use row::{Point, Row, RowSampling};
 pub use scale::{Scale, ScaleSpec};
 
 /// A sweep: rows of a table, over concepts and pairs of concepts.
@@ -30,6 +33,10 @@ pub struct Experiment {
     /// The paper's table that the report prints beside ours: a file of `metrics/paper/`.
     #[serde(default)]
     pub table: Option<String>,
+    /// Labels of rows whose images a preference study sets beside those of every other method: the report
+    /// lists the pairs.
+    #[serde(default)]
+    pub study: Vec<String>,
     /// Default of `--backbone`: `mini`, a diffusers folder or a hub id.
     #[serde(default = "mini")]
     pub backbone: String,
@@ -58,8 +65,8 @@ pub struct Experiment {
     /// Concepts that are not the mini world's.
     #[serde(default)]
     pub concepts: Vec<FolderSource>,
-    /// Pairs that are not the mini world's.
-    #[serde(default)]
+    /// Pairs and larger sets that are not the mini world's.
+    #[serde(default, alias = "sets")]
     pub pairs: Vec<PairSpec>,
     /// How much is run, by name; `default` is what runs unless `--scale` says otherwise.
     pub scales: BTreeMap<String, ScaleSpec>,
@@ -73,27 +80,6 @@ pub struct Experiment {
 
 fn mini() -> String {
     "mini".into()
-}
-
-/// A row of the table: a method with its options.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Row {
-    /// What the table calls it; the method's title if not given.
-    #[serde(default)]
-    pub label: Option<String>,
-    /// A method's name.
-    pub method: String,
-    /// The row of the paper's table it stands beside; the label's if not given.
-    #[serde(default)]
-    pub paper: Option<String>,
-    /// Options that differ from the method's defaults.
-    #[serde(default)]
-    pub settings: toml::Table,
-    /// Whether it is run for single concepts, for pairs, or both; by what the method takes if not
-    /// given.
-    #[serde(default)]
-    pub groups: Option<Vec<GroupName>>,
 }
 
 /// How many concepts a cell has.
@@ -187,12 +173,12 @@ impl Experiment {
     /// # Errors
     /// An unknown method.
     pub fn of_method(method: &str, settings: toml::Table) -> Result<Self> {
-        let (label, paper, groups) = Default::default();
-        let row = Row { label, method: method.to_owned(), paper, settings, groups };
+        let row = Row { method: method.to_owned(), settings, ..Row::default() };
         let experiment = Experiment {
             name: row.method.clone(),
             title: row.title()?,
             table: None,
+            study: vec![],
             backbone: mini(),
             profile: None,
             sampling: SamplingSpec::default(),
@@ -253,9 +239,18 @@ impl Experiment {
         }
         let mut labels = vec![];
         for row in &self.rows {
-            labels.push(row.title()?);
+            let title = row.title()?;
+            for point in row.points().map_err(|e| e.of(&format!("row `{title}`")))? {
+                labels.push(point.row.title()?);
+            }
         }
         unique("rows.label", labels.iter().map(String::as_str))?;
+        if let Some(label) = self.study.iter().find(|label| !labels.contains(label)) {
+            return Err(Error::input_hint(
+                format!("`study`: no row is called `{label}`"),
+                nearest(label, labels.iter().map(String::as_str)),
+            ));
+        }
         for pair in &self.pairs {
             if pair.concepts.len() < 2 {
                 let message = format!("the pair `{}` needs at least two concepts", pair.name);
@@ -280,17 +275,6 @@ impl Experiment {
             ));
         }
         self.scales.iter().try_for_each(|(name, scale)| scale.check(name))
-    }
-}
-
-impl Row {
-    /// What the table calls it.
-    ///
-    /// # Errors
-    /// An unknown method.
-    pub fn title(&self) -> Result<String> {
-        let method = crate::methods::find(&self.method)?;
-        Ok(self.label.clone().unwrap_or_else(|| method.title().to_owned()))
     }
 }
 

@@ -12,7 +12,8 @@ use crate::{Error, Result};
 pub struct ScaleSpec {
     /// Names of single concepts.
     pub concepts: Option<Vec<String>>,
-    /// Names of pairs.
+    /// Names of pairs, and of larger sets.
+    #[serde(alias = "sets")]
     pub pairs: Option<Vec<String>>,
     /// How many seeds: 0, 1, … Training and sampling take them.
     pub seeds: Option<u64>,
@@ -26,6 +27,11 @@ pub struct ScaleSpec {
     /// for none.
     #[serde(alias = "kid_images")]
     pub real_images: Option<usize>,
+    /// Real images of everything that the corpus shows, and as many generated from their captions, for
+    /// measures that ask for them; as many as `real_images` if not given.
+    pub general_images: Option<usize>,
+    /// Images of the bare category, and of captions without it, for measures that ask for them.
+    pub drift_images: Option<usize>,
     /// Denoising steps, in place of the experiment's.
     pub steps: Option<usize>,
     /// Denoising steps for pairs, in place of the others'.
@@ -58,6 +64,10 @@ pub struct Scale {
     #[allow(missing_docs)]
     pub real_images: usize,
     #[allow(missing_docs)]
+    pub general_images: usize,
+    #[allow(missing_docs)]
+    pub drift_images: usize,
+    #[allow(missing_docs)]
     pub steps: Option<usize>,
     #[allow(missing_docs)]
     pub pair_steps: Option<usize>,
@@ -69,6 +79,8 @@ pub struct Scale {
     pub train_steps: f64,
 }
 
+/// Images of the bare category and of unrelated captions where a scale does not say.
+const DRIFT_IMAGES: usize = 8;
 /// The methods' training steps are not multiplied by more.
 const MOST_TIMES: f64 = 1000.0;
 
@@ -84,6 +96,8 @@ impl ScaleSpec {
             ("images", self.images.map(|n| n as u64), 1, 100_000),
             ("pair_images", self.pair_images.map(|n| n as u64), 1, 100_000),
             ("real_images", self.real_images.map(|n| n as u64), 0, 100_000),
+            ("general_images", self.general_images.map(|n| n as u64), 2, 100_000),
+            ("drift_images", self.drift_images.map(|n| n as u64), 1, 100_000),
             ("steps", self.steps.map(|n| n as u64), 1, 1000),
             ("pair_steps", self.pair_steps.map(|n| n as u64), 1, 1000),
         ];
@@ -149,6 +163,7 @@ impl super::Experiment {
         };
         let default = &self.scales[super::DEFAULT_SCALE];
         let images = own.images.or(default.images).unwrap_or(1);
+        let real_images = own.real_images.or(default.real_images).unwrap_or(0);
         Ok(Scale {
             name: name.to_owned(),
             concepts: own.concepts.clone().or(default.concepts.clone()).unwrap_or_default(),
@@ -157,7 +172,9 @@ impl super::Experiment {
             prompts: own.prompts.or(default.prompts),
             images,
             pair_images: own.pair_images.or(default.pair_images).unwrap_or(images),
-            real_images: own.real_images.or(default.real_images).unwrap_or(0),
+            real_images,
+            general_images: own.general_images.or(default.general_images).unwrap_or(real_images),
+            drift_images: own.drift_images.or(default.drift_images).unwrap_or(DRIFT_IMAGES),
             steps: own.steps.or(default.steps),
             pair_steps: own.pair_steps.or(default.pair_steps).or(own.steps).or(default.steps),
             scheduler: own.scheduler.or(default.scheduler),

@@ -1,0 +1,201 @@
+//! Compression: of every matrix that changed, the leading part of its change alone (the appendix of the
+//! paper, Figs. 14 and 21).
+//!
+//! The change `D = W' − W₀` of a matrix [out, in] is kept as two factors, `U` [out, r] and `V` [r, in] with
+//! `D ≈ U V`, of the r largest singular values. On disk and in memory there are the factors, so that what
+//! is stored is as small as they are.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use candle_core::{DType, Device, Tensor};
+use nalgebra::{DMatrix, SymmetricEigen};
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use super::Delta;
+use super::delta::change;
+use crate::diffusion::Backbone;
+use crate::{Error, Result};
+
+/// How much of each change is left.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Compression {
+    /// The largest singular values until they hold this share of the sum of all (the paper: 0.6); at
+    /// least one.
+    Share(f64),
+    /// So many of the largest singular values.
+    Rank(usize),
+}
+
+impl fmt::Display for Compression {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Compression::Share(share) => write!(f, "{share} of the singular values' sum"),
+            Compression::Rank(rank) => write!(f, "rank {rank}"),
+        }
+    }
+}
+
+/// `U` [out, r] and `V` [r, in], f32 on the CPU: their product is added to the backbone's matrix.
+#[derive(Clone, Debug)]
+pub struct Factors {
+    /// [out, r].
+    pub u: Tensor,
+    /// [r, in].
+    pub v: Tensor,
+}
+
+impl Factors {
+    /// `U V` [out, in].
+    ///
+    /// # Errors
+    /// Only candle's.
+    pub fn product(&self) -> Result<Tensor> {
+        Ok(self.u.matmul(&self.v)?)
+    }
+
+    /// How many numbers they are.
+    pub fn count(&self) -> usize {
+        self.u.elem_count() + self.v.elem_count()
+    }
+}
+
+impl Compression {
+    /// Whether the value makes sense.
+    ///
+    /// # Errors
+    /// [`Error::Input`] naming it.
+    pub fn check(self) -> Result<()> {
+        match self {
+            Compression::Share(share) if !(share > 0.0 && share <= 1.0) => {
+                Err(Error::input(format!("`compress.share` is {share}: above 0 and at most 1")))
+            }
+            Compression::Rank(0) => Err(Error::input("`compress.rank` is 0: at least 1")),
+            _ => Ok(()),
+        }
+    }
+
+    /// How many of these singular values, largest first, are kept.
+    fn rank(self, values: &[f64]) -> usize {
+        match self {
+            Compression::Rank(rank) => rank.min(values.len()),
+            Compression::Share(share) => {
+                let wanted = share * values.iter().sum::<f64>();
+                let mut sum = 0.0;
+                let whole = share >= 1.0;
+                let enough = values.iter().position(|value| {
+                    sum += value;
+                    !whole && sum >= wanted
+                });
+                enough.map_or(values.len(), |at| at + 1).max(1)
+            }
+        }
+    }
+}
+
+/// Compresses what a checkpoint changed of an untouched backbone. Matrices become factors, where these
+/// are fewer numbers than the matrix; vectors and convolutions stay as they are.
+///
+/// # Errors
+/// [`Error::Input`] for a checkpoint of another backbone, or one that is compressed already.
+pub fn compress(delta: &Delta, backbone: &Backbone, to: Compression) -> Result<Delta> {
+    to.check()?;
+    if !delta.factors().is_empty() {
+        return Err(Error::input_hint(
+            "this checkpoint is compressed already",
+            "compress the one that it was made from",
+        ));
+    }
+    let (matrices, others): (Vec<_>, Vec<_>) =
+        delta.tensors().iter().partition(|(_, tensor)| tensor.rank() == 2);
+    let compressed = matrices
+        .par_iter()
+        .map(|(name, tensor)| {
+            Ok(((*name).clone(), factors(&matrix(&change(backbone, name, tensor)?)?, to)?))
+        })
+        .collect::<Result<BTreeMap<String, Factors>>>()?;
+    let tensors = others.into_iter().map(|(name, t)| (name.clone(), t.clone())).collect();
+    Ok(Delta::new(tensors, delta.tokens().to_vec()).with_factors(compressed))
+}
+
+/// The leading factors of a change.
+///
+/// `V` are eigenvectors of `DᵀD` and `U = D V` (or the other way round for a wide `D`): of all of them
+/// the product is `D V Vᵀ = D` to the last bits of f64, however small a singular value is.
+fn factors(change: &DMatrix<f64>, to: Compression) -> Result<Factors> {
+    let wide = change.ncols() > change.nrows();
+    let tall = if wide { change.transpose() } else { change.clone() };
+    let eigen = SymmetricEigen::new(tall.tr_mul(&tall));
+    let mut order: Vec<usize> = (0..eigen.eigenvalues.len()).collect();
+    order.sort_by(|&a, &b| eigen.eigenvalues[b].total_cmp(&eigen.eigenvalues[a]));
+    let values: Vec<f64> = order.iter().map(|&i| eigen.eigenvalues[i].max(0.0).sqrt()).collect();
+    let kept = &order[..to.rank(&values)];
+    let vectors = eigen.eigenvectors.select_columns(kept);
+    let other = &tall * &vectors;
+    let (u, v) = match wide {
+        true => (vectors, other.transpose()),
+        false => (other, vectors.transpose()),
+    };
+    Ok(Factors { u: tensor(&u)?, v: tensor(&v)? })
+}
+
+fn matrix(tensor: &Tensor) -> Result<DMatrix<f64>> {
+    let (rows, columns) = tensor.dims2()?;
+    let values = tensor.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>()?;
+    Ok(DMatrix::from_row_slice(rows, columns, &values))
+}
+
+fn tensor(matrix: &DMatrix<f64>) -> Result<Tensor> {
+    let values: Vec<f32> = matrix.transpose().iter().map(|&x| x as f32).collect();
+    Ok(Tensor::from_vec(values, matrix.shape(), &Device::Cpu)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rng::Rng;
+
+    /// A matrix with these singular values.
+    fn with_values(rows: usize, columns: usize, values: &[f64]) -> DMatrix<f64> {
+        let mut rng = Rng::new(3, "compress");
+        let mut random = |n: usize, m: usize| {
+            DMatrix::from_fn(n, m, |_, _| f64::from(rng.uniform(-1.0, 1.0))).qr().q()
+        };
+        let (u, v) = (random(rows, values.len()), random(columns, values.len()));
+        u * DMatrix::from_diagonal(&values.to_vec().into()) * v.transpose()
+    }
+
+    fn error(change: &DMatrix<f64>, to: Compression) -> (usize, f64) {
+        let found = factors(change, to).unwrap();
+        let product = matrix(&found.product().unwrap()).unwrap();
+        (found.u.dims()[1], (product - change).norm())
+    }
+
+    #[test]
+    fn the_error_is_that_of_the_values_left_out() {
+        // Eckart and Young: no other matrix of the rank is nearer
+        for (rows, columns) in [(20, 12), (12, 20), (12, 12)] {
+            let change = with_values(rows, columns, &[8.0, 4.0, 2.0, 1.0, 0.5]);
+            for (rank, left) in [(1, [4.0, 2.0, 1.0, 0.5].as_slice()), (3, &[1.0, 0.5])] {
+                let (kept, error) = error(&change, Compression::Rank(rank));
+                let best = left.iter().map(|v| v * v).sum::<f64>().sqrt();
+                assert_eq!(kept, rank);
+                assert!((error - best).abs() < 1e-5, "{error} {best}");
+            }
+            let (kept, error) = error(&change, Compression::Share(1.0));
+            assert_eq!(kept, rows.min(columns));
+            assert!(error < 1e-5 * change.norm(), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_share_is_of_the_sum_of_the_values() {
+        let rank = |share| Compression::Share(share).rank(&[6.0, 3.0, 1.0, 0.0]);
+        assert_eq!([0.01, 0.6, 0.61, 0.9, 0.95, 1.0].map(rank), [1, 1, 2, 2, 3, 4]);
+        assert!(Compression::Share(0.0).check().is_err());
+        assert!(Compression::Share(1.5).check().is_err());
+        assert!(Compression::Rank(0).check().is_err());
+    }
+}
