@@ -83,7 +83,7 @@ fn damaged_files_are_refused_with_their_names() {
         assert!(error.contains(file), "{error}");
         error
     };
-    read_after("report.json", &|t| t.replacen("\"version\": 2", "\"version\": 1", 1));
+    read_after("report.json", &|t| t.replacen("\"version\": 3", "\"version\": 2", 1));
     read_after("report.json", &|t| t[..t.len() / 2].into());
     let error = read_after("results.csv", &|t| t.replacen("a1b2c3", "ffffff", 1));
     assert!(error.contains("protocol"), "{error}");

@@ -195,7 +195,7 @@ fn what_cannot_be_swept_is_refused_before_anything_runs() {
         ("sweep = { stepz = [1, 2] }", "`stepz`", "steps"),
         ("sweep = { steps = [] }", "no values", ""),
         ("sweep = { \"compress.shares\" = [0.5] }", "shares", ""),
-        (grid.as_str(), "14400 cells", "--filter"),
+        (grid.as_str(), "14404 cells", "--filter"),
     ] {
         let file = lab.file(
             "bad",
