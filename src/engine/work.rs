@@ -186,11 +186,7 @@ impl<'a> Worker<'a> {
             true => return Ok(0.0.into()),
             false => self.backbone(checkpoint)?,
         };
-        let request = |(prompt, seed): &&(String, u64)| Request {
-            prompt: prompt.clone(),
-            seed: *seed,
-            latents: None,
-        };
+        let request = |(prompt, seed): &&(String, u64)| Request::new(prompt, *seed);
         let requests: Vec<Request> = missing.iter().map(request).collect();
         let on_step = |_| match stop.load(Ordering::Relaxed) {
             true => Err(Error::Interrupted),
