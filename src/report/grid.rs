@@ -9,10 +9,10 @@ use super::view::{Group, Row};
 use crate::Result;
 use crate::drawing::{wrap, write};
 
-const GAP: u32 = 4;
-const MARGIN: u32 = 12;
-const SIZE: u32 = 17;
-const LINE: u32 = 15;
+pub(super) const GAP: u32 = 4;
+pub(super) const MARGIN: u32 = 12;
+pub(super) const SIZE: u32 = 17;
+pub(super) const LINE: u32 = 15;
 const LABEL: u32 = 120;
 /// Between the texts of neighbours.
 const APART: u32 = 6;
@@ -137,7 +137,11 @@ fn columns(group: &Group, concepts: &[String]) -> Vec<((usize, usize), String)> 
     prompts.into_iter().flat_map(of).take(COLUMNS).collect()
 }
 
-fn stack(
+/// Writes lines of text, the first of them at the place.
+///
+/// # Errors
+/// The drawing library's.
+pub(super) fn stack(
     page: &mut RgbImage,
     lines: &[String],
     (x, y): (u32, u32),
@@ -149,13 +153,18 @@ fn stack(
     Ok(())
 }
 
-/// A picture in a square: small ones keep their pixels, others are made to fit.
-fn place(page: &mut RgbImage, picture: &RgbImage, (x, y): (u32, u32), side: u32) {
+/// Draws a picture into a square.
+pub(super) fn place(page: &mut RgbImage, picture: &RgbImage, (x, y): (u32, u32), side: u32) {
+    let fitted = fit(picture, side);
+    let (dx, dy) = ((side - fitted.width()) / 2, (side - fitted.height()) / 2);
+    replace(page, &fitted, i64::from(x + dx), i64::from(y + dy));
+}
+
+/// A picture as large as fits a square: small ones keep their pixels, others are made to fit.
+pub(super) fn fit(picture: &RgbImage, side: u32) -> RgbImage {
     let longer = picture.width().max(picture.height()).max(1);
     let scaled = |length: u32| (length * side / longer).max(1);
     let filter =
         if side.is_multiple_of(longer) { FilterType::Nearest } else { FilterType::Lanczos3 };
-    let fitted = resize(picture, scaled(picture.width()), scaled(picture.height()), filter);
-    let (dx, dy) = ((side - fitted.width()) / 2, (side - fitted.height()) / 2);
-    replace(page, &fitted, i64::from(x + dx), i64::from(y + dy));
+    resize(picture, scaled(picture.width()), scaled(picture.height()), filter)
 }
