@@ -189,7 +189,7 @@ fn numbers_that_are_none_are_found_where_they_come_from() {
             width: 32,
             negative_prompt: String::new(),
         };
-        let request = Request { prompt: "a dog".into(), seed: 1, latents };
+        let request = Request { latents, ..Request::new("a dog", 1) };
         backbone.sample(&[request], &sampling, &|_| Ok(())).map(|_| ())
     };
     sample(3.0, None).unwrap();

@@ -3,9 +3,12 @@
 
 mod common;
 
+use std::cell::RefCell;
+
 use candle_core::{DType, Device, Tensor};
+use cdbench::diffusion::model::CrossAttention;
 use cdbench::diffusion::scheduler::SchedulerKind;
-use cdbench::diffusion::{Backbone, Request, Sampling, from_rgb};
+use cdbench::diffusion::{AttentionMaps, Backbone, Request, Sampling, from_rgb};
 use cdbench::nn::{Var, ops, reference};
 use common::{Golden, assert_close, floats, path};
 
@@ -13,7 +16,8 @@ const TOLERANCE: f64 = 1e-4;
 
 /// The backbone `sd1` or `sd2` with `<new1>` and `<new2>` added, and its golden values.
 fn load(name: &str) -> (Backbone, Golden) {
-    let golden = Golden::load(&format!("{name}_forward.safetensors"));
+    let golden = Golden::load(&format!("{name}_forward.safetensors"))
+        .and(&format!("{name}_attention.safetensors"));
     let mut backbone = Backbone::load(&path(name), &Device::Cpu, DType::F32).unwrap();
     for token in ["<new1>", "<new2>"] {
         backbone.tokenizer.add_token(token).unwrap();
@@ -71,6 +75,53 @@ fn unet() {
 }
 
 #[test]
+fn cross_attention() {
+    on_both(|backbone, golden| {
+        let text = golden.get("unet.text");
+        // all layers, and their mean for the batch from `first` on
+        let run = |latents: &str, steps: &str, text: &Tensor, first: usize| {
+            let (layers, maps) = (RefCell::new(vec![]), RefCell::new(AttentionMaps::new(first)));
+            let see = |attention: &CrossAttention| {
+                let size = (attention.height, attention.width);
+                layers.borrow_mut().push((size, attention.probabilities(0)?));
+                maps.borrow_mut().add(attention)
+            };
+            let (latents, steps) = (constant(golden.get(latents)), timesteps(golden.get(steps)));
+            backbone.unet.forward_seen(&latents, &steps, &constant(text), Some(&see)).unwrap();
+            (layers.into_inner(), maps.into_inner())
+        };
+        let check_mean = |maps: &AttentionMaps, name: &str, first: usize| {
+            let wanted = golden.get(name);
+            let (images, tokens, height, width) = wanted.dims4().unwrap();
+            for image in first..images {
+                let of = |positions| maps.map(image - first, positions, (height, width)).unwrap();
+                let found: Vec<f32> = (0..tokens).flat_map(|t| of(t..=t)).collect();
+                let found = Tensor::from_vec(found, (tokens, height, width), &Device::Cpu).unwrap();
+                assert_close(name, &found, &wanted.get(image).unwrap(), TOLERANCE);
+                let both = (of(2..=2) + of(3..=3)) / 2.0;
+                assert!(both.iter().zip(&of(2..=3)).all(|(a, b)| (a - b).abs() < 1e-6));
+            }
+        };
+        let (layers, maps) = run("unet.latents", "unet.timesteps", text, 0);
+        assert_eq!(layers.len(), golden.under("attention.layer.").count());
+        for (i, ((height, width), found)) in layers.iter().enumerate() {
+            let name = format!("attention.layer.{i}");
+            let wanted = golden.get(&name);
+            let (images, tokens, ..) = wanted.dims4().unwrap();
+            let found = found.narrow(2, 0, tokens).unwrap().transpose(1, 2).unwrap();
+            let found = found.reshape((images, tokens, *height, *width)).unwrap();
+            assert_close(&name, &found, wanted, TOLERANCE);
+        }
+        check_mean(&maps, "attention.mean", 0);
+        let (_, maps) = run("unet.latents", "unet.timesteps", text, 1);
+        check_mean(&maps, "attention.mean", 1);
+        let second = text.narrow(0, 1, 1).unwrap();
+        let (_, maps) = run("unet.odd_latents", "unet.odd_timesteps", &second, 0);
+        check_mean(&maps, "attention.odd_mean", 0);
+    });
+}
+
+#[test]
 fn vae() {
     on_both(|backbone, golden| {
         let posterior = backbone.vae.encode(&constant(golden.get("vae.images"))).unwrap();
@@ -89,9 +140,8 @@ fn guided_sampling() {
         let initial = golden.get("sample.latents");
         let requests: Vec<Request> = (0..2)
             .map(|i| Request {
-                prompt: prompts[i].into(),
-                seed: 0,
                 latents: Some(initial.get(i).unwrap()),
+                ..Request::new(prompts[i], 0)
             })
             .collect();
         let (width, height) = backbone.default_size();

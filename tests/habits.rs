@@ -223,3 +223,58 @@ fn fewer_samples_than_prompts_are_said() {
     prompts(r#"{"a.png": "a dog"}"#);
     assert!(!both(&evaluate).1.contains("no sample"));
 }
+
+#[test]
+fn what_words_attend_to_is_drawn_beside_images() {
+    let desk = Desk::new();
+    let sample = |out: &str, more: &[&str]| -> Vec<String> {
+        let prompt = "photo of a dog next to a red chair";
+        let args = ["sample", "--prompt", prompt, "--steps", "2", "--scheduler", "ddim", "-o", out];
+        args.iter().chain(more).map(|s| s.to_string()).collect()
+    };
+    fn refs(args: &[String]) -> Vec<&str> {
+        args.iter().map(String::as_str).collect()
+    }
+    let fine = |args: &[String]| ok(&refs(args));
+    let not = |args: &[String]| refused(&refs(args));
+    let (plain, seen) = (desk.path("plain"), desk.path("seen"));
+    fine(&sample(&plain, &["--num", "2"]));
+    let said = fine(&sample(&seen, &["--num", "2", "--attention", "dog, red chair"]));
+    assert_eq!(said.lines().count(), 4, "{said}");
+    for name in ["00000", "00001"] {
+        let read = |path: String| image::open(path).unwrap().into_rgb8();
+        let image = format!("{seen}/{name}.png");
+        assert!(
+            std::fs::read(&image).unwrap() == std::fs::read(format!("{plain}/{name}.png")).unwrap()
+        );
+        let drawing = read(format!("{seen}/{name}-attention.png"));
+        let side = read(image).width();
+        assert!(
+            drawing.width() > 3 * side && drawing.height() > side,
+            "{:?}",
+            drawing.dimensions()
+        );
+    }
+    // nothing that reads pictures takes drawings for some
+    let pictures = cdbench::data::read_pictures(Path::new(&seen), cdbench::data::OnCorrupt::Refuse);
+    assert_eq!(pictures.unwrap().len(), 2);
+
+    let other = sample(&seen, &["--num", "2", "--attention", "dog"]);
+    let err = not(&other);
+    assert!(err.contains("00000-attention.png") && err.contains("--force"), "{err}");
+    fine(&[&other[..], &["--force".into()]].concat());
+    fine(&sample(&seen, &["--num", "2"]));
+    assert_eq!(files(Path::new(&seen), "png").len(), 4, "the same images again");
+    fine(&sample(&seen, &["--guidance", "2", "--force"]));
+    assert_eq!(files(Path::new(&seen), "png").len(), 1, "drawings go with their images");
+
+    for word in ["cat", "xyzzy", "dog chair"] {
+        let err = not(&sample(&desk.path("x.png"), &["--attention", word]));
+        assert!(
+            err.contains(word) && err.contains("red chair`") && err.contains("hint: "),
+            "{err}"
+        );
+    }
+    assert!(!Path::new(&desk.path("x.png")).exists());
+    ends(&["sample", "--prompt", "a dog", "--attention", "dog,,", "-o", &desk.path("x.png")], 2);
+}

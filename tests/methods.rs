@@ -86,7 +86,7 @@ fn sample(backbone: &Backbone, prompt: &str) -> Vec<u8> {
         width: 32,
         negative_prompt: String::new(),
     };
-    let request = Request { prompt: prompt.into(), seed: 1, latents: None };
+    let request = Request::new(prompt, 1);
     let samples = backbone.sample(&[request], &sampling, &|_| Ok(())).unwrap();
     samples[0].image.as_raw().clone()
 }

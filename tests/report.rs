@@ -4,12 +4,14 @@ mod fixture;
 
 use std::path::Path;
 
+use cdbench::diffusion::WordMap;
 use cdbench::report::{
-    Baseline, Cell, CellValue, Csv, Export, ImageRow, Latex, Markdown, Results, Tolerance, Verdict,
-    check, export, render, scatter, tables,
+    Baseline, Cell, CellValue, Csv, Export, ImageRow, Latex, Markdown, Pictures, Results,
+    Tolerance, Verdict, check, export, render, scatter, tables,
 };
 use fixture::{IMAGE, TEXT, fail, results};
 use image::{Rgb, RgbImage};
+use ndarray::Array2;
 
 /// A colour for each cell, and a pattern for each image.
 fn sample(row: &ImageRow) -> Option<RgbImage> {
@@ -21,13 +23,38 @@ fn sample(row: &ImageRow) -> Option<RgbImage> {
     (row.prompt != 5 || row.seed != 0).then(|| RgbImage::from_fn(64, 64, pixel))
 }
 
+/// Finds nothing but makes it up.
+struct Drawn;
+
+impl Pictures for Drawn {
+    fn sample(&self, row: &ImageRow) -> Option<RgbImage> {
+        sample(row)
+    }
+
+    fn targets(&self, concept: &str) -> Vec<RgbImage> {
+        targets(concept)
+    }
+
+    /// Two words, each in half of the image.
+    fn maps(&self, row: &ImageRow) -> Vec<WordMap> {
+        let half = |first: bool| {
+            Array2::from_shape_fn((8, 8), |(_, x)| f32::from(u8::from((x < 4) == first)))
+        };
+        let map = |word: &str, first| WordMap { word: word.into(), map: half(first) };
+        match row.maps.is_empty() {
+            true => vec![],
+            false => vec![map("cat", true), map("dog", false)],
+        }
+    }
+}
+
 fn targets(concept: &str) -> Vec<RgbImage> {
     let shade = concept.len() as u8 * 9;
     (0..8).map(|i| RgbImage::from_pixel(64, 64, Rgb([shade, 120, i * 30]))).collect()
 }
 
 fn rendered(results: &Results, out: &Path) {
-    render(results, &sample, &targets, out).unwrap();
+    render(results, &Drawn, out).unwrap();
 }
 
 /// The lines of a Markdown table by their label.

@@ -6,13 +6,22 @@ mod fixture;
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use cdbench::report::{ImageRow, Results, render, render_tables};
+use cdbench::report::{ImageRow, Pictures, Results, render, render_tables};
 use fixture::results;
 use image::RgbImage;
 
 fn write(results: &Results, out: &Path) {
-    let sample = |_: &ImageRow| Some(RgbImage::new(8, 8));
-    render(results, &sample, &|_| vec![], out).unwrap();
+    struct Black;
+    impl Pictures for Black {
+        fn sample(&self, _: &ImageRow) -> Option<RgbImage> {
+            Some(RgbImage::new(8, 8))
+        }
+
+        fn targets(&self, _: &str) -> Vec<RgbImage> {
+            vec![]
+        }
+    }
+    render(results, &Black, out).unwrap();
 }
 
 fn files(folder: &Path) -> BTreeSet<String> {

@@ -215,3 +215,33 @@ fn what_cannot_be_swept_is_refused_before_anything_runs() {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.code() == Some(3) && said.contains("both called `good`"), "{said}");
 }
+
+#[test]
+fn attention_to_the_words_of_a_pair_is_measured_and_drawn() {
+    let lab = Lab::new();
+    let rows = row("ours", "settings = { lr = 2e-2, steps = 2 }")
+        + "[[rows]]\nmethod = \"textual-inversion\"\nsettings = { steps = 2 }\n";
+    let file = lab.file("pair", "\"attention-overlap\"", &rows);
+    let set = |what: &str| format!("scales.default.{what}");
+    let pairs = set("pairs=[\"cat_dog\"]");
+    ok(&lab.args(&[&file], &["--set", &pairs]));
+    let results = lab.results("pair");
+    for cell in results.cells.iter().filter(|c| !["real", "copies", "truth"].contains(&&*c.method))
+    {
+        let found = values(&results, cell, "attention-overlap");
+        match cell.concepts.len() {
+            1 => assert!(found.is_empty(), "one concept has nothing to overlap with"),
+            _ => assert!(
+                found.len() == 2 && found.iter().all(|v| (0.0..=1.0).contains(v)),
+                "{}: {found:?}",
+                cell.label
+            ),
+        }
+    }
+    let of = |label: &str| {
+        let cell = results.cells.iter().find(|c| c.label == label && c.concepts.len() == 2);
+        values(&results, cell.unwrap(), "attention-overlap")
+    };
+    assert_ne!(of("ours"), of("Pretrained"));
+    assert!(exists(&lab.path("store/reports/pair/default"), "attention/cat_mint+dog_plum.png"));
+}

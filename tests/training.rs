@@ -117,9 +117,8 @@ fn sampling(backbone: &Backbone) -> Sampling {
 }
 
 fn sample(backbone: &Backbone, count: u64) -> Vec<Vec<u8>> {
-    let requests: Vec<Request> = (0..count)
-        .map(|seed| Request { prompt: "a <new1> dog".into(), seed, latents: None })
-        .collect();
+    let requests: Vec<Request> =
+        (0..count).map(|seed| Request::new("a <new1> dog", seed)).collect();
     let samples = backbone.sample(&requests, &sampling(backbone), &|_| Ok(())).unwrap();
     samples.into_iter().map(|s| s.image.into_raw()).collect()
 }
@@ -144,7 +143,7 @@ fn threads_change_no_bit() {
 fn an_image_does_not_depend_on_its_batch() {
     let backbone = backbone("sd1");
     let together = sample(&backbone, 6);
-    let request = Request { prompt: "a <new1> dog".into(), seed: 5, latents: None };
+    let request = Request::new("a <new1> dog", 5);
     let alone = backbone.sample(&[request], &sampling(&backbone), &|_| Ok(())).unwrap();
     let alone = alone[0].image.as_raw();
     let worst = together[5].iter().zip(alone).map(|(a, b)| a.abs_diff(*b)).max().unwrap();

@@ -90,6 +90,7 @@ pub fn run(args: Args) -> Result<()> {
         class_words: None,
         unrelated: None,
         checkpoint: None,
+        attention: None,
     };
     let protocol = desk.protocol(&work.metrics)?;
     let scores = score(&work, &desk)?;
@@ -144,8 +145,8 @@ impl Args {
         };
         let of_a_model = |m: &&Chosen| {
             let need = m.measure.need();
-            use Need::{ClassWords, GeneralImages, Unrelated, Weights};
-            matches!(need, ClassWords | GeneralImages | Unrelated | Weights)
+            use Need::{Attention, ClassWords, GeneralImages, Unrelated, Weights};
+            matches!(need, Attention | ClassWords | GeneralImages | Unrelated | Weights)
         };
         if let Some(found) = metrics.iter().find(of_a_model) {
             return Err(Error::input_hint(
@@ -305,6 +306,10 @@ impl Source for Desk {
     }
 
     fn captions(&self, _: usize) -> Result<Vec<String>> {
+        Ok(vec![])
+    }
+
+    fn attention(&self, _: usize) -> Result<Vec<Vec<Array2<f32>>>> {
         Ok(vec![])
     }
 

@@ -4,22 +4,26 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device};
+use image::RgbImage;
 
 use super::device::DeviceName;
 use super::progress::Progress;
+use crate::data::attention_beside;
 use crate::diffusion::folder::Folder;
 use crate::diffusion::png::Png;
 use crate::diffusion::scheduler::SchedulerKind;
 use crate::diffusion::{Backbone, Request, Sampling};
 use crate::engine::backbone_hash;
 use crate::methods::{Delta, Description};
+use crate::report::{Attended, attention_sheet};
 use crate::{Error, Result, mini};
 
 const EXAMPLES: &str = "\
 Examples:
   cdbench sample --prompt 'photo of a dog in the snow' -o dog.png
   cdbench sample --backbone runs/sd15 --prompt 'photo of a dog' --num 8 --seed 7 -o dogs/
-  cdbench sample --backbone runs/sd15 --prompt 'a cat' --latents noise.safetensors -o cat.png";
+  cdbench sample --backbone runs/sd15 --prompt 'a cat' --latents noise.safetensors -o cat.png
+  cdbench sample --prompt 'a dog next to a red chair' --attention 'dog,red chair' -o both.png";
 
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
@@ -81,9 +85,22 @@ pub struct Args {
     #[arg(short, long)]
     output: PathBuf,
 
+    /// Words of the prompt, or several in a row, separated by commas: where the image attends to each is
+    /// drawn over it, in NAME-attention.png beside NAME.png
+    #[arg(long, value_name = "WORDS", value_delimiter = ',', value_parser = word)]
+    attention: Vec<String>,
+
     /// Replace images that are there and were made in another way: of another prompt, say
     #[arg(long)]
     force: bool,
+}
+
+/// A word without space around it.
+fn word(text: &str) -> std::result::Result<String, String> {
+    match text.trim() {
+        "" => Err("there is no word between commas".into()),
+        word => Ok(word.to_owned()),
+    }
 }
 
 /// `512x768` as (width, height).
@@ -111,7 +128,7 @@ pub fn run(args: Args) -> Result<()> {
     let hash = checkpoint.as_ref().map_or(Ok("none".to_owned()), |(delta, _)| delta.hash())?;
     let made: Vec<Vec<(String, String)>> =
         requests.iter().map(|request| how(&args, request, &sampling, &hash)).collect();
-    let others = output.made_otherwise(&made);
+    let others = output.made_otherwise(&made, &args.attention);
     if let Some(path) = others.first().filter(|_| !args.force) {
         return Err(Error::input_hint(
             format!("{}: this image was made in another way", path.display()),
@@ -148,13 +165,29 @@ pub fn run(args: Args) -> Result<()> {
     })?;
     progress.finish();
 
-    for path in others {
+    // with an image goes what was drawn of it
+    let others: BTreeSet<PathBuf> =
+        others.iter().flat_map(|path| [path.to_path_buf(), attention_beside(path)]).collect();
+    for path in others.iter().filter(|path| path.exists()) {
         std::fs::remove_file(path).map_err(Error::io(path))?;
     }
     for ((path, sample), text) in output.files.iter().zip(samples).zip(made) {
-        Png { width, height, rgb: sample.image.into_raw(), text }.write(path)?;
-        println!("{}", path.display());
+        write(path, &sample.image, &text)?;
+        if !args.attention.is_empty() {
+            let maps = sample.maps.iter().map(|word| word.map.view()).collect();
+            let line = Attended { label: "", image: &sample.image, maps };
+            let page = attention_sheet(&args.attention, &[line])?;
+            write(&attention_beside(path), &page, &with_words(&text, &args.attention))?;
+        }
     }
+    Ok(())
+}
+
+/// Writes an image, and names it on stdout.
+fn write(path: &Path, image: &RgbImage, text: &[(String, String)]) -> Result<()> {
+    let (width, height) = (image.width() as usize, image.height() as usize);
+    Png { width, height, rgb: image.as_raw().clone(), text: text.to_vec() }.write(path)?;
+    println!("{}", path.display());
     Ok(())
 }
 
@@ -191,6 +224,11 @@ fn how(
         (SOFTWARE, concat!("cdbench ", env!("CARGO_PKG_VERSION")).to_owned()),
     ];
     settings.map(|(key, value)| (key.to_owned(), value)).to_vec()
+}
+
+/// How what words attend to was drawn, of an image that was made so.
+fn with_words(made: &[(String, String)], words: &[String]) -> Vec<(String, String)> {
+    [made, &[("attention".to_owned(), words.join(","))]].concat()
 }
 
 /// Where the images go.
@@ -233,8 +271,8 @@ impl Output {
     }
 
     /// The images that are there, to be written over or beside those of this command, and were not made
-    /// as `made` says.
-    fn made_otherwise(&self, made: &[Vec<(String, String)>]) -> Vec<&Path> {
+    /// as `made` says, and drawings beside them that are not of these words.
+    fn made_otherwise(&self, made: &[Vec<(String, String)>], words: &[String]) -> Vec<PathBuf> {
         let as_said = |path: &Path, wanted: &[(String, String)], but: &[&str]| {
             let found = Png::read(path).map(|png| png.text).unwrap_or_default();
             let kept = |pairs: &[(String, String)]| -> BTreeSet<(String, String)> {
@@ -242,11 +280,18 @@ impl Output {
             };
             kept(&found) == kept(wanted)
         };
-        let own = self.files.iter().zip(made).map(|(path, made)| (path, made, &[SOFTWARE][..]));
-        let others = self.others.iter().map(|path| (path, &made[0], &[SOFTWARE, SEED][..]));
+        let files = self.files.iter().zip(made);
+        let drawings = files
+            .clone()
+            .filter(|_| !words.is_empty())
+            .map(|(path, made)| (attention_beside(path), with_words(made, words), &[SOFTWARE][..]));
+        let own = files.map(|(path, made)| (path.clone(), made.clone(), &[SOFTWARE][..]));
+        let others = self.others.iter();
+        let others = others.map(|path| (path.clone(), made[0].clone(), &[SOFTWARE, SEED][..]));
         own.chain(others)
+            .chain(drawings)
             .filter(|(path, made, but)| path.exists() && !as_said(path, made, but))
-            .map(|(path, ..)| path.as_path())
+            .map(|(path, ..)| path)
             .collect()
     }
 }
@@ -279,6 +324,7 @@ fn requests(args: &Args) -> Result<Vec<Request>> {
             prompt: args.prompt.clone(),
             seed: args.seed.wrapping_add(i as u64),
             latents,
+            words: args.attention.clone(),
         })
         .collect())
 }

@@ -12,7 +12,7 @@ mod retrieval;
 pub use augment::{
     Augmented, PAPER_SIZES, PREFIXES_FAR, PREFIXES_NEAR, augment, fit, place, shown_mask,
 };
-pub(crate) use clutter::is_clutter;
+pub(crate) use clutter::{attention_beside, is_clutter};
 pub use concept::{
     Concept, ConceptSource, FolderSource, PromptSource, check_category, check_name, load_concepts,
     named_concepts, pair_prompts, scene_image, world_pair,

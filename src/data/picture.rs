@@ -11,7 +11,7 @@ use image::RgbImage;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::clutter::is_clutter;
+use super::clutter::{is_attention, is_clutter};
 use crate::{Error, Result, readfile};
 use decode::{decode_if, is_read};
 
@@ -59,7 +59,7 @@ pub fn picture_hash(image: &RgbImage) -> String {
 }
 
 /// The pictures of a folder (JPEG, PNG or WebP, told by content), upright, sorted by name. Hidden files and
-/// others that systems leave, folders, and files that neither are nor claim to be pictures are passed
+/// others that systems leave, drawings of what samples attend to, folders, and files that neither are nor claim to be pictures are passed
 /// over; of pictures in folders below it a warning tells.
 ///
 /// # Errors
@@ -134,7 +134,7 @@ fn candidates(folder: &Path) -> Result<Vec<PathBuf>> {
     for entry in std::fs::read_dir(folder).map_err(Error::io(folder))? {
         let path = entry.map_err(Error::io(folder))?.path();
         let clutter = path.file_name().is_some_and(|n| is_clutter(&n.to_string_lossy()));
-        if clutter || !path.is_file() {
+        if clutter || is_attention(&path) || !path.is_file() {
             continue;
         }
         let mut start = vec![];

@@ -1,5 +1,6 @@
 //! Stable Diffusion: what its folder holds, its networks, and how it is sampled.
 
+mod attention;
 mod backbone;
 pub mod config;
 pub mod folder;
@@ -12,5 +13,6 @@ pub mod scheduler;
 pub mod tokenizer;
 pub mod weights;
 
+pub use attention::{AttentionMaps, WordMap, load_maps, save_maps};
 pub use backbone::Backbone;
 pub use sample::{GUIDANCE, Request, Sample, Sampling, from_rgb, to_rgb};

@@ -1,5 +1,6 @@
 //! Sampling: noise to images, guided by text.
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 use std::sync::{Mutex, PoisonError};
@@ -8,6 +9,8 @@ use candle_core::{DType, Device, Result as TensorResult, Tensor};
 use image::RgbImage;
 
 use super::Backbone;
+use super::attention::{AttentionMaps, WordMap};
+use super::model::{CrossAttention, OnCrossAttention};
 use super::scheduler::SchedulerKind;
 use crate::nn::{Var, all_finite, no_grad, parallel};
 use crate::rng::Rng;
@@ -44,6 +47,16 @@ pub struct Request {
     pub seed: u64,
     /// Initial noise [latent channels, h, w] in place of the seed's.
     pub latents: Option<Tensor>,
+    /// Words of the prompt, or several in a row, of which to keep where they are attended to. The image is
+    /// the same with and without them.
+    pub words: Vec<String>,
+}
+
+impl Request {
+    /// Of the seed's noise, without maps.
+    pub fn new(prompt: impl Into<String>, seed: u64) -> Self {
+        Request { prompt: prompt.into(), seed, latents: None, words: vec![] }
+    }
 }
 
 /// Sampled latents and what they decode to.
@@ -52,6 +65,8 @@ pub struct Sample {
     pub latents: Tensor,
     /// The image.
     pub image: RgbImage,
+    /// Of each of the request's words.
+    pub maps: Vec<WordMap>,
 }
 
 /// Images sampled at once on one thread: enough to fill the kernels' vectors at the lowest
@@ -59,6 +74,9 @@ pub struct Sample {
 const PART: usize = 4;
 /// Above this many latent pixels, an image's own operations have work for all threads.
 const LARGE: usize = 32 * 32;
+
+/// The positions of a word's tokens.
+type Place = RangeInclusive<usize>;
 
 impl Backbone {
     /// Samples one image for each request, in order; see [`Backbone::sample_each`].
@@ -87,7 +105,8 @@ impl Backbone {
     ///
     /// # Errors
     /// [`Error::Input`] if the size does not fit the VAE, the latents given do not fit the size or are not
-    /// finite, the guidance is none of [`GUIDANCE`], or the scheduler does not take the settings;
+    /// finite, the guidance is none of [`GUIDANCE`], the scheduler does not take the settings, or words are
+    /// not in their prompt;
     /// [`Error::Diverged`] with the prompt and the step after which latents are not finite; what `on_step`
     /// and `on_sample` return.
     pub fn sample_each(
@@ -124,12 +143,13 @@ impl Backbone {
             }
         }
         sampling.scheduler.scheduler(&self.scheduler, sampling.steps, sampling.eta)?;
+        let words = requests.iter().map(|r| self.places(r)).collect::<Result<Vec<_>>>()?;
         let prompts: BTreeSet<&str> = requests.iter().map(|r| r.prompt.as_str()).collect();
         prompts.into_iter().for_each(|prompt| self.tokenizer.warn(prompt));
 
         let large = height * width > LARGE;
         let size = if large { 1 } else { PART };
-        let parts: Vec<&[Request]> = requests.chunks(size).collect();
+        let parts: Vec<_> = requests.chunks(size).zip(words.chunks(size)).collect();
         let part = |i: usize| {
             let samples = no_grad(|| self.sample_part(parts[i], sampling, shape, on_step))?;
             samples.into_iter().enumerate().try_for_each(|(j, s)| on_sample(i * size + j, s))
@@ -144,7 +164,7 @@ impl Backbone {
 
     fn sample_part(
         &self,
-        requests: &[Request],
+        (requests, words): (&[Request], &[Vec<Place>]),
         sampling: &Sampling,
         shape: [usize; 3],
         on_step: &(dyn Fn(usize) -> Result<()> + Sync),
@@ -176,12 +196,16 @@ impl Backbone {
             prompts.splice(0..0, requests.iter().map(|_| sampling.negative_prompt.as_str()));
         }
         let text = self.encode_text(&prompts)?;
+        let maps = RefCell::new(AttentionMaps::new(prompts.len() - requests.len()));
+        let add = |attention: &CrossAttention| maps.borrow_mut().add(attention);
+        let see = words.iter().any(|words| !words.is_empty()).then_some(&add as OnCrossAttention);
 
         for (i, t) in scheduler.timesteps().to_vec().into_iter().enumerate() {
             let input =
                 if guided { Tensor::cat(&[&latents, &latents], 0)? } else { latents.clone() };
             let timesteps = vec![t as f64; prompts.len()];
-            let prediction = self.unet.forward(&Var::constant(input), &timesteps, &text)?;
+            let prediction =
+                self.unet.forward_seen(&Var::constant(input), &timesteps, &text, see)?;
             let prediction = if guided {
                 let halves = prediction.value().chunk(2, 0)?;
                 let (without, with) = (&halves[0], &halves[1]);
@@ -198,14 +222,38 @@ impl Backbone {
         let latents = self.vae.unscale(&Var::constant(latents))?;
         let images = self.vae.decode(&latents)?;
         check(images.value(), requests, || "decoding".into())?;
+        let (maps, [_, height, width]) = (maps.into_inner(), shape);
+        let map = |i: usize, (word, positions): (&String, &Place)| -> Result<WordMap> {
+            let map = maps.map(i, positions.clone(), (height, width))?;
+            Ok(WordMap { word: word.clone(), map })
+        };
         (0..requests.len())
             .map(|i| {
+                let words = requests[i].words.iter().zip(&words[i]);
                 Ok(Sample {
                     latents: latents.value().get(i)?,
                     image: to_rgb(&images.value().get(i)?)?,
+                    maps: words.map(|word| map(i, word)).collect::<Result<_>>()?,
                 })
             })
             .collect()
+    }
+
+    /// Where the request's words stand in its prompt.
+    fn places(&self, request: &Request) -> Result<Vec<Place>> {
+        let place = |word: &String| {
+            let found = self.tokenizer.positions(&request.prompt, word)?;
+            found.filter(|_| self.tokenizer.knows(word)).ok_or_else(|| {
+                Error::input_hint(
+                    format!(
+                        "`{word}` is not in what the model reads of the prompt `{}`",
+                        request.prompt
+                    ),
+                    "name words as they stand there, several in a row as one: `wooden pot`",
+                )
+            })
+        };
+        request.words.iter().map(place).collect()
     }
 
     /// The hidden states of prompts [batch, length, features]; warns of one that is too long.

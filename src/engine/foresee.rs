@@ -19,7 +19,7 @@ pub fn foresee(plan: &Plan, resources: &Resources) -> Result<()> {
 
 fn look(stage: &Stage, resources: &Resources) -> Result<()> {
     match &stage.work {
-        Work::Sample { sampling, .. } => {
+        Work::Sample { sampling, .. } | Work::Attend { sampling, .. } => {
             let made = sampling.scheduler.scheduler(resources.scheduler(), sampling.steps, 0.0);
             made.map(|_| ()).map_err(|e| match e {
                 Error::Input { message, hint: None } => Error::input_hint(
@@ -97,6 +97,7 @@ fn room(plan: &Plan, todo: &[Todo], resources: &Resources) -> u64 {
             Work::Retrieve { .. }
             | Work::Spread { .. }
             | Work::Compress { .. }
+            | Work::Attend { .. }
             | Work::Score(_) => {}
         }
     }

@@ -367,7 +367,8 @@ impl<'a> Planner<'a> {
         };
         let metrics = self.resources.metrics();
         let needs = |need: Need| metrics.iter().any(|m| m.measure.need() == need);
-        let prompted = [Need::Prompts, Need::Images, Need::Targets, Need::AllTargets];
+        let prompted =
+            [Need::Prompts, Need::Images, Need::Targets, Need::AllTargets, Need::Attention];
         let has_images = !matches!(row.kind, CellKind::Real | CellKind::Copies)
             && prompted.into_iter().any(needs);
         let texts: Vec<String> = subject.prompts.iter().map(|p| p.fill(&words)).collect();
@@ -445,6 +446,16 @@ impl<'a> Planner<'a> {
             let plain = self.samples(plain, None, &images, &sampling)?;
             unrelated = Some([(own, images.clone()), (plain, images)]);
         }
+        let mut attention = None;
+        if needs(Need::Attention)
+            && model
+            && let (Some((_, Images::Listed(list))), Some(words)) =
+                (&samples, words_in(&subject.prompts, &words, &phrases))
+        {
+            let (list, sampling) = (list.clone(), sampling.clone());
+            let work = Work::Attend { checkpoint, list, words, sampling };
+            attention = Some(self.add(format!("attend {title}"), work)?);
+        }
         let mut general = None;
         if needs(Need::GeneralImages) && self.scale.general_images >= 2 && !drawn(&row.kind) {
             let count = self.scale.general_images;
@@ -476,6 +487,7 @@ impl<'a> Planner<'a> {
             class_words,
             unrelated,
             checkpoint: checkpoint.filter(|_| needs(Need::Weights)),
+            attention,
         };
         let name = format!("score {title}");
         let scores = self.add(name, Work::Score(work))?;
@@ -528,6 +540,22 @@ pub(super) fn subjects(scale: &Scale, resources: &Resources) -> Result<Vec<Subje
         subjects.push(Subject { name: name.clone(), group: GroupName::Multi, concepts, prompts });
     }
     Ok(subjects)
+}
+
+/// How the concepts are called in the prompts, a word each to attend to: the category where it is said and
+/// no other concept's, or else the phrase. None for a single concept, or where a prompt lacks one.
+fn words_in(prompts: &[Prompt], categories: &[String], phrases: &[String]) -> Option<Vec<String>> {
+    let own = |category: &String| categories.iter().filter(|c| *c == category).count() == 1;
+    let word = |(category, phrase): (&String, &String)| {
+        let said = own(category) && phrase.split(' ').any(|w| category.split(' ').any(|c| c == w));
+        if said { category.clone() } else { phrase.clone() }
+    };
+    let words: Vec<String> = categories.iter().zip(phrases).map(word).collect();
+    let in_all = |prompt: &Prompt| {
+        let text = prompt.fill(phrases);
+        words.iter().all(|word| text.contains(word.as_str()))
+    };
+    (words.len() > 1 && prompts.iter().all(in_all)).then_some(words)
 }
 
 /// Whether a cell's images are none of a model's, and none of a corpus.

@@ -104,6 +104,7 @@ fn measured(
             seed: image.seed,
             values: BTreeMap::new(),
             file: image.file.clone(),
+            maps: image.maps.clone().unwrap_or_default(),
         });
     }
     for (name, measured) in &scores.values {

@@ -125,6 +125,7 @@ fn rate_name(stage: &Stage, resources: &Resources) -> String {
     match &stage.work {
         Work::Train { settings, .. } => format!("train {} {backbone} {device}", settings.train),
         Work::Sample { .. } => format!("sample {backbone} {device}"),
+        Work::Attend { .. } => format!("attend {backbone} {device}"),
         Work::Merge { .. } => format!("merge {backbone} {device}"),
         Work::State { .. } => "state".into(),
         Work::Compress { .. } => format!("compress {backbone}"),
@@ -140,6 +141,7 @@ fn units(stage: &Stage, missing: Missing) -> f64 {
     match &stage.work {
         Work::Train { settings, .. } => settings.steps as f64 * settings.batch as f64,
         Work::Sample { sampling, .. } => (missing.missing * sampling.steps) as f64,
+        Work::Attend { sampling, list, .. } => (list.len() * sampling.steps) as f64,
         _ => 1.0,
     }
 }

@@ -33,6 +33,8 @@ pub struct Scored {
     pub file: String,
     /// Its seed.
     pub seed: u64,
+    /// The file of where it attends to the concepts' words, if that was kept.
+    pub maps: Option<String>,
 }
 
 /// What a measure found.
@@ -92,6 +94,12 @@ pub trait Source {
     /// # Errors
     /// What cannot be read.
     fn weights(&self, checkpoint: usize) -> Result<Vec<WeightChange>>;
+
+    /// Where images attend to words: of each a map for each word.
+    ///
+    /// # Errors
+    /// What cannot be read.
+    fn attention(&self, stage: usize) -> Result<Vec<Vec<Array2<f32>>>>;
 }
 
 /// Measures the metrics that `work` names. The images' files are left to the caller.
@@ -110,6 +118,7 @@ pub fn score(work: &ScoreWork, source: &dyn Source) -> Result<Scores> {
                 against: compared.against.view(),
                 itself: compared.itself,
                 weights: &compared.weights,
+                maps: &compared.maps,
             };
             match chosen.measure.measure(&given)? {
                 None => {}
@@ -141,7 +150,7 @@ fn own_images(work: &ScoreWork, need: Need) -> Option<Asked> {
         Need::ClassWords => Some(Asked::ClassWords),
         Need::Unrelated => Some(Asked::Unrelated),
         Need::RealImages | Need::GeneralImages | Need::Weights => None,
-        Need::Prompts | Need::Images | Need::Targets | Need::AllTargets => {
+        Need::Attention | Need::Prompts | Need::Images | Need::Targets | Need::AllTargets => {
             work.samples.as_ref().map(|_| Asked::Prompts)
         }
     }
@@ -154,13 +163,14 @@ struct Compared {
     against: Array2<f32>,
     itself: bool,
     weights: Vec<WeightChange>,
+    maps: Vec<Vec<Array2<f32>>>,
 }
 
 impl Compared {
     /// Every image is a group of its own.
     fn each(images: Array2<f32>, against: Array2<f32>, itself: bool) -> Self {
         let groups = (0..images.nrows()).collect();
-        Compared { images, groups, against, itself, weights: vec![] }
+        Compared { images, groups, against, itself, weights: vec![], maps: vec![] }
     }
 }
 
@@ -212,6 +222,12 @@ fn compared(work: &ScoreWork, need: Need, by: &str, source: &dyn Source) -> Resu
             let of =
                 |(at, list): &(usize, Images)| source.pictures(Pictures::Samples(*at, list), by);
             Ok(vec![Compared::each(of(own)?, of(plain)?, false)])
+        }
+        Need::Attention => {
+            let Some(at) = work.attention else { return Ok(vec![]) };
+            let maps = source.attention(at)?;
+            let (groups, none) = (work.groups.clone(), || Array2::zeros((0, 0)));
+            Ok(vec![Compared { groups, maps, ..Compared::each(none(), none(), false) }])
         }
         Need::Weights => {
             let Some(at) = work.checkpoint else { return Ok(vec![]) };

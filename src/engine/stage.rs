@@ -23,6 +23,8 @@ pub enum Kind {
     Checkpoint,
     /// Images.
     Samples,
+    /// Where images attend to words.
+    Attention,
     /// Metrics, image by image.
     Scores,
 }
@@ -34,6 +36,7 @@ impl Kind {
             Kind::Retrieval => "retrieval",
             Kind::Checkpoint => "checkpoints",
             Kind::Samples => "samples",
+            Kind::Attention => "attention",
             Kind::Scores => "scores",
         }
     }
@@ -167,6 +170,17 @@ pub enum Work {
         /// How.
         sampling: SamplingSpec,
     },
+    /// Samples images again for where they attend to words.
+    Attend {
+        /// The checkpoint, if not the backbone.
+        checkpoint: Option<usize>,
+        /// The prompts, with seeds.
+        list: Vec<(String, u64)>,
+        /// The words, which are in every prompt.
+        words: Vec<String>,
+        /// How.
+        sampling: SamplingSpec,
+    },
     /// Draws prompts with concepts of the embedded world in them.
     Render {
         /// Names of the concepts; their tokens are numbered in this order.
@@ -192,6 +206,7 @@ impl Work {
             | Work::State { .. }
             | Work::Compress { .. } => Kind::Checkpoint,
             Work::Sample { .. } | Work::Render { .. } => Kind::Samples,
+            Work::Attend { .. } => Kind::Attention,
             Work::Score(_) => Kind::Scores,
         }
     }
@@ -269,6 +284,15 @@ impl Work {
                 "sampling": sampling,
                 IMAGES: images.meaning(key),
             }),
+            Work::Attend { checkpoint, list, words, sampling } => json!({
+                "attention": 1,
+                "backbone": resources.backbone_identity(),
+                "size": resources.size(),
+                "checkpoint": checkpoint.map(&mut *key),
+                "sampling": sampling,
+                "list": list,
+                "words": words,
+            }),
             Work::Render { concepts, list } => {
                 let mut all = vec![];
                 for name in concepts {
@@ -293,6 +317,7 @@ impl Work {
                     class_words,
                     unrelated,
                     checkpoint,
+                    attention,
                 } = work;
                 let mut all = vec![];
                 for name in concepts {
@@ -322,7 +347,8 @@ impl Work {
                     "general": general,
                     "class_words": class_words,
                     "unrelated": unrelated,
-                    "checkpoint": checkpoint.map(key),
+                    "checkpoint": checkpoint.map(&mut *key),
+                    "attention": attention.map(&mut *key),
                 })
             }
         })
@@ -410,6 +436,8 @@ pub struct ScoreWork {
     pub unrelated: Option<[(usize, Images); 2]>,
     /// The stage of the checkpoint, where its weights are measured.
     pub checkpoint: Option<usize>,
+    /// The stage of where the images of the evaluation prompts attend to the concepts' words.
+    pub attention: Option<usize>,
 }
 
 /// What images are asked for by.
@@ -501,6 +529,11 @@ const SMALL_SEEDS: u64 = 1 << 16;
 /// The file of an image in its folder.
 pub fn image_file(prompt: &str, seed: u64) -> String {
     format!("{}-{seed}.png", &hex(prompt)[..12])
+}
+
+/// The file of where an image attends to words.
+pub fn attention_file(prompt: &str, seed: u64) -> String {
+    format!("{}-{seed}.attention.safetensors", &hex(prompt)[..12])
 }
 
 #[cfg(test)]

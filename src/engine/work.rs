@@ -11,12 +11,14 @@ use super::features::features;
 use super::plan::Plan;
 use super::resources::Resources;
 use super::scores::{Pictures, Scored, Source, score};
-use super::stage::{Asked, ClassImages, Images, Kind, Stage, Work, image_file, image_seed, render};
+use super::stage::{
+    Asked, ClassImages, Images, Kind, Stage, Work, attention_file, image_file, image_seed, render,
+};
 use super::states;
 use super::store::Store;
 use crate::data::{self, Manifest};
 use crate::diffusion::png::Png;
-use crate::diffusion::{Backbone, Request, Sample, Sampling};
+use crate::diffusion::{Backbone, Request, Sample, Sampling, load_maps, save_maps};
 use crate::drawing::write_png;
 use crate::methods::{self, ClassPicture, Delta, Instance, Part, States, Training, Undo};
 use crate::metrics::WeightChange;
@@ -102,6 +104,9 @@ impl<'a> Worker<'a> {
             }
             Work::Sample { checkpoint, images, sampling } => {
                 self.sample(*checkpoint, images, sampling, &dir, progress)
+            }
+            Work::Attend { checkpoint, list, words, sampling } => {
+                self.attend(*checkpoint, list, words, sampling, &dir, progress)
             }
             Work::Render { concepts, list } => {
                 for (prompt, seed) in list {
@@ -208,26 +213,14 @@ impl<'a> Worker<'a> {
         let all = self.listed(images)?;
         let missing: Vec<&(String, u64)> =
             all.iter().filter(|(p, s)| !Png::is_whole(&dir.join(image_file(p, *s)))).collect();
+        let sampling = self.sampling(spec);
         let (width, height) = self.resources.size();
-        let sampling = Sampling {
-            steps: spec.steps,
-            guidance: spec.guidance,
-            scheduler: spec.scheduler,
-            eta: 0.0,
-            height,
-            width,
-            negative_prompt: String::new(),
-        };
         let stop = self.stop;
         let backbone = match missing.is_empty() {
             true => return Ok(0.0.into()),
             false => self.backbone(checkpoint)?,
         };
-        let request = |(prompt, seed): &&(String, u64)| Request {
-            prompt: prompt.clone(),
-            seed: *seed,
-            latents: None,
-        };
+        let request = |(prompt, seed): &&(String, u64)| Request::new(prompt, *seed);
         let requests: Vec<Request> = missing.iter().map(request).collect();
         let on_step = |_| match stop.load(Ordering::Relaxed) {
             true => Err(Error::Interrupted),
@@ -251,6 +244,53 @@ impl<'a> Worker<'a> {
         Ok(((missing.len() * spec.steps) as f64).into())
     }
 
+    fn sampling(&self, spec: &SamplingSpec) -> Sampling {
+        let (width, height) = self.resources.size();
+        Sampling {
+            steps: spec.steps,
+            guidance: spec.guidance,
+            scheduler: spec.scheduler,
+            eta: 0.0,
+            height,
+            width,
+            negative_prompt: String::new(),
+        }
+    }
+
+    /// Samples again what another stage keeps the images of: they are the same bit for bit.
+    fn attend(
+        &mut self,
+        checkpoint: Option<usize>,
+        list: &[(String, u64)],
+        words: &[String],
+        spec: &SamplingSpec,
+        dir: &Path,
+        progress: &OnProgress,
+    ) -> Result<Effort> {
+        let missing = |(p, s): &&(String, u64)| !dir.join(attention_file(p, *s)).exists();
+        let missing: Vec<&(String, u64)> = list.iter().filter(missing).collect();
+        let request = |(prompt, seed): &&(String, u64)| Request {
+            words: words.to_vec(),
+            ..Request::new(prompt, *seed)
+        };
+        let requests: Vec<Request> = missing.iter().map(request).collect();
+        let stop = self.stop;
+        let on_step = |_| match stop.load(Ordering::Relaxed) {
+            true => Err(Error::Interrupted),
+            false => Ok(()),
+        };
+        let there = AtomicU64::new((list.len() - missing.len()) as u64);
+        let on_sample = |i: usize, sample: Sample| {
+            let Request { prompt, seed, .. } = &requests[i];
+            save_maps(&dir.join(attention_file(prompt, *seed)), &sample.maps)?;
+            progress(there.fetch_add(1, Ordering::Relaxed) + 1, list.len() as u64);
+            Ok(())
+        };
+        let sampling = self.sampling(spec);
+        self.backbone(checkpoint)?.sample_each(&requests, &sampling, &on_step, &on_sample)?;
+        Ok(((missing.len() * spec.steps) as f64).into())
+    }
+
     fn score(&mut self, stage: &Stage, dir: &Path) -> Result<Effort> {
         let Work::Score(work) = &stage.work else { return Ok(0.0.into()) };
         let mut scores = score(work, self)?;
@@ -270,7 +310,13 @@ impl<'a> Worker<'a> {
                 };
                 let file = path.strip_prefix(self.store.root()).unwrap_or(&path);
                 let file = file.to_string_lossy().into_owned();
-                scores.images.push(Scored { of, prompt, text, file, seed });
+                let attended = work.attention.filter(|_| of == Asked::Prompts);
+                let maps = attended.map(|at| {
+                    let path = self.folder(at).join(attention_file(&prompts[i].0, seed));
+                    let path = path.strip_prefix(self.store.root()).unwrap_or(&path);
+                    path.to_string_lossy().into_owned()
+                });
+                scores.images.push(Scored { of, prompt, text, file, seed, maps });
             }
         }
         let text = serde_json::to_string(&scores).unwrap_or_default();
@@ -397,6 +443,15 @@ impl Source for Worker<'_> {
     fn captions(&self, retrieval: usize) -> Result<Vec<String>> {
         let found = Manifest::load(&self.folder(retrieval).join(MANIFEST))?;
         Ok(found.entries.into_iter().map(|e| e.caption).collect())
+    }
+
+    fn attention(&self, stage: usize) -> Result<Vec<Vec<Array2<f32>>>> {
+        let Work::Attend { list, .. } = &self.plan.stages[stage].work else { return Ok(vec![]) };
+        let maps = |(prompt, seed): &(String, u64)| {
+            let maps = load_maps(&self.folder(stage).join(attention_file(prompt, *seed)))?;
+            Ok(maps.into_iter().map(|word| word.map).collect())
+        };
+        list.iter().map(maps).collect()
     }
 
     fn weights(&self, checkpoint: usize) -> Result<Vec<WeightChange>> {

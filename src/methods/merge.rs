@@ -337,20 +337,17 @@ fn target(
 ) -> Result<(String, RangeInclusive<usize>)> {
     let tokenizer = &backbone.tokenizer;
     let text = prompt.replace("{}", phrase);
-    let (all, own) = (tokenizer.encode_words(&text)?, tokenizer.encode_words(phrase)?);
-    let found = all.windows(own.len().max(1)).position(|window| window == own);
-    let first = found.filter(|_| !own.is_empty()).ok_or_else(|| {
-        Error::input(format!("the words of `{phrase}` are not found in the prompt `{text}`"))
-    })?;
-    // behind the start-of-text token
-    let (first, mut end) = (first + 1, first + own.len());
-    if settings.end_of_text {
-        end = all.len() + 1;
-    }
-    if end >= tokenizer.max_len() {
+    if tokenizer.encode(&text)?.truncated {
         return Err(Error::input(format!("the prompt `{text}` is too long for the backbone")));
     }
-    Ok((text, first..=end))
+    let (first, last) = tokenizer
+        .positions(&text, phrase)?
+        .ok_or_else(|| {
+            Error::input(format!("the words of `{phrase}` are not found in the prompt `{text}`"))
+        })?
+        .into_inner();
+    let end_of_text = tokenizer.encode_words(&text)?.len() + 1;
+    Ok((text, first..=if settings.end_of_text { end_of_text } else { last }))
 }
 
 /// Prompts encoded together on a thread.

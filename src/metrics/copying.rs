@@ -71,7 +71,14 @@ mod tests {
         let own = nearest(targets.view(), targets.view(), true);
         assert!(own.iter().all(|v| (v - 0.6).abs() < 1e-7), "{own:?}");
         let one = targets.slice(ndarray::s![..1, ..]);
-        let given = Given { images: one, groups: &[0], against: one, itself: true, weights: &[] };
+        let given = Given {
+            images: one,
+            groups: &[0],
+            against: one,
+            itself: true,
+            weights: &[],
+            maps: &[],
+        };
         assert_eq!(Copying.measure(&given).unwrap(), None);
     }
 }

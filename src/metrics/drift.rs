@@ -66,6 +66,7 @@ mod tests {
             against,
             itself: false,
             weights: &[],
+            maps: &[],
         };
         let found = Drift.measure(&given(twins.view())).unwrap();
         assert_eq!(found, Some(Outcome::Images(vec![0.0, 1.0, 0.5])));

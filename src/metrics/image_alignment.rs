@@ -79,8 +79,14 @@ mod tests {
     fn targets_among_themselves_are_not_their_own_twins() {
         let targets = array![[1f32, 0.0], [0.0, 1.0], [3.0, 0.0]];
         let of = |images: ArrayView2<f32>| {
-            let given =
-                Given { images, groups: &[0, 1, 2], against: images, itself: true, weights: &[] };
+            let given = Given {
+                images,
+                groups: &[0, 1, 2],
+                against: images,
+                itself: true,
+                weights: &[],
+                maps: &[],
+            };
             ImageAlignment.measure(&given).unwrap()
         };
         assert_eq!(of(targets.view()), Some(Outcome::Images(vec![0.5, 0.0, 0.5])));

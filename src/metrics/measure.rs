@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use ndarray::ArrayView2;
+use ndarray::{Array2, ArrayView2};
 use serde::{Deserialize, Serialize};
 
 use super::Estimate;
@@ -115,6 +115,8 @@ pub enum Need {
     Unrelated,
     /// How far each weight of the UNet is from the pretrained model's; no images at all.
     Weights,
+    /// Where the images of the evaluation prompts attend to the words of several concepts.
+    Attention,
 }
 
 /// Whether a measure has a value of each image.
@@ -140,6 +142,8 @@ pub struct Given<'a> {
     pub itself: bool,
     /// How far each weight moved, where that is asked for.
     pub weights: &'a [WeightChange],
+    /// Of each image a map [h, w] for each concept's word, where that is asked for.
+    pub maps: &'a [Vec<Array2<f32>>],
 }
 
 /// How far a weight of the UNet is from the pretrained model's.

@@ -3,6 +3,7 @@
 //! Everything here is computed in f64 from raw features (a row each, not normalised), depends on
 //! nothing but its arguments, and is the same for the same seed.
 
+mod attention_overlap;
 mod cmmd;
 mod copying;
 mod diversity;
@@ -21,6 +22,7 @@ use std::sync::Arc;
 
 use ndarray::{Array2, ArrayView2};
 
+pub use attention_overlap::attention_overlap;
 pub use image_alignment::image_alignment;
 pub use kid::{KID_SUBSET, KID_SUBSETS, Kid, Subset, kid, kid_over};
 pub use measure::{Better, Given, Gives, Measure, Need, Outcome, SetValue, Shown, WeightChange};
@@ -44,6 +46,7 @@ fn measures() -> Vec<Arc<dyn Measure>> {
         Arc::new(weight_change::MeanChange::Cross),
         Arc::new(weight_change::MeanChange::SelfAttention),
         Arc::new(weight_change::MeanChange::Other),
+        Arc::new(attention_overlap::AttentionOverlap),
     ]
 }
 

@@ -113,6 +113,7 @@ mod tests {
             against: none.view(),
             itself: false,
             weights: &weights,
+            maps: &[],
         };
         let of = |kind: MeanChange| match kind.measure(&given).unwrap() {
             Some(Outcome::Set(set)) => set,

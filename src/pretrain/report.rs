@@ -296,11 +296,7 @@ impl<'a> Report<'a> {
             .iter()
             .flat_map(|prompt| (0..seeds).map(move |seed| (prompt, seed)))
             .enumerate()
-            .map(|(i, (prompt, _))| Request {
-                prompt: (*prompt).to_owned(),
-                seed: i as u64,
-                latents: None,
-            })
+            .map(|(i, (prompt, _))| Request::new(*prompt, i as u64))
             .collect();
         let mut images = vec![];
         for chunk in requests.chunks(BATCH) {

@@ -229,11 +229,7 @@ const SHEET: Sampling = Sampling {
 
 impl UNetTask<'_> {
     fn draw(&self, path: &Path) -> Result<()> {
-        let request = |(seed, prompt): (u64, &&str)| Request {
-            prompt: (*prompt).to_owned(),
-            seed,
-            latents: None,
-        };
+        let request = |(seed, prompt): (u64, &&str)| Request::new(*prompt, seed);
         let requests: Vec<Request> = (0..).zip(&PROMPTS).map(request).collect();
         let samples = self.backbone.sample(&requests, &SHEET, &|_| Ok(()))?;
         let cells: Vec<(&[u8], &str)> =

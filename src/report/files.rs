@@ -42,7 +42,7 @@ const CELL: [&str; 20] = [
     "jobs",
 ];
 /// Those of `images.csv`.
-const IMAGE: [&str; 6] = ["cell", "of", "prompt", "text_prompt", "seed", "file"];
+const IMAGE: [&str; 7] = ["cell", "of", "prompt", "text_prompt", "seed", "file", "maps"];
 /// Behind the name of a metric of images, and of its parts.
 const ESTIMATE: [&str; 6] = ["", ".se", ".low", ".high", ".n", ".groups"];
 /// Behind the name of a metric of sets.
@@ -385,6 +385,7 @@ fn image_row(i: &ImageRow) -> Row {
         i.text_prompt.clone(),
         i.seed.to_string(),
         i.file.clone(),
+        i.maps.clone(),
     ];
     let mut row: Row = IMAGE.map(str::to_owned).into_iter().zip(values).collect();
     for (name, parts) in &i.values {
@@ -419,5 +420,6 @@ fn read_image(line: &Line, metrics: &[Metric], sheet: &Sheet) -> Read<ImageRow> 
         seed: line.get("seed")?,
         values,
         file: line.text("file").to_owned(),
+        maps: line.text("maps").to_owned(),
     })
 }

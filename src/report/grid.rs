@@ -7,12 +7,13 @@ use plotters::style::FontStyle;
 use super::results::{Cell, ImageRow};
 use super::view::{Group, Row};
 use crate::Result;
+use crate::diffusion::WordMap;
 use crate::drawing::{wrap, write};
 
-const GAP: u32 = 4;
-const MARGIN: u32 = 12;
-const SIZE: u32 = 17;
-const LINE: u32 = 15;
+pub(super) const GAP: u32 = 4;
+pub(super) const MARGIN: u32 = 12;
+pub(super) const SIZE: u32 = 17;
+pub(super) const LINE: u32 = 15;
 const LABEL: u32 = 120;
 /// Between the texts of neighbours.
 const APART: u32 = 6;
@@ -23,10 +24,19 @@ const SIDE: u32 = 160;
 const DOUBLED: u32 = 80;
 const EMPTY: Rgb<u8> = Rgb([238; 3]);
 
-/// Finds the picture of a row.
-pub type Samples<'a> = &'a dyn Fn(&ImageRow) -> Option<RgbImage>;
-/// Finds the targets of a concept.
-pub type Targets<'a> = &'a dyn Fn(&str) -> Vec<RgbImage>;
+/// Finds the pictures of a report.
+pub trait Pictures {
+    /// The picture of a row; none if it is lost.
+    fn sample(&self, row: &ImageRow) -> Option<RgbImage>;
+
+    /// The targets of a concept.
+    fn targets(&self, concept: &str) -> Vec<RgbImage>;
+
+    /// Where the picture of a row attends to words; nothing if that was not kept.
+    fn maps(&self, _row: &ImageRow) -> Vec<WordMap> {
+        vec![]
+    }
+}
 
 /// The grid of one concept set of a group, of the images that were asked for by `of`; none where no row
 /// has a picture.
@@ -37,8 +47,7 @@ pub fn grid(
     group: &Group,
     concepts: &[String],
     of: &str,
-    samples: Samples,
-    targets: Targets,
+    finder: &dyn Pictures,
 ) -> Result<Option<RgbImage>> {
     let shown = columns(group, concepts, of);
     let mut rows: Vec<(&str, Vec<Option<RgbImage>>)> = vec![];
@@ -48,7 +57,7 @@ pub fn grid(
         let find = |(prompt, nth): &(usize, usize)| {
             let mut of_prompt: Vec<_> = images.iter().filter(|i| i.prompt == *prompt).collect();
             of_prompt.sort_by_key(|i| i.seed);
-            of_prompt.get(*nth).and_then(|i| samples(i))
+            of_prompt.get(*nth).and_then(|i| finder.sample(i))
         };
         let pictures: Vec<_> = shown.iter().map(|(column, _)| find(column)).collect();
         if pictures.iter().any(Option::is_some) {
@@ -64,7 +73,7 @@ pub fn grid(
         small if small <= DOUBLED => (2 * small).max(SIDE / 2),
         _ => SIDE,
     };
-    let sets: Vec<Vec<RgbImage>> = concepts.iter().map(|c| targets(c)).collect();
+    let sets: Vec<Vec<RgbImage>> = concepts.iter().map(|c| finder.targets(c)).collect();
 
     let step = side + GAP;
     let head: Vec<Vec<String>> = shown
@@ -139,7 +148,11 @@ fn columns(group: &Group, concepts: &[String], of: &str) -> Vec<((usize, usize),
     prompts.into_iter().flat_map(of).take(COLUMNS).collect()
 }
 
-fn stack(
+/// Writes lines of text, the first of them at the place.
+///
+/// # Errors
+/// The drawing library's.
+pub(super) fn stack(
     page: &mut RgbImage,
     lines: &[String],
     (x, y): (u32, u32),
@@ -151,13 +164,18 @@ fn stack(
     Ok(())
 }
 
-/// A picture in a square: small ones keep their pixels, others are made to fit.
-fn place(page: &mut RgbImage, picture: &RgbImage, (x, y): (u32, u32), side: u32) {
+/// Draws a picture into a square.
+pub(super) fn place(page: &mut RgbImage, picture: &RgbImage, (x, y): (u32, u32), side: u32) {
+    let fitted = fit(picture, side);
+    let (dx, dy) = ((side - fitted.width()) / 2, (side - fitted.height()) / 2);
+    replace(page, &fitted, i64::from(x + dx), i64::from(y + dy));
+}
+
+/// A picture as large as fits a square: small ones keep their pixels, others are made to fit.
+pub(super) fn fit(picture: &RgbImage, side: u32) -> RgbImage {
     let longer = picture.width().max(picture.height()).max(1);
     let scaled = |length: u32| (length * side / longer).max(1);
     let filter =
         if side.is_multiple_of(longer) { FilterType::Nearest } else { FilterType::Lanczos3 };
-    let fitted = resize(picture, scaled(picture.width()), scaled(picture.height()), filter);
-    let (dx, dy) = ((side - fitted.width()) / 2, (side - fitted.height()) / 2);
-    replace(page, &fitted, i64::from(x + dx), i64::from(y + dy));
+    resize(picture, scaled(picture.width()), scaled(picture.height()), filter)
 }

@@ -3,6 +3,7 @@
 //! [`Results`] is all the data there is; everything else here is made from it, and again from the
 //! files it was written to.
 
+mod attention;
 mod bars;
 mod baseline;
 mod check;
@@ -13,6 +14,7 @@ mod folder;
 mod grid;
 mod latex;
 mod md;
+mod overlay;
 mod plot;
 mod preference;
 mod render;
@@ -28,9 +30,10 @@ pub use baseline::{Baseline, BaselineCell};
 pub use check::{Change, CheckOutcome, Tolerance, Verdict, check};
 pub use csv::Csv;
 pub use folder::report_of;
-pub use grid::{Samples, Targets};
+pub use grid::Pictures;
 pub use latex::Latex;
 pub use md::Markdown;
+pub use overlay::{Attended, attention_sheet, overlay};
 pub use plot::Figure;
 pub use render::{render, render_tables};
 pub use results::{Cell, CellValue, ImageRow, Results, SEED};

@@ -4,11 +4,12 @@ use std::collections::{BTreeSet, HashSet};
 use std::fmt::Write as _;
 use std::path::Path;
 
+use super::attention::attention;
 use super::bars::{bars, families};
 use super::csv::Csv;
 use super::curves::{curves, keys, long_table};
 use super::folder::Folder;
-use super::grid::{Samples, Targets, grid};
+use super::grid::{Pictures, grid};
 use super::latex::Latex;
 use super::md::{Markdown, escape};
 use super::preference;
@@ -27,8 +28,8 @@ use crate::{Result, safefile};
 ///
 /// # Errors
 /// A file that cannot be written.
-pub fn render(results: &Results, samples: Samples, targets: Targets, out: &Path) -> Result<()> {
-    write(results, Some((samples, targets)), out)
+pub fn render(results: &Results, pictures: &dyn Pictures, out: &Path) -> Result<()> {
+    write(results, Some(pictures), out)
 }
 
 /// [`render`] without pictures, for a report that will soon be written again.
@@ -39,7 +40,7 @@ pub fn render_tables(results: &Results, out: &Path) -> Result<()> {
     write(results, None, out)
 }
 
-fn write(results: &Results, pictures: Option<(Samples, Targets)>, out: &Path) -> Result<()> {
+fn write(results: &Results, pictures: Option<&dyn Pictures>, out: &Path) -> Result<()> {
     let folder = Folder::new(out);
     results.write(out)?;
     for name in Results::FILES {
@@ -82,8 +83,8 @@ fn write(results: &Results, pictures: Option<(Samples, Targets)>, out: &Path) ->
     if let Some(room) = shown.iter().find(|t| t.name == "room") {
         let _ = write!(text, "\n## Room covered\n\n{}", Markdown.table(room));
     }
-    if let Some((samples, targets)) = pictures {
-        text += &draw(results, samples, targets, &folder)?;
+    if let Some(pictures) = pictures {
+        text += &draw(results, pictures, &folder)?;
     }
     if !results.failed.is_empty() {
         text += "\n## Not measured\n\n";
@@ -124,7 +125,7 @@ fn write(results: &Results, pictures: Option<(Samples, Targets)>, out: &Path) ->
 }
 
 /// Draws the figure and the grids, and says what shows them.
-fn draw(results: &Results, samples: Samples, targets: Targets, folder: &Folder) -> Result<String> {
+fn draw(results: &Results, finder: &dyn Pictures, folder: &Folder) -> Result<String> {
     let mut text = String::new();
     let mut figures = vec![("scatter".to_owned(), scatter(results, ScatterOptions::default())?)];
     for key in keys(results) {
@@ -145,7 +146,7 @@ fn draw(results: &Results, samples: Samples, targets: Targets, folder: &Folder) 
     for group in &groups(results) {
         for concepts in &group.concepts {
             for of in &asked {
-                let Some(page) = grid(group, concepts, of, samples, targets)? else { continue };
+                let Some(page) = grid(group, concepts, of, finder)? else { continue };
                 let mut name = file_name(concepts);
                 let mut what = concepts.join(" + ");
                 if !of.is_empty() {
@@ -160,6 +161,23 @@ fn draw(results: &Results, samples: Samples, targets: Targets, folder: &Folder) 
                 let _ = write!(pictures, "\n### {part}: {what}\n\n![{what}](grids/{name}.png)\n");
             }
         }
+    }
+    let mut attended = String::new();
+    for group in &groups(results) {
+        for concepts in &group.concepts {
+            let Some(page) = attention(group, concepts, finder)? else { continue };
+            let name = format!("attention/{}.png", file_name(concepts));
+            write_png(&folder.file(&name), &page)?;
+            let what = escape(&concepts.join(" + "));
+            let _ = write!(attended, "\n### {what}\n\n![{what}]({name})\n");
+        }
+    }
+    if !attended.is_empty() {
+        let _ = write!(
+            text,
+            "\n## Attention\n\nWhere images attend to the concepts' words: the first image of the first \
+             prompts, not chosen.\n{attended}"
+        );
     }
     if !pictures.is_empty() {
         let _ = write!(

@@ -126,6 +126,8 @@ pub struct ImageRow {
     pub values: BTreeMap<String, Vec<f64>>,
     /// Where the image is.
     pub file: String,
+    /// Where the maps are of what it attends to; empty where there are none.
+    pub maps: String,
 }
 
 impl ImageRow {

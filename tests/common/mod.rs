@@ -13,6 +13,12 @@ impl Golden {
         Golden(candle_core::safetensors::load(path(name), &Device::Cpu).unwrap())
     }
 
+    /// With the tensors of another file.
+    pub fn and(mut self, name: &str) -> Self {
+        self.0.extend(Golden::load(name).0);
+        self
+    }
+
     pub fn get(&self, key: &str) -> &Tensor {
         self.0.get(key).unwrap_or_else(|| panic!("no golden {key}"))
     }

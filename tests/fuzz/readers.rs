@@ -16,6 +16,7 @@ use cdbench::diffusion::config::{Config, SchedulerConfig, UNetConfig, VaeConfig}
 use cdbench::diffusion::png::Png;
 use cdbench::diffusion::tokenizer::Tokenizer;
 use cdbench::diffusion::weights::{Weights, save_weights};
+use cdbench::diffusion::{WordMap, load_maps, save_maps};
 use cdbench::engine::read_image;
 use cdbench::methods::Delta;
 use cdbench::report::Baseline;
@@ -113,6 +114,10 @@ pub fn readers() -> Vec<Reader> {
     let baseline = words.path().join("baseline.json");
     Baseline::of(&results).save(&baseline).unwrap();
     let baseline = std::fs::read(baseline).unwrap();
+    let map = ndarray::Array2::from_elem((2, 3), 0.25);
+    let maps = words.path().join("a.attention.safetensors");
+    save_maps(&maps, &[WordMap { word: "dog".into(), map }]).unwrap();
+    let maps = std::fs::read(maps).unwrap();
     let index =
         r#"{"metadata":{},"weight_map":{"a":"model-1.safetensors","b":"model-1.safetensors"}}"#;
     let weights = safetensors(&[("a", &[2], DType::F32), ("b", &[1], DType::F16)]);
@@ -123,7 +128,7 @@ pub fn readers() -> Vec<Reader> {
     vec![
         reader(
             "pictures",
-            30,
+            29,
             "a.jpg",
             vec![
                 encoded(ImageFormat::Jpeg),
@@ -150,6 +155,9 @@ pub fn readers() -> Vec<Reader> {
             ],
             |folder| Delta::load(folder)?.hash().map(|_| ()),
         ),
+        reader("attention maps", 1, "a.safetensors", vec![maps], |folder| {
+            load_maps(&folder.join("a.safetensors")).map(|_| ())
+        }),
         with(
             vec![("model-1.safetensors", weights)],
             reader("indices", 2, "model.safetensors.index.json", text(&[index]), |folder| {

@@ -8,6 +8,7 @@ mod unet;
 mod vae;
 
 pub use text_encoder::TextEncoder;
+pub use transformer::{CrossAttention, OnCrossAttention};
 pub use transformer_layer::{LayerNames, TransformerLayer, TransformerSize};
 pub use unet::UNet;
 pub use vae::{Posterior, Vae};

@@ -1,6 +1,6 @@
 //! Transformers on feature maps that attend to the text.
 
-use candle_core::Result as TensorResult;
+use candle_core::{Result as TensorResult, Tensor};
 
 use crate::Result;
 use crate::nn::{Builder, Conv2d, GroupNorm, LayerNorm, Linear, Var, ops};
@@ -43,14 +43,49 @@ impl Attention {
 
     /// `x` [batch, n, width], `context` [batch, m, context width] → [batch, n, width].
     pub fn forward(&self, x: &Var, context: &Var) -> TensorResult<Var> {
+        self.forward_seen(x, context, |_, _| Ok(()))
+    }
+
+    /// The same; `see` gets the queries and keys first.
+    fn forward_seen(
+        &self,
+        x: &Var,
+        context: &Var,
+        see: impl FnOnce(&Tensor, &Tensor) -> TensorResult<()>,
+    ) -> TensorResult<Var> {
         let q = self.to_q.forward(x)?;
         let (mut k, mut v) = (self.to_k.forward(context)?, self.to_v.forward(context)?);
         if self.detach_first {
             (k, v) = (ops::detach_first_token(&k)?, ops::detach_first_token(&v)?);
         }
+        see(q.value(), k.value())?;
         self.to_out.forward(&ops::attention(&q, &k, &v, self.heads, false)?)
     }
 }
+
+/// A cross attention of a forward pass: the places of a map attend to the text.
+pub struct CrossAttention<'a> {
+    queries: &'a Tensor,
+    keys: &'a Tensor,
+    heads: usize,
+    /// Of the map.
+    pub height: usize,
+    /// Of the map.
+    pub width: usize,
+}
+
+impl CrossAttention<'_> {
+    /// How much each place attends to each token, in the mean over heads, for the batch from its element
+    /// `first` on: [batch − first, height · width, tokens], f32. Attention itself never holds all of it
+    /// at once, so it is computed for whoever asks.
+    pub fn probabilities(&self, first: usize) -> TensorResult<Tensor> {
+        let wanted = |x: &Tensor| x.narrow(0, first, x.dim(0)?.saturating_sub(first));
+        ops::attention_probabilities(&wanted(self.queries)?, &wanted(self.keys)?, self.heads)
+    }
+}
+
+/// Sees each cross attention of a forward pass, in order.
+pub type OnCrossAttention<'a> = &'a dyn Fn(&CrossAttention) -> TensorResult<()>;
 
 /// diffusers' `Transformer2DModel` with one `BasicTransformerBlock`: self attention, cross attention
 /// to the text, feed forward.
@@ -139,12 +174,23 @@ impl SpatialTransformer {
     }
 
     /// `map` and `text` [batch, length, context] → map of the same shape.
-    pub fn forward(&self, map: &Var, text: &Var) -> TensorResult<Var> {
+    pub fn forward(
+        &self,
+        map: &Var,
+        text: &Var,
+        on_cross_attention: Option<OnCrossAttention>,
+    ) -> TensorResult<Var> {
         let (_, _, height, width) = ops::map_size(map)?;
         let x = self.proj_in.to_tokens(&self.norm.forward(map)?)?;
         let h = self.norm1.forward(&x)?;
         let x = ops::add(&x, &self.attn1.forward(&h, &h)?)?;
-        let x = ops::add(&x, &self.attn2.forward(&self.norm2.forward(&x)?, text)?)?;
+        let see = |queries: &Tensor, keys: &Tensor| match on_cross_attention {
+            Some(see) => {
+                see(&CrossAttention { queries, keys, heads: self.attn2.heads, height, width })
+            }
+            None => Ok(()),
+        };
+        let x = ops::add(&x, &self.attn2.forward_seen(&self.norm2.forward(&x)?, text, see)?)?;
         let h = ops::geglu(&self.ff_in.forward(&self.norm3.forward(&x)?)?)?;
         let x = ops::add(&x, &self.ff_out.forward(&h)?)?;
         ops::add(map, &self.proj_out.to_map(&x, height, width)?)

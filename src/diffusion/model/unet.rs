@@ -6,7 +6,7 @@ use std::sync::Arc;
 use candle_core::{DType, Result as TensorResult, Tensor};
 
 use super::resnet::{Downsample, ResnetBlock, ResnetStyle, Upsample};
-use super::transformer::{SpatialTransformer, TransformerStyle};
+use super::transformer::{OnCrossAttention, SpatialTransformer, TransformerStyle};
 use crate::Result;
 use crate::diffusion::config::UNetConfig;
 use crate::nn::{Builder, Conv2d, GroupNorm, Linear, Padding, Param, Var, checkpoint, ops};
@@ -50,10 +50,16 @@ struct UpBlock {
 }
 
 impl Layer {
-    fn forward(&self, x: &Var, time: &Var, text: &Var) -> TensorResult<Var> {
+    fn forward(
+        &self,
+        x: &Var,
+        time: &Var,
+        text: &Var,
+        on_cross_attention: Option<OnCrossAttention>,
+    ) -> TensorResult<Var> {
         let x = self.resnet.forward(x, Some(time))?;
         match &self.attention {
-            Some(attention) => attention.forward(&x, text),
+            Some(attention) => attention.forward(&x, text, on_cross_attention),
             None => Ok(x),
         }
     }
@@ -204,6 +210,25 @@ impl UNet {
     /// `latents` [batch, in, h, w] noised to `timesteps` (one a sample), `text` [batch, length,
     /// features] → the prediction [batch, out, h, w], f32.
     pub fn forward(&self, latents: &Var, timesteps: &[f64], text: &Var) -> TensorResult<Var> {
+        self.forward_seen(latents, timesteps, text, None)
+    }
+
+    /// The same; `on_cross_attention` sees each cross attention on the way, which changes nothing.
+    pub fn forward_seen(
+        &self,
+        latents: &Var,
+        timesteps: &[f64],
+        text: &Var,
+        on_cross_attention: Option<OnCrossAttention>,
+    ) -> TensorResult<Var> {
+        let run = |layer: &Arc<Layer>, x: &Var, time: &Var, text: &Var| {
+            // a layer that runs again in the backward pass would be seen twice
+            if !self.checkpointing || on_cross_attention.is_some() {
+                return layer.forward(x, time, text, on_cross_attention);
+            }
+            let layer = layer.clone();
+            checkpoint(&[x, time, text], move |i| layer.forward(&i[0], &i[1], &i[2], None))
+        };
         let latents = match self.config.center_input_sample {
             true => ops::composed([latents], |[x]| (x * 2.0)? - 1.0)?,
             false => latents.clone(),
@@ -220,7 +245,7 @@ impl UNet {
         let mut skips = vec![x.clone()];
         for block in &self.down_blocks {
             for layer in &block.layers {
-                x = self.run(layer, &x, &time, text)?;
+                x = run(layer, &x, &time, text)?;
                 skips.push(x.clone());
             }
             if let Some(downsample) = &block.downsample {
@@ -228,12 +253,12 @@ impl UNet {
                 skips.push(x.clone());
             }
         }
-        x = self.run(&self.mid_block.first, &x, &time, text)?;
-        x = self.run(&self.mid_block.last, &x, &time, text)?;
+        x = run(&self.mid_block.first, &x, &time, text)?;
+        x = run(&self.mid_block.last, &x, &time, text)?;
         for block in &self.up_blocks {
             for layer in &block.layers {
                 let skip = skips.pop().expect("as many skips as layers on the way up");
-                x = self.run(layer, &ops::concat_channels(&x, &skip)?, &time, text)?;
+                x = run(layer, &ops::concat_channels(&x, &skip)?, &time, text)?;
             }
             if let Some(upsample) = &block.upsample {
                 let next = skips.last().expect("the way up ends where the way down began");
@@ -243,14 +268,6 @@ impl UNet {
         }
         x = self.conv_out.forward(&self.conv_norm_out.forward_silu(&x)?)?;
         ops::to_dtype(&ops::to_image(&x)?, DType::F32)
-    }
-
-    fn run(&self, layer: &Arc<Layer>, x: &Var, time: &Var, text: &Var) -> TensorResult<Var> {
-        if !self.checkpointing {
-            return layer.forward(x, time, text);
-        }
-        let layer = layer.clone();
-        checkpoint(&[x, time, text], move |i| layer.forward(&i[0], &i[1], &i[2]))
     }
 
     /// Sines and cosines of the timesteps [batch, channels] (Vaswani et al. 2017, as DDPM has them).

@@ -7,6 +7,7 @@
 mod files;
 mod remarks;
 
+use std::ops::RangeInclusive;
 use std::path::Path;
 
 use serde_json::json;
@@ -176,6 +177,19 @@ impl Tokenizer {
         let encoding = self.run(words, false)?;
         let ids = encoding.get_ids().iter().zip(encoding.get_attention_mask());
         Ok(ids.filter(|(_, mask)| **mask == 1).map(|(id, _)| *id).collect())
+    }
+
+    /// Where `words` stand in `prompt` for the first time: the positions of their tokens among the ids of
+    /// [`Tokenizer::encode`], behind the start token. None if they are not in it, or in the part that is
+    /// cut off.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    pub fn positions(&self, prompt: &str, words: &str) -> Result<Option<RangeInclusive<usize>>> {
+        let (all, own) = (self.encode_words(prompt)?, self.encode_words(words)?);
+        let found = all.windows(own.len().max(1)).position(|window| window == own);
+        let positions = found.map(|before| before + 1..=before + own.len());
+        Ok(positions.filter(|positions| *positions.end() < self.max_len - 1))
     }
 
     fn run(&self, text: &str, around: bool) -> Result<tokenizers::Encoding> {

@@ -49,6 +49,11 @@ impl Tokenizer {
         remarks
     }
 
+    /// Whether the vocabulary has tokens for all of `words`: without, one token stands for all others.
+    pub fn knows(&self, words: &str) -> bool {
+        self.unknown(words).is_empty()
+    }
+
     /// Warns of the [remarks](Tokenizer::remarks) on `prompt`, unless that has been done.
     pub fn warn(&self, prompt: &str) {
         once(prompt, || self.remarks(prompt));
@@ -157,6 +162,8 @@ mod tests {
         assert!(long.contains("8 tokens") && long.contains("`Zebra dog, the end`"), "{long}");
         let unknown = said(&tokenizer, "a wolf, Ünï dog");
         assert!(unknown.contains("does not know `,`, `wolf`, `Ünï`"), "{unknown}");
+
+        assert!(tokenizer.knows("the dog") && !tokenizer.knows("the wolf"));
 
         let foreign = said(&tokenizer, "a <new1> dog");
         assert!(foreign.contains("`<new1>` is no token"), "{foreign}");

@@ -136,6 +136,27 @@ fn word_level_tokenizers_go_the_same_way() {
 }
 
 #[test]
+fn words_are_found_in_a_prompt() {
+    let mut tokenizer = Tokenizer::word_level(&["a", "wooden", "pot", "dog", ","], 8).unwrap();
+    tokenizer.add_token("<new1>").unwrap();
+    let find = |prompt, words| tokenizer.positions(prompt, words).unwrap();
+    let prompt = "a Pot, a <new1> wooden pot";
+    assert_eq!(tokenizer.encode(prompt).unwrap().ids, [2, 4, 6, 8, 4, 9, 5, 3]);
+    assert_eq!(find(prompt, "pot"), Some(2..=2), "the first");
+    assert_eq!(find(prompt, "<new1> wooden"), Some(5..=6));
+    assert_eq!(find(prompt, "wooden pot"), None, "cut off");
+    assert_eq!(find("a wooden dog pot", "wooden pot"), None);
+    assert_eq!(find("a dog", ""), None);
+    assert_eq!(find("", "dog"), None);
+    // of several tokens each
+    let clip = Tokenizer::load(clip_folder("").path()).unwrap();
+    let ids = clip.encode("a photo x").unwrap().ids;
+    let found = clip.positions("a photo x", "photo").unwrap().unwrap();
+    assert_eq!(found.clone().count(), 4);
+    assert_eq!(ids[found], clip.encode_words("photo").unwrap());
+}
+
+#[test]
 fn word_level_mistakes_are_refused() {
     assert!(message(Tokenizer::word_level(&["a", "a"], 8)).contains("repeated"));
     assert!(message(Tokenizer::word_level(&["a", "<unk>"], 8)).contains("repeated"));

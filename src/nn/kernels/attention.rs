@@ -2,6 +2,8 @@
 //! pass and again in the backward pass (Dao et al. 2022, arXiv:2205.14135, without the online softmax:
 //! a block's rows are whole).
 
+use std::ops::Range;
+
 use super::buffer::{uninit, with_scratch};
 use super::gemm::{Mat, Update, gemm};
 use super::simd::{exp, max, sum, update, vectorised};
@@ -52,6 +54,23 @@ impl Attention {
         out
     }
 
+    /// The probabilities `softmax(q kᵀ / √d)`, in the mean over heads: `[batch, n, m]`.
+    pub fn probabilities(&self, q: &[f32], k: &[f32]) -> Vec<f32> {
+        let (queries, keys) = (self.n * self.width(), self.m * self.width());
+        let batch = q.len() / queries.max(1);
+        let block = self.block();
+        let mut out = vec![0.0; batch * self.n * self.m];
+        pieces_mut(&mut out, self.n * self.m, |b, out| {
+            let k = &k[b * keys..][..keys];
+            pieces_mut(out, block * self.m, |i, out| {
+                let rows = out.len() / self.m;
+                let first = b * queries + i * block * self.width();
+                self.add_probabilities(i * block, &q[first..][..rows * self.width()], k, out);
+            });
+        });
+        out
+    }
+
     /// The gradients of `q`, `k` and `v`; empty where not needed.
     pub fn backward(
         &self,
@@ -91,6 +110,40 @@ impl Attention {
     fn forward_block(&self, first: usize, q: &[f32], k: &[f32], v: &[f32], out: &mut [f32]) {
         let rows = q.len() / self.width();
         let (seen, stride) = self.seen(first + rows);
+        self.each_head(first, q, k, |columns, scores, factors| {
+            let scores = Mat::strided(scores, rows, seen, stride);
+            let values = Mat::new(v, self.m, self.width()).cols(columns.clone()).rows(0..seen);
+            gemm(&mut out[columns.start..], self.width(), Update::Store, scores, values);
+            for (out, factor) in out.chunks_exact_mut(self.width()).zip(factors) {
+                out[columns.clone()].iter_mut().for_each(|x| *x *= factor);
+            }
+        });
+    }
+
+    /// Adds the probabilities of rows of queries from `first` on, of each head its share of the mean.
+    fn add_probabilities(&self, first: usize, q: &[f32], k: &[f32], out: &mut [f32]) {
+        let (_, stride) = self.seen(first + q.len() / self.width());
+        let share = 1.0 / self.heads as f32;
+        self.each_head(first, q, k, |_, scores, factors| {
+            let rows = out.chunks_exact_mut(self.m).zip(scores.chunks_exact(stride)).zip(factors);
+            for ((out, scores), factor) in rows {
+                let factor = factor * share;
+                out.iter_mut().zip(scores).for_each(|(out, score)| *out += score * factor);
+            }
+        });
+    }
+
+    /// Calls `f` for each head, in order, with its columns and what [`Attention::softmax`] makes of the
+    /// scores of rows of queries from `first` on.
+    fn each_head(
+        &self,
+        first: usize,
+        q: &[f32],
+        k: &[f32],
+        mut f: impl FnMut(Range<usize>, &[f32], &[f32]),
+    ) {
+        let rows = q.len() / self.width();
+        let (seen, stride) = self.seen(first + rows);
         with_scratch(rows * stride + rows, |scratch| {
             let (scores, factors) = scratch.split_at_mut(rows * stride);
             for head in 0..self.heads {
@@ -99,12 +152,7 @@ impl Attention {
                 let keys = part(k, self.m).rows(0..seen);
                 gemm(scores, stride, Update::Store, part(q, rows), keys.t());
                 self.softmax(first, scores, factors, seen, stride);
-                let scores = Mat::strided(scores, rows, seen, stride);
-                let values = part(v, self.m).rows(0..seen);
-                gemm(&mut out[columns.start..], self.width(), Update::Store, scores, values);
-                for (out, factor) in out.chunks_exact_mut(self.width()).zip(factors.iter()) {
-                    out[columns.clone()].iter_mut().for_each(|x| *x *= factor);
-                }
+                f(columns, scores, factors);
             }
         });
     }

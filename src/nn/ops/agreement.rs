@@ -73,6 +73,12 @@ fn flat(x: &Tensor) -> Vec<f32> {
     x.to_dtype(DType::F32).unwrap().flatten_all().unwrap().to_vec1().unwrap()
 }
 
+/// What the first attends to of the second, in their type.
+fn probabilities(x: &[Var], heads: usize) -> Result<Var> {
+    let found = attention_probabilities(x[0].value(), x[1].value(), heads)?;
+    Ok(Var::constant(found.to_dtype(x[0].value().dtype())?))
+}
+
 /// `f` on maps, from and to images.
 fn on_maps(x: &Var, f: impl FnOnce(&Var) -> Result<Var>) -> Result<Var> {
     to_image(&f(&from_image(x)?)?)
@@ -127,6 +133,7 @@ proptest! {
     ) {
         let shapes: [&[usize]; 3] = [&[batch, n, heads * d], &[batch, m, heads * d], &[batch, m, heads * d]];
         Case::new(&shapes, needs, seed).check(|x| attention(&x[0], &x[1], &x[2], heads, false));
+        Case::new(&shapes[..2], 0, seed).check(|x| probabilities(x, heads));
     }
 
     #[test]
@@ -176,6 +183,7 @@ fn large_shapes() {
     Case::new(&qkv, 7, 2).check(|x| attention(&x[0], &x[1], &x[2], 2, false));
     let cross: [&[usize]; 3] = [&[2, 1024, 160], &[2, 77, 160], &[2, 77, 160]];
     Case::new(&cross, 7, 3).check(|x| attention(&x[0], &x[1], &x[2], 1, false));
+    Case::new(&cross[..2], 0, 4).check(|x| probabilities(x, 2));
 }
 
 #[test]

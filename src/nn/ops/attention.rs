@@ -1,4 +1,4 @@
-use candle_core::{D, Device, Result, Tensor, bail};
+use candle_core::{D, DType, Device, Result, Tensor, bail};
 
 use super::basic::at_least_f32;
 use crate::nn::backend::fast;
@@ -12,16 +12,7 @@ use crate::nn::{Flow, Var, flops};
 /// Scores are formed for a block of queries at a time and formed again in the backward pass, so that
 /// memory grows with n + m, not n · m.
 pub fn attention(q: &Var, k: &Var, v: &Var, heads: usize, causal: bool) -> Result<Var> {
-    let (batch, n, width) = q.value().dims3()?;
-    let m = k.value().dim(1)?;
-    if heads == 0 || width == 0 || width % heads != 0 {
-        bail!("{width} features cannot be split over {heads} heads");
-    }
-    for x in [k, v] {
-        if m == 0 || x.dims() != [batch, m, width] {
-            bail!("attention of queries {:?} over keys or values {:?}", q.dims(), x.dims());
-        }
-    }
+    let [batch, n, m, width] = sizes(q.value(), &[k.value(), v.value()], heads)?;
     // Of scores or their product with the values; causal ones count in full, though half are skipped.
     let products = batch * n * m * width;
     flops::add(2 * products);
@@ -31,6 +22,46 @@ pub fn attention(q: &Var, k: &Var, v: &Var, heads: usize, causal: bool) -> Resul
     } else {
         candle(q, k, v, heads, causal, products)
     }
+}
+
+/// The probabilities with which the queries of [`attention`] attend to its keys, in the mean over heads:
+/// [batch, n, m], f32. They are to be looked at: no gradient flows through them.
+pub fn attention_probabilities(q: &Tensor, k: &Tensor, heads: usize) -> Result<Tensor> {
+    let [batch, n, m, width] = sizes(q, &[k], heads)?;
+    flops::add(batch * n * m * width);
+    if fast(q) {
+        let shape = Attention { n, m, heads, d: width / heads, causal: false };
+        let (q, k) = (q.contiguous()?, k.contiguous()?);
+        let out = shape.probabilities(&slice(&q)?, &slice(&k)?);
+        return Tensor::from_vec(out, (batch, n, m), q.device());
+    }
+    let (q, k) = (split_heads(q, heads)?, split_heads(k, heads)?);
+    let mut blocks = vec![];
+    for (start, len) in query_blocks(batch * heads * m, n) {
+        let q = q.narrow(2, start, len)?.contiguous()?;
+        let found = probabilities(&q, &k, scale(width, heads), None)?;
+        blocks.push(found.to_dtype(DType::F32)?.mean(1)?);
+    }
+    Tensor::cat(&blocks, 1)
+}
+
+/// Batch, queries, keys and features, of what fits together.
+fn sizes(q: &Tensor, keys: &[&Tensor], heads: usize) -> Result<[usize; 4]> {
+    let (batch, n, width) = q.dims3()?;
+    if heads == 0 || width == 0 || width % heads != 0 {
+        bail!("{width} features cannot be split over {heads} heads");
+    }
+    let m = keys[0].dim(1)?;
+    for x in keys {
+        if m == 0 || x.dims() != [batch, m, width] {
+            bail!("attention of queries {:?} over keys or values {:?}", q.dims(), x.dims());
+        }
+    }
+    Ok([batch, n, m, width])
+}
+
+fn scale(width: usize, heads: usize) -> f64 {
+    1.0 / ((width / heads) as f64).sqrt()
 }
 
 /// Counts the backward pass: the scores once more, the gradient of the probabilities, and each gradient
@@ -62,20 +93,26 @@ fn kernel(q: &Var, k: &Var, v: &Var, shape: Attention, products: usize) -> Resul
 /// Scores held at a time, in numbers.
 const BLOCK: usize = 1 << 24;
 
+/// Blocks of the `n` queries, the start and length of each, for so many scores of a query.
+fn query_blocks(scores: usize, n: usize) -> impl Iterator<Item = (usize, usize)> + Clone {
+    let block = (BLOCK / scores.max(1)).clamp(1, n.max(1));
+    (0..n).step_by(block).map(move |start| (start, block.min(n - start)))
+}
+
 /// On candle's operations.
 fn candle(q: &Var, k: &Var, v: &Var, heads: usize, causal: bool, products: usize) -> Result<Var> {
     let (batch, n, width) = q.value().dims3()?;
     let m = k.value().dim(1)?;
-    let scale = 1.0 / ((width / heads) as f64).sqrt();
-    let block = (BLOCK / (batch * heads * m).max(1)).clamp(1, n.max(1));
+    let scale = scale(width, heads);
+    let queries = query_blocks(batch * heads * m, n);
     let (qh, kh, vh) = (
         split_heads(q.value(), heads)?,
         split_heads(k.value(), heads)?,
         split_heads(v.value(), heads)?,
     );
     let mut blocks = vec![];
-    for start in (0..n).step_by(block) {
-        let qb = qh.narrow(2, start, block.min(n - start))?.contiguous()?;
+    for (start, len) in queries.clone() {
+        let qb = qh.narrow(2, start, len)?.contiguous()?;
         blocks.push(probabilities(&qb, &kh, scale, causal.then_some(start))?.matmul(&vh)?);
     }
     let out = Tensor::cat(&blocks, 2)?;
@@ -85,8 +122,7 @@ fn candle(q: &Var, k: &Var, v: &Var, heads: usize, causal: bool, products: usize
         let grad = split_heads(&grad, heads)?;
         let (kt, vt) = (kh.clone(), vh.transpose(2, 3)?.contiguous()?);
         let (mut dq, mut dk, mut dv) = (vec![], None, None);
-        for start in (0..n).step_by(block) {
-            let len = block.min(n - start);
+        for (start, len) in queries.clone() {
             let part = |x: &Tensor| x.narrow(2, start, len)?.contiguous();
             let (qb, gb) = (part(&qh)?, part(&grad)?);
             let p = probabilities(&qb, &kh, scale, causal.then_some(start))?;
