@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use super::bars::{bars, families};
+use super::claims_table::claims_table;
 use super::csv::Csv;
 use super::curves::{curves, keys, long_table};
 use super::folder::Folder;
@@ -45,7 +46,8 @@ fn write(results: &Results, pictures: Option<(Samples, Targets)>, out: &Path) ->
     for name in Results::FILES {
         folder.file(name);
     }
-    let tables = tables(results);
+    let mut tables = tables(results);
+    tables.extend(claims_table(results));
     let shown = tables.iter().filter(|t| !t.sections.is_empty()).cloned().collect::<Vec<_>>();
     for format in [&Markdown as &dyn Export, &Latex] {
         let path = folder.file(format!("table.{}", format.extension()));
@@ -81,6 +83,9 @@ fn write(results: &Results, pictures: Option<(Samples, Targets)>, out: &Path) ->
     }
     if let Some(room) = shown.iter().find(|t| t.name == "room") {
         let _ = write!(text, "\n## Room covered\n\n{}", Markdown.table(room));
+    }
+    if let Some(claims) = shown.iter().find(|t| t.name == "claims") {
+        let _ = write!(text, "\n## Claims of the paper\n\n{}", Markdown.table(claims));
     }
     if let Some((samples, targets)) = pictures {
         text += &draw(results, samples, targets, &folder)?;

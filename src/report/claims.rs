@@ -1,0 +1,250 @@
+//! What results say of the paper's claims.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use serde::Serialize;
+
+use super::results::{Cell, CellValue, ImageRow, Results, SEED};
+use crate::metrics::claims::{Claim, Comparison, Side};
+use crate::metrics::verdict::{Tested, Verdict, judge};
+use crate::metrics::{Metric, Nested, SetValue, Spread, paired, unpaired};
+use crate::{Error, Result};
+
+/// A claim with what was found of it.
+pub struct Finding<'a> {
+    /// The claim.
+    pub claim: &'a Claim,
+    /// The verdict, among those on all claims that were judged together.
+    pub verdict: Verdict,
+    /// The p-value of the verdict, corrected for those claims.
+    pub p: Option<f64>,
+    /// What is known of each of its comparisons.
+    pub evidence: Vec<Evidence<'a>>,
+}
+
+/// A comparison with what was found of it.
+pub struct Evidence<'a> {
+    /// The comparison.
+    pub comparison: &'a Comparison,
+    /// The difference; none where the experiment was not run; an error where it was run without
+    /// something that the comparison needs.
+    pub measured: Option<Result<Measured>>,
+}
+
+/// A difference between two rows.
+pub struct Measured {
+    /// The difference, and how far it holds.
+    pub spread: Spread,
+    /// It held against what is claimed.
+    pub tested: Tested,
+    /// How it is shown.
+    pub metric: Metric,
+    /// What it stands on.
+    pub counts: Counts,
+}
+
+/// What a difference stands on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Counts {
+    /// Concept sets; where the sides have different ones, those of each.
+    pub concept_sets: Vec<usize>,
+    /// Training seeds.
+    pub seeds: usize,
+    /// The most prompts of a concept set.
+    pub prompts: usize,
+    /// Images of side `a`.
+    pub images: usize,
+}
+
+/// Judges claims by the results of experiments, of which there may be one of a name.
+pub fn findings<'a>(claims: &'a [Claim], results: &[&Results]) -> Vec<Finding<'a>> {
+    let of = |name: &str| results.iter().find(|r| r.experiment == name);
+    let evidence = |comparison: &'a Comparison| Evidence {
+        comparison,
+        measured: of(&comparison.experiment).map(|r| measure(r, comparison)),
+    };
+    let evidence: Vec<Vec<Evidence>> =
+        claims.iter().map(|c| c.comparisons.iter().map(evidence).collect()).collect();
+    let tested = |e: &Evidence| e.found().map(|m| m.tested);
+    let tested: Vec<Vec<_>> = evidence.iter().map(|e| e.iter().map(tested).collect()).collect();
+    let judged = claims.iter().zip(evidence).zip(judge(&tested));
+    let finding = |((claim, evidence), judged): ((_, _), crate::metrics::verdict::Judged)| {
+        Finding { claim, verdict: judged.verdict, p: judged.p, evidence }
+    };
+    judged.map(finding).collect()
+}
+
+impl Evidence<'_> {
+    /// What was measured, where all was there.
+    pub fn found(&self) -> Option<&Measured> {
+        self.measured.as_ref().and_then(|m| m.as_ref().ok())
+    }
+}
+
+/// The difference that a comparison is about.
+fn measure(results: &Results, comparison: &Comparison) -> Result<Measured> {
+    let in_group = |c: &&Cell| comparison.group.as_ref().is_none_or(|group| c.group == *group);
+    let cells: Vec<&Cell> = results.cells.iter().filter(in_group).collect();
+    let labels: BTreeSet<&str> = cells.iter().map(|c| c.label.as_str()).collect();
+    let metrics: Vec<&str> = results.metrics.iter().map(|m| m.name.as_str()).collect();
+    comparison.check(&labels.into_iter().collect::<Vec<_>>(), &metrics)?;
+
+    let images = results.by_cell();
+    let of = |side| Values::new(comparison, side, &cells, &images);
+    let (a, b) = (of(&comparison.a), of(&comparison.b));
+    let (spread, sets, tally) = match comparison.is_paired() {
+        true => {
+            let (trees, tally) = tree(a.pairs(&b));
+            (paired(&trees, SEED), vec![trees], tally)
+        }
+        false => {
+            let ((a, mut tally), (b, other)) = (tree(a.alone()), tree(b.alone()));
+            tally.seeds.extend(other.seeds);
+            tally.prompts = tally.prompts.max(other.prompts);
+            (unpaired(&a, &b, SEED), vec![a, b], tally)
+        }
+    };
+    let concept_sets: Vec<usize> = sets.iter().map(Nested::count).collect();
+    if concept_sets.contains(&0) {
+        let (a, b) = (&comparison.a.row, &comparison.b.row);
+        return Err(Error::input(match comparison.is_paired() {
+            true => format!("`{a}` and `{b}` have no concepts, seed and prompt in common"),
+            false => format!("`{a}` or `{b}` has none of the concept sets that are compared"),
+        }));
+    }
+    let (name, _) = comparison.metric_of(&comparison.a);
+    let metric = results.metrics.iter().find(|m| m.name == name);
+    Ok(Measured {
+        spread,
+        tested: comparison.direction.test(comparison.margin, &spread),
+        metric: metric.expect("it was checked").clone(),
+        counts: Counts {
+            concept_sets,
+            seeds: tally.seeds.len(),
+            prompts: tally.prompts,
+            images: tally.images,
+        },
+    })
+}
+
+/// The values of a side of a comparison.
+struct Values<'a> {
+    metric: &'a str,
+    part: Option<usize>,
+    cells: Vec<&'a Cell>,
+    images: &'a HashMap<&'a str, Vec<&'a ImageRow>>,
+}
+
+/// A cell, or two of the same concepts and seed.
+struct Unit<'a> {
+    cell: &'a Cell,
+    of: Nested,
+    images: usize,
+}
+
+impl<'a> Values<'a> {
+    fn new(
+        comparison: &'a Comparison,
+        side: &'a Side,
+        cells: &[&'a Cell],
+        images: &'a HashMap<&'a str, Vec<&'a ImageRow>>,
+    ) -> Self {
+        let (metric, part) = comparison.metric_of(side);
+        let takes = |c: &&&Cell| {
+            c.label == side.row && side.takes(&c.concepts) && c.values.contains_key(metric)
+        };
+        Values { metric, part, cells: cells.iter().filter(takes).copied().collect(), images }
+    }
+
+    /// By prompt and noise; nothing where the value is not one of the cell's own images.
+    fn of_images(&self, cell: &Cell) -> BTreeMap<(usize, u64), f64> {
+        let value = |i: &ImageRow| match self.part {
+            None => i.value(self.metric),
+            Some(part) => i.values.get(self.metric)?.get(part).copied(),
+        };
+        let images = self.images.get(cell.id.as_str()).into_iter().flatten();
+        images.filter_map(|i| Some(((i.prompt, i.seed), value(i)?))).collect()
+    }
+
+    /// The value of a cell with its standard error, for what has no values of images.
+    fn whole(
+        &self,
+        cell: &Cell,
+        error: fn(&SetValue) -> Option<f64>,
+    ) -> Option<(f64, Option<f64>, usize)> {
+        match (cell.values.get(self.metric)?, self.part) {
+            (CellValue::Set(set), None) => Some((set.value, error(set), set.n)),
+            (CellValue::Set(_), Some(_)) => None,
+            (CellValue::Mean { mean, parts }, part) => {
+                let found = part.map_or(Some(mean), |i| parts.get(i))?;
+                Some((found.mean, Some(found.se).filter(|se| se.is_finite()), found.n))
+            }
+        }
+    }
+
+    fn alone(&self) -> Vec<Unit<'a>> {
+        let unit = |cell: &&'a Cell| {
+            let values = self.of_images(cell);
+            if !values.is_empty() {
+                return Some(Unit { cell, images: values.len(), of: by_prompt(values) });
+            }
+            let (value, se, images) = self.whole(cell, |s| s.se)?;
+            Some(Unit { cell, of: Nested::Value { value, se }, images })
+        };
+        self.cells.iter().filter_map(unit).collect()
+    }
+
+    /// The differences to another side, with the same concepts, seed, prompt and noise.
+    fn pairs(&self, other: &Values) -> Vec<Unit<'a>> {
+        // sets that are compared with the same others differ by their own noise alone
+        let error = match self.metric == other.metric {
+            true => |s: &SetValue| s.se_images,
+            false => |s: &SetValue| s.se,
+        };
+        let unit = |cell: &&'a Cell| {
+            let same = |o: &&&Cell| o.concepts == cell.concepts && o.seed == cell.seed;
+            let twin = other.cells.iter().find(same)?;
+            let (a, b) = (self.of_images(cell), other.of_images(twin));
+            if !a.is_empty() && !b.is_empty() {
+                let shared = a.into_iter().filter_map(|(at, v)| Some((at, v - b.get(&at)?)));
+                let shared: BTreeMap<_, _> = shared.collect();
+                let images = shared.len();
+                return (images > 0).then(|| Unit { cell, of: by_prompt(shared), images });
+            }
+            let (a, b) = (self.whole(cell, error)?, other.whole(twin, error)?);
+            let se = a.1.zip(b.1).map(|(a, b)| a.hypot(b));
+            Some(Unit { cell, of: Nested::Value { value: a.0 - b.0, se }, images: a.2 })
+        };
+        self.cells.iter().filter_map(unit).collect()
+    }
+}
+
+/// Values of images that count by their prompts.
+fn by_prompt(values: BTreeMap<(usize, u64), f64>) -> Nested {
+    let mut prompts = BTreeMap::<usize, Vec<f64>>::new();
+    for ((prompt, _), value) in values {
+        prompts.entry(prompt).or_default().push(value);
+    }
+    Nested::values(prompts.into_values().map(|v| v.iter().sum::<f64>() / v.len() as f64))
+}
+
+#[derive(Default)]
+struct Tally {
+    seeds: BTreeSet<u64>,
+    prompts: usize,
+    images: usize,
+}
+
+/// Concept sets with their seeds.
+fn tree(units: Vec<Unit>) -> (Nested, Tally) {
+    let mut tally = Tally::default();
+    let mut sets = BTreeMap::<&[String], BTreeMap<u64, Nested>>::new();
+    for Unit { cell, of, images } in units {
+        tally.seeds.insert(cell.seed);
+        tally.prompts = tally.prompts.max(of.count());
+        tally.images += images;
+        sets.entry(&cell.concepts).or_default().insert(cell.seed, of);
+    }
+    let sets = sets.into_values().map(|seeds| Nested::Of(seeds.into_values().collect()));
+    (Nested::Of(sets.collect()), tally)
+}

@@ -1,0 +1,359 @@
+//! The paper's claims: that they name what the experiments have, that they hold in the paper's own
+//! numbers, and what is written about them.
+
+#[allow(dead_code)] // not every test uses all of it
+mod fixture;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Output;
+
+use assert_cmd::Command;
+use cdbench::metrics::claims::{Comparison, claims};
+use cdbench::metrics::paper::{self, PaperRow};
+use cdbench::metrics::{Metric, Registry};
+use cdbench::report::{Results, render_tables};
+use cdbench::{methods, world};
+use fixture::{IMAGE, TEXT, results};
+
+/// An experiment as its file has it, whatever this program knows of its keys.
+struct Experiment(toml::Table);
+
+/// A row with the groups it is run for, and the row of the paper's table beside it.
+struct Row {
+    label: String,
+    groups: Vec<String>,
+    paper: String,
+}
+
+impl Experiment {
+    /// None where the file is not there yet.
+    fn read(name: &str) -> Option<Self> {
+        let path = format!("{}/experiments/{name}.toml", env!("CARGO_MANIFEST_DIR"));
+        let text = fs::read_to_string(path).ok()?;
+        Some(Experiment(toml::from_str(&text).unwrap()))
+    }
+
+    fn rows(&self) -> Vec<Row> {
+        let mut rows = vec![];
+        for row in self.0["rows"].as_array().unwrap() {
+            let method = methods::find(row["method"].as_str().unwrap()).unwrap();
+            let text = |key: &str| row.get(key).and_then(|v| v.as_str()).map(str::to_owned);
+            let title = text("label").unwrap_or_else(|| method.title().to_owned());
+            let groups = match row.get("groups").and_then(|g| g.as_array()) {
+                Some(groups) => groups.iter().map(|g| g.as_str().unwrap().to_owned()).collect(),
+                None => {
+                    let takes = |group: &&str| {
+                        method.concepts().contains(&(1 + usize::from(*group == "multi")))
+                    };
+                    ["single", "multi"]
+                        .iter()
+                        .filter(|g| takes(g))
+                        .map(|g| (*g).to_owned())
+                        .collect()
+                }
+            };
+            for label in points(&title, row.get("sweep")) {
+                let paper = text("paper").unwrap_or_else(|| label.clone());
+                rows.push(Row { label, groups: Clone::clone(&groups), paper });
+            }
+        }
+        let groups = || vec!["single".into(), "multi".into()];
+        rows.push(Row { label: "Pretrained".into(), groups: groups(), paper: String::new() });
+        rows
+    }
+
+    fn metrics(&self) -> Vec<Metric> {
+        let text = |v: &toml::Value| v.as_str().unwrap().to_owned();
+        let names = self.0.get("metrics").and_then(|m| m.as_array());
+        let names: Option<Vec<String>> = names.map(|m| m.iter().map(text).collect());
+        let chosen = Registry::default().choose(names.as_deref()).unwrap();
+        chosen.into_iter().map(|c| c.metric).collect()
+    }
+
+    /// The pairs of the built-in world that some scale has.
+    fn pairs(&self) -> Vec<[&'static str; 2]> {
+        let scales = self.0["scales"].as_table().unwrap().values();
+        let named = scales.filter_map(|s| s.get("pairs")?.as_array()).flatten();
+        let named: Vec<&str> = named.filter_map(|p| p.as_str()).collect();
+        let pairs = world::pairs().into_iter().filter(|p| named.contains(&p.name));
+        pairs.map(|p| [p.first.name, p.second.name]).collect()
+    }
+}
+
+/// The labels of a row, which may be swept: `TITLE, KEY = VALUE, …` of each point.
+fn points(title: &str, sweep: Option<&toml::Value>) -> Vec<String> {
+    fn flatten(prefix: &str, value: &toml::Value, axes: &mut BTreeMap<String, Vec<String>>) {
+        match value {
+            toml::Value::Table(table) => {
+                for (key, value) in table {
+                    let dot = if prefix.is_empty() { "" } else { "." };
+                    flatten(&format!("{prefix}{dot}{key}"), value, axes);
+                }
+            }
+            toml::Value::Array(values) => {
+                let text = |v: &toml::Value| v.as_str().map_or(v.to_string(), str::to_owned);
+                axes.insert(prefix.to_owned(), values.iter().map(text).collect());
+            }
+            other => panic!("{prefix}: {other}"),
+        }
+    }
+    let mut axes = BTreeMap::new();
+    sweep.into_iter().for_each(|s| flatten("", s, &mut axes));
+    let mut labels = vec![title.to_owned()];
+    for (key, values) in axes {
+        let more = |label: &String| -> Vec<String> {
+            values.iter().map(|v| format!("{label}, {key} = {v}")).collect()
+        };
+        labels = labels.iter().flat_map(more).collect();
+    }
+    labels
+}
+
+#[test]
+fn claims_name_what_the_experiments_have() {
+    let mut seen = 0;
+    for (claim, comparison) in comparisons() {
+        let Some(experiment) = Experiment::read(&comparison.experiment) else { continue };
+        seen += 1;
+        let (rows, metrics) = (experiment.rows(), experiment.metrics());
+        let in_group =
+            |r: &&Row| comparison.group.as_ref().is_none_or(|group| r.groups.contains(group));
+        let labels: Vec<&str> = rows.iter().filter(in_group).map(|r| r.label.as_str()).collect();
+        let metrics: Vec<&str> = metrics.iter().map(|m| m.name.as_str()).collect();
+        if let Err(error) = comparison.check(&labels, &metrics) {
+            panic!("claim {claim}: {error}: {}", error.hint().unwrap_or_default());
+        }
+        for set in
+            [&comparison.a, &comparison.b].into_iter().filter_map(|s| s.sets.as_ref()).flatten()
+        {
+            let there =
+                experiment.pairs().iter().any(|p| p.iter().all(|c| set.iter().any(|s| s == c)));
+            assert!(there, "claim {claim}: `{}` has no pair {set:?}", comparison.experiment);
+        }
+    }
+    assert!(seen >= 15, "Tables 1 and 3 are there: {seen}");
+}
+
+#[test]
+fn the_papers_own_numbers_are_as_it_claims() {
+    let mut held = 0;
+    for (claim, comparison) in comparisons() {
+        let Some(experiment) = Experiment::read(&comparison.experiment) else { continue };
+        let table = experiment.0.get("table").and_then(|t| paper::table(t.as_str()?).ok());
+        let (Some(table), Some(group)) = (table, comparison.group.as_deref()) else { continue };
+        let rows = experiment.rows();
+        let row = |label: &str| -> Option<&PaperRow> {
+            table.row(group, &rows.iter().find(|r| r.label == label)?.paper)
+        };
+        let name = comparison.metric_of(&comparison.a).0;
+        let metric = experiment.metrics().into_iter().find(|m| m.name == name).unwrap();
+        let value = |label: &str| {
+            let key = table.beside(&metric)?.key;
+            row(label)?.values.get(&key).copied()
+        };
+        let with_part = comparison.metric.contains('#');
+        let (Some(a), Some(b), false) =
+            (value(&comparison.a.row), value(&comparison.b.row), with_part)
+        else {
+            continue;
+        };
+        let beyond = comparison.direction.beyond(comparison.margin * metric.scale, a - b);
+        assert!(beyond > 0.0, "claim {claim}: {comparison:?}: {a} and {b}");
+        held += 1;
+    }
+    assert!(held >= 15, "{held}");
+}
+
+fn comparisons() -> impl Iterator<Item = (usize, &'static Comparison)> {
+    claims().iter().flat_map(|claim| claim.comparisons.iter().map(|c| (claim.number, c)))
+}
+
+/// Made-up results of Table 1, with the labels that the experiment has.
+fn table1() -> Results {
+    let mut results = results(1, 0.0);
+    for cell in &mut results.cells {
+        let label = match cell.label.as_str() {
+            "w/ fine-tune all" => "Custom Diffusion w/ fine-tune all",
+            "Joint" => "Custom Diffusion (Joint)",
+            "Merge" => "Custom Diffusion (Optimization)",
+            "Sequential" => "Custom Diffusion (Sequential)",
+            other => other,
+        };
+        cell.label = label.to_owned();
+    }
+    results
+}
+
+/// Made-up results of Table 3: without augmentation, image alignment is more by `more`.
+fn table3(more: f64) -> Results {
+    let mut results = table1();
+    results.experiment = "table3".into();
+    results.table = Some("table3".into());
+    let label = |label: &str| match label {
+        "Custom Diffusion" => Some("Custom Diffusion"),
+        "Textual Inversion" => Some("w/o Aug"),
+        _ => None,
+    };
+    results.cells.retain(|c| c.group == "single" && label(&c.label).is_some());
+    for cell in &mut results.cells {
+        cell.label = label(&cell.label).unwrap().to_owned();
+    }
+    let known = |id: &str| results.cells.iter().find(|c| c.id == id);
+    results.images.retain(|i| known(&i.cell).is_some());
+    for image in &mut results.images {
+        if known(&image.cell).unwrap().label == "w/o Aug" {
+            // 0.03 apart as they were made
+            image.values.get_mut(IMAGE).unwrap()[0] += more - 0.03;
+        }
+    }
+    results
+}
+
+fn cdbench(args: &[&str], at: &Path) -> Output {
+    Command::cargo_bin("cdbench").unwrap().args(args).current_dir(at).output().unwrap()
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn write(results: &Results, folder: PathBuf) {
+    results.write(&folder).unwrap();
+}
+
+/// The line of a Markdown table that starts with `start`.
+fn line<'a>(text: &'a str, start: &str) -> &'a str {
+    text.lines().find(|l| l.starts_with(start)).unwrap_or_else(|| panic!("{start}: {text}"))
+}
+
+#[test]
+fn a_page_has_a_verdict_on_every_claim() {
+    let dir = tempfile::tempdir().unwrap();
+    let reports = dir.path().join("reports");
+    write(&table1(), reports.join("table1"));
+    write(&table3(-0.1), reports.join("more/table3"));
+    let mut part = table1();
+    part.cells.truncate(4);
+    part.images.retain(|i| part.cells.iter().any(|c| c.id == i.cell));
+    write(&part, reports.join("a/part"));
+    fs::create_dir(reports.join("broken")).unwrap();
+    fs::write(reports.join("broken/report.json"), "{").unwrap();
+
+    let output = cdbench(&["claims"], dir.path());
+    assert!(output.status.success(), "{}", said(&output));
+    let page = fs::read_to_string(reports.join("README.md")).unwrap();
+    let row = line(&page, "| 6. Without augmentation");
+    assert!(row.contains("| Table 3 | reproduced | 0.0"), "{row}");
+    assert!(row.ends_with("| table3 (default) |"), "{row}");
+    assert!(line(&page, "| 1. ").ends_with("| not run | – | fig3 (not run) |"), "{page}");
+    assert_eq!(page.lines().filter(|l| l.starts_with("### ")).count(), 11);
+    assert!(page.contains("`cdbench run experiments/fig3.toml --scale full --out reports/fig3`"));
+    assert!(page.contains("By [table3](more/table3/README.md), scale default, protocol `a1b2c3`."));
+    let stdout = String::from_utf8(output.stdout.clone()).unwrap();
+    assert!(page.contains(stdout.trim_end()), "stdout is the table of verdicts: {stdout}");
+
+    // what was not run or not read is said
+    let page_says = |what: &str| assert!(page.contains(what), "{what}: {page}");
+    page_says("Not used: reports/a/part (scale default, 4 cells: reports/table1 has 37)");
+    page_says("Not used: reports/broken");
+    page_says("not run: \\`table3\\` has no row \\`w/o Reg\\`");
+    let stderr = said(&output);
+    assert!(stderr.contains("reports/broken: left out: "), "{stderr}");
+    assert!(stderr.contains("no row `w/o Reg` (did you mean w/o Aug?)"), "{stderr}");
+
+    // the same numbers for programs
+    let json = fs::read_to_string(reports.join("claims.json")).unwrap();
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let sixth = &json["claims"][5];
+    assert_eq!((&sixth["number"], &sixth["verdict"]), (&6.into(), &"reproduced".into()));
+    let found = &sixth["comparisons"][0];
+    let difference = found["difference"].as_f64().unwrap();
+    assert!((difference + 0.1).abs() < 0.02 && found["interval"][1].as_f64().unwrap() < 0.0);
+    assert_eq!(found["counts"]["concept_sets"], serde_json::json!([3]));
+    assert_eq!(found["counts"]["images"], 54);
+    let csv = fs::read_to_string(reports.join("claims.csv")).unwrap();
+    assert!(csv.contains("w/o Aug − Custom Diffusion,false,\"image alignment, single\",< 0,-0."));
+
+    // again, and the other way
+    write(&table3(0.1), reports.join("more/table3"));
+    assert!(cdbench(&["claims", "reports"], dir.path()).status.success());
+    let page = fs::read_to_string(reports.join("README.md")).unwrap();
+    assert!(line(&page, "| 6. ").contains("| not reproduced |"), "{page}");
+}
+
+#[test]
+fn a_file_by_hand_is_not_overwritten() {
+    let dir = tempfile::tempdir().unwrap();
+    let refused = |args: &[&str]| {
+        let output = cdbench(args, dir.path());
+        assert_eq!(output.status.code(), Some(3), "{}", said(&output));
+        said(&output)
+    };
+    fs::create_dir(dir.path().join("reports")).unwrap();
+    let error = refused(&["claims"]);
+    assert!(error.contains("no report is below it") && error.contains("hint: "), "{error}");
+    write(&table1(), dir.path().join("reports/table1"));
+    fs::write(dir.path().join("reports/README.md"), "# By hand\n").unwrap();
+    assert!(refused(&["claims"]).contains("did not write"));
+    assert!(refused(&["claims", "reports", "."]).contains("--out FILE"));
+    let args = ["claims", "reports", ".", "--out", "pages/claims.md"];
+    let output = cdbench(&args, dir.path());
+    assert!(output.status.success(), "{}", said(&output));
+    assert!(dir.path().join("pages/claims.json").is_file());
+    assert_eq!(fs::read_to_string(dir.path().join("reports/README.md")).unwrap(), "# By hand\n");
+}
+
+#[test]
+fn the_report_of_an_experiment_has_the_claims_that_it_decides() {
+    let dir = tempfile::tempdir().unwrap();
+    let readme = |results: &Results| {
+        render_tables(results, dir.path()).unwrap();
+        fs::read_to_string(dir.path().join("README.md")).unwrap()
+    };
+    let text = readme(&table3(-0.1));
+    let claims = text.split("## Claims of the paper").nth(1).unwrap();
+    let heading = line(claims, "| **6. ");
+    assert!(heading.contains("falls. (Table 3) Reproduced, p = 0.00"), "{heading}");
+    assert!(line(claims, "| **5. ").contains("Not decided: also needs fig5."), "{claims}");
+    assert!(!claims.contains("| **4. "), "of Table 1: {claims}");
+    let row = line(claims, "| w/o Aug − Custom Diffusion |");
+    assert!(row.contains("| < 0 | −0.1") && row.ends_with("54 images | as claimed |"), "{row}");
+    assert!(dir.path().join("claims.csv").is_file());
+
+    let text = readme(&table1());
+    let claims = text.split("## Claims of the paper").nth(1).unwrap();
+    assert!(line(claims, "| **3. ").contains("Inconclusive"), "{claims}");
+    // the mean difference is that of the table of differences
+    let read = |file: &str, row: &str, column: &str| {
+        let mut csv = csv::Reader::from_path(dir.path().join(file)).unwrap();
+        let at = csv.headers().unwrap().iter().position(|h| h == column).unwrap();
+        let wanted = |r: &csv::StringRecord| {
+            r[2] == *row && r.iter().any(|f| f.contains("text") || f.contains("Single"))
+        };
+        let found = csv.records().map(Result::unwrap).find(wanted).unwrap();
+        found[at].parse::<f64>().unwrap()
+    };
+    let ours = read("claims.csv", "DreamBooth − Custom Diffusion", "difference");
+    let other = read("differences.csv", "DreamBooth", &format!("Δ {}", TEXT.replace('-', " ")));
+    assert!((ours - other).abs() < 1e-9, "{ours} {other}");
+
+    let mut other = table1();
+    other.experiment = "mine".into();
+    assert!(!readme(&other).contains("Claims of the paper"));
+    assert!(!dir.path().join("claims.csv").exists());
+}
+
+#[test]
+fn one_concept_decides_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut results = table3(-0.1);
+    results.cells.retain(|c| c.concepts == ["dog_plum"]);
+    results.images.retain(|i| results.cells.iter().any(|c| c.id == i.cell));
+    render_tables(&results, dir.path()).unwrap();
+    let text = fs::read_to_string(dir.path().join("README.md")).unwrap();
+    assert!(line(&text, "| **6. ").contains("(Table 3) Inconclusive."), "{text}");
+    let row = line(&text, "| w/o Aug − Custom Diffusion |");
+    assert!(row.contains(" ± ") && row.ends_with("| open: one concept set |"), "{row}");
+}
