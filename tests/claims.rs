@@ -250,13 +250,15 @@ fn a_page_has_a_verdict_on_every_claim() {
     assert!(line(&page, "| 1. ").ends_with("| not run | – | fig3 (not run) |"), "{page}");
     assert_eq!(page.lines().filter(|l| l.starts_with("### ")).count(), 11);
     assert!(page.contains("`cdbench run experiments/fig3.toml --scale full --out reports/fig3`"));
-    assert!(page.contains("By [table3](more/table3/README.md), scale default, protocol `a1b2c3`."));
+    assert!(page.contains(
+        "By [table3](more/table3/README.md), scale default, protocol `a1b2c3`, 6 cells."
+    ));
     let stdout = String::from_utf8(output.stdout.clone()).unwrap();
     assert!(page.contains(stdout.trim_end()), "stdout is the table of verdicts: {stdout}");
 
     // what was not run or not read is said
     let page_says = |what: &str| assert!(page.contains(what), "{what}: {page}");
-    page_says("Not used: reports/a/part (scale default, 4 cells: reports/table1 has 37)");
+    page_says("Not used: reports/a/part (scale default, 4 cells: reports/table1 has 40)");
     page_says("Not used: reports/broken");
     page_says("not run: \\`table3\\` has no row \\`w/o Reg\\`");
     let stderr = said(&output);
@@ -296,12 +298,17 @@ fn a_file_by_hand_is_not_overwritten() {
     assert!(error.contains("no report is below it") && error.contains("hint: "), "{error}");
     write(&table1(), dir.path().join("reports/table1"));
     fs::write(dir.path().join("reports/README.md"), "# By hand\n").unwrap();
-    assert!(refused(&["claims"]).contains("did not write"));
+    assert!(refused(&["claims"]).contains("not of `cdbench claims`"));
     assert!(refused(&["claims", "reports", "."]).contains("--out FILE"));
+    assert!(refused(&["claims", "reports/table1"]).contains("report of table1"));
     let args = ["claims", "reports", ".", "--out", "pages/claims.md"];
     let output = cdbench(&args, dir.path());
     assert!(output.status.success(), "{}", said(&output));
     assert!(dir.path().join("pages/claims.json").is_file());
+    let page = fs::read_to_string(dir.path().join("pages/claims.md")).unwrap();
+    assert!(page.contains("By [table1](../reports/table1/README.md), scale "), "{page}");
+    let again = cdbench(&args, dir.path());
+    assert!(again.status.success(), "its own page is replaced: {}", said(&again));
     assert_eq!(fs::read_to_string(dir.path().join("reports/README.md")).unwrap(), "# By hand\n");
 }
 
@@ -319,8 +326,13 @@ fn the_report_of_an_experiment_has_the_claims_that_it_decides() {
     assert!(line(claims, "| **5. ").contains("Not decided: also needs fig5."), "{claims}");
     assert!(!claims.contains("| **4. "), "of Table 1: {claims}");
     let row = line(claims, "| w/o Aug − Custom Diffusion |");
-    assert!(row.contains("| < 0 | −0.1") && row.ends_with("54 images | as claimed |"), "{row}");
+    assert!(
+        row.contains("| \\< 0 | −0.099 ± ") && row.ends_with("54 images | as claimed |"),
+        "{row}"
+    );
     assert!(dir.path().join("claims.csv").is_file());
+    let latex = fs::read_to_string(dir.path().join("table.tex")).unwrap();
+    assert!(latex.contains("Without augmentation") && latex.is_ascii());
 
     let text = readme(&table1());
     let claims = text.split("## Claims of the paper").nth(1).unwrap();

@@ -1,8 +1,9 @@
 //! `cdbench claims`: the paper's claims, judged by the reports that there are.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use crate::report::{ClaimsPage, Markdown, Results, export};
+use crate::report::{ClaimsPage, Markdown, Results, export, report_of};
 use crate::{Error, Result, safefile};
 
 const EXAMPLES: &str = "\
@@ -41,8 +42,10 @@ pub fn run(args: Args) -> Result<()> {
     for folder in &args.folders {
         reports_below(folder, &mut found)?;
     }
-    found.sort();
-    found.dedup();
+    // a folder may be below several of those given
+    let full = |folder: &PathBuf| std::path::absolute(folder).unwrap_or(folder.clone());
+    found.sort_by_key(full);
+    found.dedup_by_key(|folder| full(folder));
     let (mut reports, mut unread) = (vec![], vec![]);
     for folder in found {
         match Results::read(&folder) {
@@ -68,11 +71,13 @@ pub fn run(args: Args) -> Result<()> {
     safefile::write(&folder.join("claims.csv"), page.csv(&found))?;
     let json = serde_json::to_string_pretty(&page.json(&found)).expect("strings and numbers");
     safefile::write(&folder.join("claims.json"), json + "\n")?;
-    for error in
-        found.iter().flat_map(|f| &f.evidence).filter_map(|e| e.measured.as_ref()?.as_ref().err())
-    {
+    let evidence = found.iter().flat_map(|f| &f.evidence);
+    let missing = evidence.filter_map(|e| e.measured.as_ref()?.as_ref().err()).map(|error| {
         let hint = error.hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
-        eprintln!("not run: {error}{hint}");
+        format!("not run: {error}{hint}")
+    });
+    for line in missing.collect::<BTreeSet<_>>() {
+        eprintln!("{line}");
     }
     println!("{}", export(&[page.verdicts(&found)], &Markdown));
     eprintln!("{}", page.summary(&found));
@@ -80,15 +85,21 @@ pub fn run(args: Args) -> Result<()> {
     Ok(())
 }
 
-/// Refuses to write over a file that is no page of claims: a README by hand, that of a report.
+/// Refuses to write over a file that is no page of claims, and into a report's folder.
 fn claim_file(out: &Path) -> Result<()> {
+    let hint = "name another file with --out FILE";
+    let report = report_of(out.parent().unwrap_or(Path::new("")));
+    if let Some((experiment, _)) = report {
+        let message = format!("{}: this is the folder of a report of {experiment}", out.display());
+        return Err(Error::input_hint(message, hint));
+    }
     match std::fs::read_to_string(out) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
         Ok(text) if text.starts_with(ClaimsPage::MARK) => Ok(()),
-        Ok(_) => Err(Error::input_hint(
-            format!("{}: there is a file that `cdbench claims` did not write", out.display()),
-            "name another with --out FILE, or remove it",
-        )),
+        Ok(_) => {
+            let by_hand = format!("{}: this file is not of `cdbench claims`", out.display());
+            Err(Error::input_hint(by_hand, hint))
+        }
         Err(e) => Err(Error::io(out)(e)),
     }
 }

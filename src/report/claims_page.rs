@@ -77,15 +77,7 @@ impl ClaimsPage {
         }
         text += "\n## Reports\n\n";
         for (at, results) in &self.used {
-            let _ = writeln!(
-                text,
-                "- {}, scale {}, protocol `{}`, {} cells. {}",
-                link(&results.experiment, at, folder),
-                escape(&results.scale),
-                results.protocol,
-                cells(results),
-                escape(first_sentence(&results.protocol_text))
-            );
+            let _ = writeln!(text, "- {}", source(at, results, folder));
         }
         for (at, reason) in &self.unused {
             let _ = writeln!(
@@ -182,27 +174,49 @@ impl ClaimsPage {
     fn claim(&self, finding: &Finding, folder: &Path) -> String {
         let Claim { number, text, place, .. } = finding.claim;
         let mut out = format!("\n### {number}. {}\n\n", escape(text));
-        let _ = write!(out, "{}: **{}**\n\n", escape(place), escape(&verdict(finding)));
+        let verdict = format!("{place}: {}", verdict(finding));
         let experiments = experiments(finding);
-        let missing = missing(finding);
-        if missing.len() < experiments.len() {
-            out += &Markdown.table(&alone(finding, format!("Claim {number}")));
+        match missing(finding).len() < experiments.len() {
+            true => out += &Markdown.table(&alone(finding, verdict)),
+            false => out += &format!("**{}**\n", escape(&verdict)),
         }
         for name in experiments {
             let _ = match self.report(name) {
-                Some((at, results)) => writeln!(
-                    out,
-                    "\nBy {}, scale {}, protocol `{}`. {}",
-                    link(name, at, folder),
-                    escape(&results.scale),
-                    results.protocol,
-                    escape(first_sentence(&results.protocol_text))
-                ),
+                Some((at, results)) => {
+                    writeln!(out, "\nBy {}", source(at, results, folder))
+                }
                 None => writeln!(out, "\nTo run it: `{}`", command(name)),
             };
         }
-        out
+        out + &more(finding)
     }
+}
+
+/// Concept sets below which a verdict is seldom to be had.
+const FEW: usize = 4;
+
+/// What would tell more about a claim that was run on few concepts.
+fn more(finding: &Finding) -> String {
+    let few = |e: &&Evidence| {
+        e.found().is_some_and(|m| m.counts.concept_sets.iter().sum::<usize>() < FEW)
+    };
+    let few = finding.evidence.iter().filter(few).map(|e| e.comparison.experiment.as_str());
+    let mut few: Vec<&str> = few.filter(|_| finding.verdict == Verdict::Inconclusive).collect();
+    few.dedup();
+    let line = |name: &str| format!("\nMore concepts would tell more: `{}`\n", command(name));
+    few.into_iter().map(line).collect()
+}
+
+/// Where numbers are from: a link to the report, its scale and protocol.
+fn source(at: &Path, results: &Results, folder: &Path) -> String {
+    format!(
+        "{}, scale {}, protocol `{}`, {} cells. {}",
+        link(&results.experiment, at, folder),
+        escape(&results.scale),
+        results.protocol,
+        cells(results),
+        escape(first_sentence(&results.protocol_text))
+    )
 }
 
 /// What runs an experiment so that the page finds it.
@@ -222,7 +236,13 @@ fn first_sentence(text: &str) -> &str {
 
 /// A link to a report, from a page in `folder`.
 fn link(name: &str, at: &Path, folder: &Path) -> String {
-    let there = at.strip_prefix(folder).unwrap_or(at).join("README.md");
+    let full = |path: &Path| std::path::absolute(path).unwrap_or(path.to_owned());
+    let (mut up, there) = (PathBuf::new(), full(at));
+    let from = full(folder);
+    let shared = from.ancestors().find(|f| there.starts_with(f)).unwrap_or(Path::new(""));
+    let below = from.strip_prefix(shared).unwrap_or(Path::new(""));
+    below.components().for_each(|_| up.push(".."));
+    let there = up.join(there.strip_prefix(shared).unwrap_or(&there)).join("README.md");
     let there = there.to_string_lossy().replace('\\', "/").replace(' ', "%20");
     format!("[{}]({there})", escape(name))
 }

@@ -196,7 +196,8 @@ pub(super) fn notes(found: &[Finding]) -> Vec<String> {
             .into(),
         "Smallest visible: a difference that far from the margin would have been seen with a power of \
          80 % (two-sided, 5 %). p: two-sided, against the margin, by t of the standard error, of the \
-         comparison alone."
+         comparison alone. Found: the interval is all on the claim's side of the margin (as claimed), \
+         all on the other (otherwise), or on both (open), without the correction."
             .into(),
         format!(
             "A claim is reproduced when all its comparisons are as claimed (its p is their largest), and \
