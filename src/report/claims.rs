@@ -248,3 +248,178 @@ fn tree(units: Vec<Unit>) -> (Nested, Tally) {
     let sets = sets.into_values().map(|seeds| Nested::Of(seeds.into_values().collect()));
     (Nested::Of(sets.collect()), tally)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::Registry;
+    use crate::metrics::verdict::Direction;
+
+    const IMAGE: &str = "image-alignment";
+
+    /// A cell with two images of each of two prompts, whose alignments are `value` and more with every
+    /// prompt, and 0.2 more with the second concept; and with a KID of `value`.
+    fn add(results: &mut Results, label: &str, concepts: &[&str], seed: u64, value: f64) {
+        let id = format!("{label} {concepts:?} {seed}");
+        let kid =
+            SetValue { value, se: Some(5.0), se_images: Some(0.3), n: 64, counts: BTreeMap::new() };
+        let mut cell = Cell {
+            id: id.clone(),
+            group: if concepts.len() > 1 { "multi" } else { "single" }.into(),
+            concepts: concepts.iter().map(|c| (*c).into()).collect(),
+            label: label.into(),
+            seed,
+            values: [("kid".to_owned(), CellValue::Set(kid))].into(),
+            ..Cell::default()
+        };
+        let image = |prompt: usize, noise: u64| {
+            let value = value + 0.1 * prompt as f64;
+            let parts = (0..concepts.len()).map(|i| value + 0.2 * i as f64).collect();
+            let values = [(IMAGE.to_owned(), parts)].into();
+            ImageRow { cell: id.clone(), prompt, seed: noise, values, ..ImageRow::default() }
+        };
+        let images: Vec<ImageRow> =
+            [0, 1].into_iter().flat_map(|p| [0, 1].map(|noise| image(p, noise))).collect();
+        cell.measure(&images.iter().collect::<Vec<_>>());
+        results.cells.push(cell);
+        results.images.extend(images);
+    }
+
+    fn empty() -> Results {
+        let names = [IMAGE, "kid"].map(str::to_owned);
+        let chosen = Registry::default().choose(Some(&names)).unwrap();
+        Results {
+            experiment: "e".into(),
+            title: String::new(),
+            scale: "default".into(),
+            protocol: "p".into(),
+            protocol_text: String::new(),
+            table: None,
+            metrics: chosen.into_iter().map(|c| c.metric).collect(),
+            cells: vec![],
+            images: vec![],
+            failed: vec![],
+        }
+    }
+
+    fn side(row: &str) -> Side {
+        Side { row: row.into(), metric: None, sets: None }
+    }
+
+    fn comparison(metric: &str, a: Side, b: Side) -> Comparison {
+        let direction = Direction::More;
+        let (experiment, metric) = ("e".into(), metric.into());
+        Comparison { experiment, group: None, metric, a, b, direction, margin: 0.0 }
+    }
+
+    fn near(found: f64, wanted: f64) {
+        assert!((found - wanted).abs() < 1e-9, "{found} where {wanted} is right");
+    }
+
+    /// Row A over B by 1 on x, 2 on y and 3 on z, with two seeds; A has a seed more, B a concept.
+    fn two_rows() -> Results {
+        let mut results = empty();
+        for (concept, more) in [("x", 1.0), ("y", 2.0), ("z", 3.0)] {
+            for seed in 0..2 {
+                add(&mut results, "A", &[concept], seed, more + seed as f64);
+                add(&mut results, "B", &[concept], seed, seed as f64);
+            }
+            add(&mut results, "A", &[concept], 2, 100.0);
+        }
+        add(&mut results, "B", &["w"], 0, 100.0);
+        results
+    }
+
+    #[test]
+    fn rows_are_compared_where_both_have_the_same() {
+        let results = two_rows();
+        let found = measure(&results, &comparison(IMAGE, side("A"), side("B"))).unwrap();
+        near(found.spread.mean, 2.0);
+        near(found.spread.se, (1.0f64 / 3.0).sqrt());
+        assert_eq!(found.spread.freedom, 2.0);
+        let counts = Counts { concept_sets: vec![3], seeds: 2, prompts: 2, images: 24 };
+        assert_eq!(found.counts, counts);
+
+        // a value of sets brings the error of its own images, since both see the same real ones
+        let mut one = results.clone();
+        one.cells.retain(|c| c.concepts == ["x"] && c.seed == 0);
+        let kid = measure(&one, &comparison("kid", side("A"), side("B"))).unwrap();
+        near(kid.spread.mean, 1.0);
+        near(kid.spread.se, 0.3f64.hypot(0.3));
+        assert!(!kid.spread.over_concepts && kid.tested.p.is_none());
+        // and its whole error against something else
+        let other = Side { metric: Some(IMAGE.into()), ..side("B") };
+        let mixed = measure(&one, &comparison("kid", side("A"), other)).unwrap();
+        assert!(mixed.spread.se >= 5.0, "{:?}", mixed.spread);
+    }
+
+    #[test]
+    fn sets_of_their_own_are_not_paired() {
+        let results = two_rows();
+        let on = |row: &str, sets: &[&str]| Side {
+            sets: Some(sets.iter().map(|s| vec![(*s).to_owned()]).collect()),
+            ..side(row)
+        };
+        let unlike = comparison(IMAGE, on("A", &["x"]), on("A", &["y", "z"]));
+        let found = measure(&results, &unlike).unwrap();
+        // two of three seeds differ by the concept
+        near(found.spread.mean, (1.0 - 2.5) * 2.0 / 3.0);
+        assert_eq!((found.counts.concept_sets, found.spread.freedom), (vec![1, 2], 1.0));
+        // the same sets on both sides are paired
+        let same = comparison(IMAGE, on("A", &["x", "z"]), on("B", &["x", "z"]));
+        let found = measure(&results, &same).unwrap();
+        near(found.spread.mean, 2.0);
+        assert_eq!(found.counts.concept_sets, [2]);
+        let nowhere = comparison(IMAGE, on("A", &["x"]), on("B", &["q"]));
+        let error = measure(&results, &nowhere).err().unwrap().to_string();
+        assert!(error.contains("none of the concept sets"), "{error}");
+    }
+
+    #[test]
+    fn a_concept_of_several_can_be_compared_alone() {
+        let mut results = empty();
+        for (pair, value) in [(["x", "y"], 0.0), (["y", "z"], 1.0)] {
+            add(&mut results, "A", &pair, 0, value);
+        }
+        let second = Side { metric: Some(format!("{IMAGE}#2")), ..side("A") };
+        let first = format!("{IMAGE}#1");
+        let found = measure(&results, &comparison(&first, second.clone(), side("A"))).unwrap();
+        near(found.spread.mean, 0.2);
+        let third = Side { metric: Some(format!("{IMAGE}#3")), ..side("A") };
+        assert!(measure(&results, &comparison(&first, third, side("A"))).is_err());
+        let whole = measure(&results, &comparison(IMAGE, second, side("A"))).unwrap();
+        near(whole.spread.mean, 0.1);
+    }
+
+    #[test]
+    fn what_is_missing_is_told_from_what_was_never_run() {
+        let results = two_rows();
+        let of = |comparison: Comparison| Claim {
+            number: 1,
+            text: String::new(),
+            place: String::new(),
+            comparisons: vec![comparison],
+        };
+        let elsewhere =
+            Comparison { experiment: "f".into(), ..comparison(IMAGE, side("A"), side("B")) };
+        let multi =
+            Comparison { group: Some("multi".into()), ..comparison(IMAGE, side("A"), side("B")) };
+        let claims = [
+            of(comparison(IMAGE, side("A"), side("B"))),
+            of(elsewhere),
+            of(multi),
+            of(comparison("cmmd", side("A"), side("B"))),
+        ];
+        let found = findings(&claims, &[&results]);
+        let verdicts: Vec<Verdict> = found.iter().map(|f| f.verdict).collect();
+        let inconclusive = Verdict::Inconclusive;
+        assert_eq!(verdicts, [inconclusive, Verdict::NotRun, Verdict::NotRun, Verdict::NotRun]);
+        assert!(found[1].evidence[0].measured.is_none());
+        let missing = |i: usize| match &found[i].evidence[0].measured {
+            Some(Err(error)) => error.to_string(),
+            _ => panic!("{i}"),
+        };
+        assert_eq!(missing(2), "`e` has no row `A`");
+        assert_eq!(missing(3), "`e` has no metric `cmmd`");
+    }
+}
