@@ -182,6 +182,10 @@ impl<'a> Values<'a> {
         }
     }
 
+    fn is_set(&self, cell: &Cell) -> bool {
+        cell.values.get(self.metric).is_some_and(|v| v.set().is_some())
+    }
+
     fn alone(&self) -> Vec<Unit<'a>> {
         let unit = |cell: &&'a Cell| {
             let values = self.of_images(cell);
@@ -212,7 +216,9 @@ impl<'a> Values<'a> {
                 return (images > 0).then(|| Unit { cell, of: by_prompt(shared), images });
             }
             let (a, b) = (self.whole(cell, error)?, other.whole(twin, error)?);
-            let se = a.1.zip(b.1).map(|(a, b)| a.hypot(b));
+            // means of images that are not the cells' own: how much their errors share is not known
+            let known = [self.is_set(cell), other.is_set(twin)] != [false; 2];
+            let se = a.1.zip(b.1).filter(|_| known).map(|(a, b)| a.hypot(b));
             Some(Unit { cell, of: Nested::Value { value: a.0 - b.0, se }, images: a.2 })
         };
         self.cells.iter().filter_map(unit).collect()
@@ -295,6 +301,7 @@ mod tests {
             protocol: "p".into(),
             protocol_text: String::new(),
             table: None,
+            study: vec![],
             metrics: chosen.into_iter().map(|c| c.metric).collect(),
             cells: vec![],
             images: vec![],
