@@ -59,6 +59,11 @@ impl Rng {
         Tensor::from_vec(values, shape, &Device::Cpu)?.to_device(device)
     }
 
+    /// A single standard normal value.
+    pub fn gaussian(&mut self) -> f64 {
+        StandardNormal.sample(&mut self.0)
+    }
+
     /// Uniform in `[low, high)`.
     pub fn uniform(&mut self, low: f32, high: f32) -> f32 {
         low + (high - low) * self.0.random::<f32>()

@@ -2,6 +2,7 @@
 
 mod bench;
 mod check;
+mod claims;
 mod device;
 mod evaluate;
 mod experiment;
@@ -62,6 +63,8 @@ enum Command {
     /// List an experiment's cells, and which are done
     #[command(after_help = "Example:\n  cdbench status experiments/table1.toml --scale full")]
     Status(experiment::ExperimentArgs),
+    /// Judge the paper's claims by the reports that there are
+    Claims(claims::Args),
     /// Run an experiment and fail if a metric is worse than its baseline
     Check(check::Args),
     /// Teach a backbone one or more concepts
@@ -94,6 +97,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(args),
         Command::Report(args) => report::run(args),
         Command::Status(args) => report::status(args),
+        Command::Claims(args) => claims::run(args),
         Command::Check(args) => check::run(args),
         Command::Train(args) => train::run(args),
         Command::Merge(args) => merge::run(args),

@@ -4,6 +4,7 @@
 //! nothing but its arguments, and is the same for the same seed.
 
 mod attention_overlap;
+pub mod claims;
 mod cmmd;
 mod copying;
 mod diversity;
@@ -12,10 +13,12 @@ mod image_alignment;
 mod kid;
 mod language_drift;
 mod measure;
+mod nested;
 pub mod paper;
 mod registry;
 mod stats;
 mod text_alignment;
+pub mod verdict;
 mod weight_change;
 
 use std::sync::Arc;
@@ -26,6 +29,7 @@ pub use attention_overlap::attention_overlap;
 pub use image_alignment::image_alignment;
 pub use kid::{KID_SUBSET, KID_SUBSETS, Kid, Subset, kid, kid_over};
 pub use measure::{Better, Given, Gives, Measure, Need, Outcome, SetValue, Shown, WeightChange};
+pub use nested::{Nested, Spread, paired, unpaired};
 pub use registry::{Chosen, Metric, Registry};
 pub use stats::{Estimate, Stratum, estimate, paired_difference, pooled, student, wilson, z95};
 pub use text_alignment::text_alignment;

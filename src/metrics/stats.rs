@@ -7,9 +7,9 @@ use statrs::distribution::{ContinuousCDF, Normal, StudentsT};
 use crate::rng::Rng;
 
 /// Draws of a bootstrap: the ends of an interval are good to about a fortieth of its width.
-const DRAWS: usize = 4000;
+pub(super) const DRAWS: usize = 4000;
 /// Of an interval.
-const CONFIDENCE: f64 = 0.95;
+pub(super) const CONFIDENCE: f64 = 0.95;
 
 /// A mean and how well it is known.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -207,7 +207,7 @@ impl Sums {
 }
 
 /// Between neighbours of a sorted list.
-fn quantile(sorted: &[f64], q: f64) -> f64 {
+pub(super) fn quantile(sorted: &[f64], q: f64) -> f64 {
     let at = q.clamp(0.0, 1.0) * (sorted.len() - 1) as f64;
     let (below, above) = (sorted[at.floor() as usize], sorted[at.ceil() as usize]);
     below + (above - below) * at.fract()

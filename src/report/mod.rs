@@ -7,6 +7,9 @@ mod attention;
 mod bars;
 mod baseline;
 mod check;
+mod claims;
+mod claims_page;
+mod claims_table;
 mod csv;
 mod curves;
 mod files;
@@ -28,6 +31,7 @@ mod view;
 
 pub use baseline::{Baseline, BaselineCell};
 pub use check::{Change, CheckOutcome, Tolerance, Verdict, check};
+pub use claims_page::ClaimsPage;
 pub use csv::Csv;
 pub use folder::report_of;
 pub use grid::Pictures;

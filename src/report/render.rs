@@ -6,6 +6,7 @@ use std::path::Path;
 
 use super::attention::attention;
 use super::bars::{bars, families};
+use super::claims_table::claims_table;
 use super::csv::Csv;
 use super::curves::{curves, keys, long_table};
 use super::folder::Folder;
@@ -46,7 +47,8 @@ fn write(results: &Results, pictures: Option<&dyn Pictures>, out: &Path) -> Resu
     for name in Results::FILES {
         folder.file(name);
     }
-    let tables = tables(results);
+    let mut tables = tables(results);
+    tables.extend(claims_table(results));
     let shown = tables.iter().filter(|t| !t.sections.is_empty()).cloned().collect::<Vec<_>>();
     for format in [&Markdown as &dyn Export, &Latex] {
         let path = folder.file(format!("table.{}", format.extension()));
@@ -82,6 +84,9 @@ fn write(results: &Results, pictures: Option<&dyn Pictures>, out: &Path) -> Resu
     }
     if let Some(room) = shown.iter().find(|t| t.name == "room") {
         let _ = write!(text, "\n## Room covered\n\n{}", Markdown.table(room));
+    }
+    if let Some(claims) = shown.iter().find(|t| t.name == "claims") {
+        let _ = write!(text, "\n## Claims of the paper\n\n{}", Markdown.table(claims));
     }
     if let Some(pictures) = pictures {
         text += &draw(results, pictures, &folder)?;
