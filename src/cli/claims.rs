@@ -37,9 +37,17 @@ pub fn run(args: Args) -> Result<()> {
             return Err(Error::input_hint(message, "say where it is written: --out FILE"));
         }
     };
-    claim_file(&out)?;
+    write(&args.folders, &out)
+}
+
+/// Writes the page of the reports below `folders`.
+///
+/// # Errors
+/// No report; a file that is none of this program's; what reading and writing give.
+pub fn write(folders: &[PathBuf], out: &Path) -> Result<()> {
+    claim_file(out)?;
     let mut found = vec![];
-    for folder in &args.folders {
+    for folder in folders {
         reports_below(folder, &mut found)?;
     }
     // a folder may be below several of those given
@@ -57,7 +65,7 @@ pub fn run(args: Args) -> Result<()> {
         }
     }
     if reports.is_empty() {
-        let folders: Vec<String> = args.folders.iter().map(|f| f.display().to_string()).collect();
+        let folders: Vec<String> = folders.iter().map(|f| f.display().to_string()).collect();
         return Err(Error::input_hint(
             format!("{}: no report is below it", folders.join(", ")),
             "first: cdbench run experiments/table1.toml --out reports/table1",
@@ -67,7 +75,7 @@ pub fn run(args: Args) -> Result<()> {
     let page = ClaimsPage::new(reports, unread);
     let found = page.findings();
     let folder = out.parent().unwrap_or(Path::new(""));
-    safefile::write(&out, page.markdown(&found, folder))?;
+    safefile::write(out, page.markdown(&found, folder))?;
     safefile::write(&folder.join("claims.csv"), page.csv(&found))?;
     let json = serde_json::to_string_pretty(&page.json(&found)).expect("strings and numbers");
     safefile::write(&folder.join("claims.json"), json + "\n")?;

@@ -142,6 +142,11 @@ impl Options {
         Ok(Session { experiment, scale, store, resources, plan, out })
     }
 
+    /// The folder that all reports are below.
+    pub fn reports(&self) -> PathBuf {
+        self.out.clone().unwrap_or_else(|| self.store.join("reports"))
+    }
+
     /// Reports go where results go: what is committed is written where somebody says so. A part of an
     /// experiment has a folder beside that of the whole.
     fn report_folder(&self, name: &str, filter: &Filter) -> PathBuf {

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use super::experiment::{Options, Session};
-use super::live;
 use super::watch::human;
+use super::{claims, live};
 use crate::engine::{Todo, Work};
 use crate::report::{Markdown, export, tables};
 use crate::{Error, Result};
@@ -69,6 +69,10 @@ pub fn run(args: Args) -> Result<()> {
             }
             done => done?,
         }
+    }
+    if count > 1 {
+        let reports = args.options.reports();
+        claims::write(std::slice::from_ref(&reports), &reports.join("README.md"))?;
     }
     let names: Vec<&str> = failed.iter().map(|(name, _)| name.as_str()).collect();
     match failed.len() {
