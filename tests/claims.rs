@@ -239,6 +239,9 @@ fn a_file_by_hand_is_not_overwritten() {
     assert!(page.contains("By [table1](../reports/table1/README.md), scale "), "{page}");
     let again = cdbench(&args, dir.path());
     assert!(again.status.success(), "its own page is replaced: {}", said(&again));
+    assert!(cdbench(&["claims", "--out", "bare.md"], dir.path()).status.success());
+    let page = fs::read_to_string(dir.path().join("bare.md")).unwrap();
+    assert!(page.contains("By [table1](reports/table1/README.md), scale "), "{page}");
     assert_eq!(fs::read_to_string(dir.path().join("reports/README.md")).unwrap(), "# By hand\n");
 }
 

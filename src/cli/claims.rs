@@ -74,7 +74,8 @@ pub fn write(folders: &[PathBuf], out: &Path) -> Result<()> {
 
     let page = ClaimsPage::new(reports, unread);
     let found = page.findings();
-    let folder = out.parent().unwrap_or(Path::new(""));
+    // a bare file name is in the folder where the command runs
+    let folder = out.parent().filter(|f| !f.as_os_str().is_empty()).unwrap_or(Path::new("."));
     safefile::write(out, page.markdown(&found, folder))?;
     safefile::write(&folder.join("claims.csv"), page.csv(&found))?;
     let json = serde_json::to_string_pretty(&page.json(&found)).expect("strings and numbers");
