@@ -62,7 +62,7 @@ impl Filter {
             None => Ok(()),
             Some(key) => Err(Error::input_hint(
                 format!("--filter {key}=…: no cell has a `{key}`"),
-                nearest(key, known.into_iter()),
+                nearest(key, known),
             )),
         }
     }

@@ -271,7 +271,7 @@ impl Work {
             }
             Work::State { of, step } => json!({ "state": 1, "of": key(*of), "step": step }),
             Work::Compress { of, to } => json!({
-                "compressed": 1,
+                "compressed": 2,
                 "backbone": resources.backbone_identity(),
                 "of": key(*of),
                 "to": to,

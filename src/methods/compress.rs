@@ -95,8 +95,8 @@ impl Compression {
     }
 }
 
-/// Compresses what a checkpoint changed of an untouched backbone. Matrices become factors, where these
-/// are fewer numbers than the matrix; vectors and convolutions stay as they are.
+/// Compresses what a checkpoint changed of an untouched backbone. Matrices become factors; what would not
+/// be smaller for it stays as it is, bit for bit: vectors, convolutions, matrices at a rank near their own.
 ///
 /// # Errors
 /// [`Error::Input`] for a checkpoint of another backbone, or one that is compressed already.
@@ -108,16 +108,21 @@ pub fn compress(delta: &Delta, backbone: &Backbone, to: Compression) -> Result<D
             "compress the one that it was made from",
         ));
     }
-    let (matrices, others): (Vec<_>, Vec<_>) =
-        delta.tensors().iter().partition(|(_, tensor)| tensor.rank() == 2);
-    let compressed = matrices
+    let compressed = delta
+        .tensors()
         .par_iter()
         .map(|(name, tensor)| {
-            Ok(((*name).clone(), factors(&matrix(&change(backbone, name, tensor)?)?, to)?))
+            if tensor.rank() != 2 {
+                return Ok((name.clone(), None));
+            }
+            let factors = factors(&matrix(&change(backbone, name, tensor)?)?, to)?;
+            Ok((name.clone(), Some(factors).filter(|f| f.count() < tensor.elem_count())))
         })
-        .collect::<Result<BTreeMap<String, Factors>>>()?;
-    let tensors = others.into_iter().map(|(name, t)| (name.clone(), t.clone())).collect();
-    Ok(Delta::new(tensors, delta.tokens().to_vec()).with_factors(compressed))
+        .collect::<Result<BTreeMap<String, Option<Factors>>>>()?;
+    let whole = delta.tensors().iter().filter(|(name, _)| compressed[*name].is_none());
+    let tensors = whole.map(|(name, tensor)| (name.clone(), tensor.clone())).collect();
+    let factors = compressed.into_iter().filter_map(|(name, f)| Some((name, f?))).collect();
+    Ok(Delta::new(tensors, delta.tokens().to_vec()).with_factors(factors))
 }
 
 /// The leading factors of a change.

@@ -190,13 +190,13 @@ impl Delta {
         let mut changes = vec![];
         for (name, tensor) in &self.tensors {
             let param = parameter(backbone, name)?;
-            check_shape(name, tensor.dims(), &param.shape())?;
+            check_shape(name, tensor.dims(), param.shape())?;
             changes.push((param, tensor.to_device(backbone.device())?));
         }
         for (name, factors) in &self.factors {
             let param = parameter(backbone, name)?;
             let change = factors.product()?.to_device(backbone.device())?;
-            check_shape(name, change.dims(), &param.shape())?;
+            check_shape(name, change.dims(), param.shape())?;
             let before = param.to_file()?;
             changes.push((param, (&before + change.to_dtype(before.dtype())?)?));
         }
