@@ -13,7 +13,7 @@ use crate::data::{
     OnCorrupt, Picture, numbered_tokens, read_pictures, read_prompts_json, without_tokens,
 };
 use crate::engine::{CellKind, Images, Key, Measured, Pictures, ScoreWork, Side, Source, score};
-use crate::metrics::{Chosen, Estimate, Metric, Need, Registry, WeightChange, estimate};
+use crate::metrics::{Chosen, Estimate, Metric, Need, Registry, estimate};
 use crate::{Error, Result, mini};
 
 const EXAMPLES: &str = "\
@@ -93,7 +93,7 @@ pub fn run(args: Args) -> Result<()> {
         attention: None,
     };
     let protocol = desk.protocol(&work.metrics)?;
-    let scores = score(&work, &desk)?;
+    let scores = score(&work, &[], &desk)?;
     println!("metric\tmean\tstandard error\t95 % low\t95 % high\timages\tcounts");
     for chosen in &work.metrics {
         match scores.values.get(&chosen.metric.name) {
@@ -310,10 +310,6 @@ impl Source for Desk {
     }
 
     fn attention(&self, _: usize) -> Result<Vec<Vec<Array2<f32>>>> {
-        Ok(vec![])
-    }
-
-    fn weights(&self, _: usize) -> Result<Vec<WeightChange>> {
         Ok(vec![])
     }
 }

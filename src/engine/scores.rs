@@ -89,12 +89,6 @@ pub trait Source {
     /// What cannot be read.
     fn captions(&self, retrieval: usize) -> Result<Vec<String>>;
 
-    /// How far a checkpoint's weights are from the backbone's.
-    ///
-    /// # Errors
-    /// What cannot be read.
-    fn weights(&self, checkpoint: usize) -> Result<Vec<WeightChange>>;
-
     /// Where images attend to words: of each a map for each word.
     ///
     /// # Errors
@@ -102,11 +96,12 @@ pub trait Source {
     fn attention(&self, stage: usize) -> Result<Vec<Vec<Array2<f32>>>>;
 }
 
-/// Measures the metrics that `work` names. The images' files are left to the caller.
+/// Measures the metrics that `work` names; `weights` say how far the checkpoint's moved, where that is asked
+/// for. The images' files are left to the caller.
 ///
 /// # Errors
 /// The source's; features that cannot be compared.
-pub fn score(work: &ScoreWork, source: &dyn Source) -> Result<Scores> {
+pub fn score(work: &ScoreWork, weights: &[WeightChange], source: &dyn Source) -> Result<Scores> {
     let mut values = BTreeMap::new();
     for chosen in &work.metrics {
         let (need, by) = (chosen.measure.need(), chosen.metric.extractor.as_str());
@@ -117,7 +112,7 @@ pub fn score(work: &ScoreWork, source: &dyn Source) -> Result<Scores> {
                 groups: &compared.groups,
                 against: compared.against.view(),
                 itself: compared.itself,
-                weights: &compared.weights,
+                weights,
                 maps: &compared.maps,
             };
             match chosen.measure.measure(&given)? {
@@ -162,7 +157,6 @@ struct Compared {
     groups: Vec<usize>,
     against: Array2<f32>,
     itself: bool,
-    weights: Vec<WeightChange>,
     maps: Vec<Vec<Array2<f32>>>,
 }
 
@@ -170,7 +164,7 @@ impl Compared {
     /// Every image is a group of its own.
     fn each(images: Array2<f32>, against: Array2<f32>, itself: bool) -> Self {
         let groups = (0..images.nrows()).collect();
-        Compared { images, groups, against, itself, weights: vec![], maps: vec![] }
+        Compared { images, groups, against, itself, maps: vec![] }
     }
 }
 
@@ -230,10 +224,9 @@ fn compared(work: &ScoreWork, need: Need, by: &str, source: &dyn Source) -> Resu
             Ok(vec![Compared { groups, maps, ..Compared::each(none(), none(), false) }])
         }
         Need::Weights => {
-            let Some(at) = work.checkpoint else { return Ok(vec![]) };
             let none = || Array2::zeros((0, 0));
-            let weights = source.weights(at)?;
-            Ok(vec![Compared { weights, ..Compared::each(none(), none(), false) }])
+            let moved = work.checkpoint.map(|_| Compared::each(none(), none(), false));
+            Ok(moved.into_iter().collect())
         }
     }
 }

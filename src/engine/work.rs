@@ -21,7 +21,6 @@ use crate::diffusion::png::Png;
 use crate::diffusion::{Backbone, Request, Sample, Sampling, load_maps, save_maps};
 use crate::drawing::write_png;
 use crate::methods::{self, ClassPicture, Delta, Instance, Part, States, Training, Undo};
-use crate::metrics::WeightChange;
 use crate::spec::SamplingSpec;
 use crate::{Error, Result, mini, safefile};
 
@@ -146,20 +145,14 @@ impl<'a> Worker<'a> {
         let stop = self.stop;
         let (mut steps, mut earlier) = (0u64, None);
         let (plan, store) = (self.plan, self.store);
-        let wanted = || states::missing(plan, store, stage);
-        let mut delta = None;
-        // a training that had begun may have passed states that nobody wanted then
-        while delta.is_none() || !wanted()?.is_empty() {
-            if delta.is_some() {
-                store.forget_work(&stage.key);
-            }
-            let missing = wanted()?;
+        let delta = loop {
+            let missing = states::missing(plan, store, stage)?;
             let mut states = States {
                 steps: &missing,
                 keep: &mut |step, delta| states::keep(store, stage, step, &delta),
             };
             let backbone = self.backbone(None)?;
-            let trained = methods::train_with_states(
+            let delta = methods::train_with_states(
                 backbone,
                 &training,
                 stop,
@@ -170,9 +163,13 @@ impl<'a> Worker<'a> {
                 },
                 &mut states,
             )?;
-            delta = Some(trained);
-        }
-        delta.into_iter().try_for_each(|delta| delta.save(dir).map(|_| ()))?;
+            if states::missing(plan, store, stage)?.is_empty() {
+                break delta;
+            }
+            // it had begun when nobody wanted the states that it passed
+            store.forget_work(&stage.key);
+        };
+        delta.save(dir)?;
         Ok(Effort {
             units: (steps * settings.batch as u64) as f64,
             earlier: earlier.unwrap_or(0.0),
@@ -211,37 +208,49 @@ impl<'a> Worker<'a> {
         progress: &OnProgress,
     ) -> Result<Effort> {
         let all = self.listed(images)?;
-        let missing: Vec<&(String, u64)> =
-            all.iter().filter(|(p, s)| !Png::is_whole(&dir.join(image_file(p, *s)))).collect();
-        let sampling = self.sampling(spec);
+        let missing = all.iter().filter(|(p, s)| !Png::is_whole(&dir.join(image_file(p, *s))));
+        let requests: Vec<Request> = missing.map(|(p, s)| Request::new(p, *s)).collect();
         let (width, height) = self.resources.size();
-        let stop = self.stop;
-        let backbone = match missing.is_empty() {
-            true => return Ok(0.0.into()),
-            false => self.backbone(checkpoint)?,
-        };
-        let request = |(prompt, seed): &&(String, u64)| Request::new(prompt, *seed);
-        let requests: Vec<Request> = missing.iter().map(request).collect();
-        let on_step = |_| match stop.load(Ordering::Relaxed) {
-            true => Err(Error::Interrupted),
-            false => Ok(()),
-        };
-        let there = AtomicU64::new((all.len() - missing.len()) as u64);
-        // each image is kept once it is made: a run that is killed loses those in the making
-        let on_sample = |i: usize, sample: Sample| {
-            let Request { prompt, seed, .. } = &requests[i];
+        let keep = |Request { prompt, seed, .. }: &Request, sample: Sample| {
             let png = Png {
                 width,
                 height,
                 rgb: sample.image.into_raw(),
                 text: vec![("prompt".into(), prompt.clone()), ("seed".into(), seed.to_string())],
             };
-            png.write(&dir.join(image_file(prompt, *seed)))?;
-            progress(there.fetch_add(1, Ordering::Relaxed) + 1, all.len() as u64);
+            png.write(&dir.join(image_file(prompt, *seed)))
+        };
+        self.sample_missing(checkpoint, &requests, all.len(), spec, &keep, progress)
+    }
+
+    /// Samples what is missing `of` so many images. Each is kept once it is made: a run that is killed
+    /// loses those in the making.
+    fn sample_missing(
+        &mut self,
+        checkpoint: Option<usize>,
+        requests: &[Request],
+        of: usize,
+        spec: &SamplingSpec,
+        keep: &(dyn Fn(&Request, Sample) -> Result<()> + Sync),
+        progress: &OnProgress,
+    ) -> Result<Effort> {
+        if requests.is_empty() {
+            return Ok(0.0.into());
+        }
+        let stop = self.stop;
+        let on_step = |_| match stop.load(Ordering::Relaxed) {
+            true => Err(Error::Interrupted),
+            false => Ok(()),
+        };
+        let there = AtomicU64::new((of - requests.len()) as u64);
+        let on_sample = |i: usize, sample: Sample| {
+            keep(&requests[i], sample)?;
+            progress(there.fetch_add(1, Ordering::Relaxed) + 1, of as u64);
             Ok(())
         };
-        backbone.sample_each(&requests, &sampling, &on_step, &on_sample)?;
-        Ok(((missing.len() * spec.steps) as f64).into())
+        let sampling = self.sampling(spec);
+        self.backbone(checkpoint)?.sample_each(requests, &sampling, &on_step, &on_sample)?;
+        Ok(((requests.len() * spec.steps) as f64).into())
     }
 
     fn sampling(&self, spec: &SamplingSpec) -> Sampling {
@@ -267,33 +276,25 @@ impl<'a> Worker<'a> {
         dir: &Path,
         progress: &OnProgress,
     ) -> Result<Effort> {
-        let missing = |(p, s): &&(String, u64)| !dir.join(attention_file(p, *s)).exists();
-        let missing: Vec<&(String, u64)> = list.iter().filter(missing).collect();
-        let request = |(prompt, seed): &&(String, u64)| Request {
+        let missing = list.iter().filter(|(p, s)| !dir.join(attention_file(p, *s)).exists());
+        let request = |(prompt, seed): &(String, u64)| Request {
             words: words.to_vec(),
             ..Request::new(prompt, *seed)
         };
-        let requests: Vec<Request> = missing.iter().map(request).collect();
-        let stop = self.stop;
-        let on_step = |_| match stop.load(Ordering::Relaxed) {
-            true => Err(Error::Interrupted),
-            false => Ok(()),
+        let requests: Vec<Request> = missing.map(request).collect();
+        let keep = |Request { prompt, seed, .. }: &Request, sample: Sample| {
+            save_maps(&dir.join(attention_file(prompt, *seed)), &sample.maps)
         };
-        let there = AtomicU64::new((list.len() - missing.len()) as u64);
-        let on_sample = |i: usize, sample: Sample| {
-            let Request { prompt, seed, .. } = &requests[i];
-            save_maps(&dir.join(attention_file(prompt, *seed)), &sample.maps)?;
-            progress(there.fetch_add(1, Ordering::Relaxed) + 1, list.len() as u64);
-            Ok(())
-        };
-        let sampling = self.sampling(spec);
-        self.backbone(checkpoint)?.sample_each(&requests, &sampling, &on_step, &on_sample)?;
-        Ok(((missing.len() * spec.steps) as f64).into())
+        self.sample_missing(checkpoint, &requests, list.len(), spec, &keep, progress)
     }
 
     fn score(&mut self, stage: &Stage, dir: &Path) -> Result<Effort> {
         let Work::Score(work) = &stage.work else { return Ok(0.0.into()) };
-        let mut scores = score(work, self)?;
+        let weights = match work.checkpoint {
+            Some(at) => methods::weight_changes(&self.delta(at)?, self.backbone(None)?)?,
+            None => vec![],
+        };
+        let mut scores = score(work, &weights, self)?;
         let samples = work.samples.as_ref().map(|(at, list)| (Asked::Prompts, *at, list));
         let class_words =
             work.class_words.as_ref().map(|(at, list)| (Asked::ClassWords, *at, list));
@@ -452,10 +453,6 @@ impl Source for Worker<'_> {
             Ok(maps.into_iter().map(|word| word.map).collect())
         };
         list.iter().map(maps).collect()
-    }
-
-    fn weights(&self, checkpoint: usize) -> Result<Vec<WeightChange>> {
-        methods::weight_changes(&self.delta(checkpoint)?, &self.resources.load_backbone()?)
     }
 }
 

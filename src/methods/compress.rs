@@ -8,12 +8,13 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::Tensor;
 use nalgebra::{DMatrix, SymmetricEigen};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::Delta;
+use super::constrained::{matrix, tensor};
 use super::delta::change;
 use crate::diffusion::Backbone;
 use crate::{Error, Result};
@@ -144,17 +145,6 @@ fn factors(change: &DMatrix<f64>, to: Compression) -> Result<Factors> {
         false => (other, vectors.transpose()),
     };
     Ok(Factors { u: tensor(&u)?, v: tensor(&v)? })
-}
-
-fn matrix(tensor: &Tensor) -> Result<DMatrix<f64>> {
-    let (rows, columns) = tensor.dims2()?;
-    let values = tensor.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>()?;
-    Ok(DMatrix::from_row_slice(rows, columns, &values))
-}
-
-fn tensor(matrix: &DMatrix<f64>) -> Result<Tensor> {
-    let values: Vec<f32> = matrix.transpose().iter().map(|&x| x as f32).collect();
-    Ok(Tensor::from_vec(values, matrix.shape(), &Device::Cpu)?)
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! With `G = C_regᵀ C_reg` and `S = C G⁻¹ Cᵀ` the solution is `W = W₀ + (Vᵀ − W₀ Cᵀ) S⁻¹ C G⁻¹`. All layers
 //! share `C` and `G`: one [`Problem`] is factorised once and solved for each.
 
+use candle_core::{DType, Device, Tensor};
 use nalgebra::{Cholesky, DMatrix};
 
 use crate::{Error, Result};
@@ -123,6 +124,19 @@ fn pseudo_inverse(matrix: &DMatrix<f64>) -> (DMatrix<f64>, usize) {
     let inverted = eigen.eigenvalues.map(|x| if kept(x) { 1.0 / x } else { 0.0 });
     let vectors = &eigen.eigenvectors;
     (vectors * DMatrix::from_diagonal(&inverted) * vectors.transpose(), rank)
+}
+
+/// A tensor [rows, columns] in f64.
+pub(super) fn matrix(tensor: &Tensor) -> Result<DMatrix<f64>> {
+    let rows = tensor.to_dtype(DType::F64)?.to_vec2::<f64>()?;
+    let width = rows.first().map_or(0, Vec::len);
+    Ok(DMatrix::from_row_iterator(rows.len(), width, rows.into_iter().flatten()))
+}
+
+/// A matrix as a tensor in f32 on the CPU.
+pub(super) fn tensor(matrix: &DMatrix<f64>) -> Result<Tensor> {
+    let values: Vec<f32> = matrix.transpose().iter().map(|&x| x as f32).collect();
+    Ok(Tensor::from_vec(values, matrix.shape(), &Device::Cpu)?)
 }
 
 #[cfg(test)]

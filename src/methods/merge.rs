@@ -16,7 +16,7 @@ use nalgebra::DMatrix;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::constrained::Problem;
+use super::constrained::{Problem, matrix, tensor};
 use super::delta::is_key_or_value;
 use super::{
     Delta, MOST_CONCEPTS, Method, Modifier, Profile, Recipe, Settings, defaults, phrase, separate,
@@ -391,17 +391,6 @@ fn weight_of(backbone: &Backbone, name: &str) -> Result<Tensor> {
         )
     })?;
     Ok(param.to_file()?.to_dtype(DType::F32)?.to_device(&Device::Cpu)?)
-}
-
-fn matrix(tensor: &Tensor) -> Result<DMatrix<f64>> {
-    let rows = tensor.to_dtype(DType::F64)?.to_vec2::<f64>()?;
-    let width = rows.first().map_or(0, Vec::len);
-    Ok(DMatrix::from_row_iterator(rows.len(), width, rows.into_iter().flatten()))
-}
-
-fn tensor(matrix: &DMatrix<f64>) -> Result<Tensor> {
-    let values: Vec<f32> = matrix.transpose().iter().map(|&x| x as f32).collect();
-    Ok(Tensor::from_vec(values, matrix.shape(), &Device::Cpu)?)
 }
 
 fn stack(parts: &[DMatrix<f64>]) -> DMatrix<f64> {

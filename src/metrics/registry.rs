@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Better, Gives, Measure, Need, measures};
+use super::{Better, Estimate, Gives, Measure, Need, measures};
 use crate::clip::Embed;
 use crate::error::nearest;
 use crate::{Error, Result};
@@ -72,6 +72,13 @@ impl Metric {
             true => self.title.clone(),
             false => format!("{} {}", self.title, self.unit),
         }
+    }
+
+    /// An estimate as it is shown.
+    pub fn scaled(&self, found: Estimate) -> Estimate {
+        let Estimate { mean, se, low, high, .. } = found;
+        let [mean, se, low, high] = [mean, se, low, high].map(|value| self.scale * value);
+        Estimate { mean, se, low, high, ..found }
     }
 
     /// Whether each image has a value.

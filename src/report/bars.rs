@@ -36,7 +36,7 @@ pub fn bars(results: &Results, family: &str) -> Result<Option<Figure>> {
         let labels: Vec<&str> = group.rows.iter().map(|r| r.label).collect();
         let mut bars = |row: &Row| {
             let values: Vec<Option<Estimate>> =
-                metrics.iter().map(|m| row.estimate(m).map(|e| scaled(e, m))).collect();
+                metrics.iter().map(|m| row.estimate(m).map(|e| m.scaled(e))).collect();
             let (color, _) = looks.of(row.label, row.method(), row.anchor, &labels);
             let measured = values.iter().any(Option::is_some);
             measured.then(|| Bars { label: row.label.to_owned(), color, values })
@@ -53,11 +53,6 @@ pub fn bars(results: &Results, family: &str) -> Result<Option<Figure>> {
         true => Ok(None),
         false => figure(family.to_owned(), &Panels(panels)).map(Some),
     }
-}
-
-fn scaled(found: Estimate, metric: &Metric) -> Estimate {
-    let by = metric.scale;
-    Estimate { mean: by * found.mean, low: by * found.low, high: by * found.high, ..found }
 }
 
 struct Panel {

@@ -114,7 +114,7 @@ fn panel(
     let mut lines: Vec<Line> = vec![];
     for (row, label) in rows.iter().zip(&labels) {
         let Some(found) = row.estimate(metric) else { continue };
-        let shown = scaled(found, metric);
+        let shown = metric.scaled(found);
         let point = (axis.at(&value(row)), shown);
         match lines.iter_mut().find(|l| l.label == *label) {
             Some(line) => line.points.push(point),
@@ -169,11 +169,6 @@ fn span(values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
     let start = (f64::INFINITY, f64::NEG_INFINITY);
     let (low, high) = values.fold(start, |(low, high), v| (low.min(v), high.max(v)));
     (low <= high).then_some((low, high))
-}
-
-fn scaled(found: Estimate, metric: &Metric) -> Estimate {
-    let by = metric.scale;
-    Estimate { mean: by * found.mean, low: by * found.low, high: by * found.high, ..found }
 }
 
 /// A line is a swept row, with its place on the other axes of a grid.

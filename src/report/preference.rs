@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use super::results::Results;
 use super::sheet;
-use super::view::{Row, groups};
+use super::view::{Row, groups, same};
 
 /// The columns of the manifest.
 const COLUMNS: [&str; 9] = [
@@ -55,8 +55,4 @@ pub fn pairs(results: &Results) -> (Vec<String>, Vec<sheet::Row>) {
         }
     }
     (COLUMNS.map(str::to_owned).into(), lines)
-}
-
-fn same(a: &super::Cell, b: &super::Cell) -> bool {
-    a.concepts == b.concepts && a.seed == b.seed
 }

@@ -272,9 +272,8 @@ fn partial(group: &Group, row: &Row, metric: &Metric) -> bool {
 }
 
 fn number(found: Estimate, metric: &Metric) -> Number {
-    let (scale, digits) = (metric.scale, metric.digits);
-    let interval = found.interval().map(|(low, high)| (scale * low, scale * high));
-    Number { interval, ..Number::new(scale * found.mean, digits) }
+    let shown = metric.scaled(found);
+    Number { interval: shown.interval(), ..Number::new(shown.mean, metric.digits) }
 }
 
 /// What the intervals of the metrics are: in brackets, each kind only where there is one of it.

@@ -250,7 +250,8 @@ fn whole(cells: &[&Cell], metric: &Metric) -> Option<Estimate> {
     (!each.is_empty()).then(|| Estimate::normal(mean, se, each.iter().map(|e| e.n).sum()))
 }
 
-fn same(a: &Cell, b: &Cell) -> bool {
+/// Whether two cells have the same concepts and training seed.
+pub fn same(a: &Cell, b: &Cell) -> bool {
     a.concepts == b.concepts && a.seed == b.seed
 }
 

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::{GroupName, SamplingSpec, check_guidance, unique};
+use super::{GroupName, RowSampling, SamplingSpec, check_guidance, unique};
 use crate::diffusion::scheduler::SchedulerKind;
 use crate::{Error, Result};
 
@@ -140,11 +140,7 @@ impl Scale {
             GroupName::Single => self.steps,
             GroupName::Multi => self.pair_steps,
         };
-        SamplingSpec {
-            scheduler: self.scheduler.unwrap_or(base.scheduler),
-            steps: steps.unwrap_or(base.steps),
-            guidance: self.guidance.unwrap_or(base.guidance),
-        }
+        RowSampling { scheduler: self.scheduler, steps, guidance: self.guidance }.over(base)
     }
 }
 
