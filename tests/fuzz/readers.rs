@@ -40,6 +40,10 @@ fn golden(name: &str) -> Vec<u8> {
     std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)).unwrap()
 }
 
+fn pickled(name: &str) -> Vec<u8> {
+    golden(&format!("pickles/{name}.pt"))
+}
+
 fn root(name: &str) -> Vec<u8> {
     std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap()
 }
@@ -146,7 +150,7 @@ pub fn readers() -> Vec<Reader> {
         }),
         reader(
             "checkpoints",
-            18,
+            10,
             "x.safetensors",
             vec![
                 safetensors(&[(kv, &[3, 2], DType::F32)]),
@@ -155,6 +159,13 @@ pub fn readers() -> Vec<Reader> {
             ],
             |folder| Delta::load(folder)?.hash().map(|_| ()),
         ),
+        reader("pickles", 8, "x.pt", ["nested", "whole"].map(pickled).to_vec(), |folder| {
+            let weights = Weights::open_file(&folder.join("x.pt"))?;
+            for key in weights.keys() {
+                weights.tensor(key, &weights.shape(key).unwrap())?;
+            }
+            Ok(())
+        }),
         reader("attention maps", 1, "a.safetensors", vec![maps], |folder| {
             load_maps(&folder.join("a.safetensors")).map(|_| ())
         }),
