@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use image::RgbImage;
 use ndarray::Array2;
@@ -76,7 +76,7 @@ fn extractor(text: &str) -> std::result::Result<(String, ExtractorSpec), String>
 /// Runs `cdbench evaluate`.
 pub fn run(args: Args) -> Result<()> {
     let metrics = args.metrics()?;
-    let desk = Desk::read(&args, &metrics)?;
+    let desk = Desk::new(&args, &metrics)?;
     let work = ScoreWork {
         metrics,
         // what a method's cell would be, with one sampling stage and one of real images
@@ -201,10 +201,19 @@ struct Desk {
     targets: BTreeMap<String, Vec<Picture>>,
     real: Vec<Picture>,
     extractors: BTreeMap<String, Arc<dyn Embed>>,
+    /// Features of pictures by their kind, name and extractor: several metrics ask for the same.
+    known: Mutex<BTreeMap<[String; 3], Array2<f32>>>,
 }
 
 impl Desk {
-    fn read(args: &Args, metrics: &[Chosen]) -> Result<Self> {
+    /// Reads the pictures while the extractors are loaded.
+    fn new(args: &Args, metrics: &[Chosen]) -> Result<Self> {
+        let (extractors, desk) = rayon::join(|| Self::open(args, metrics), || Self::read(args));
+        let desk = desk?;
+        Ok(Desk { extractors: extractors?, ..desk })
+    }
+
+    fn read(args: &Args) -> Result<Self> {
         let corrupt = if args.skip_corrupt { OnCorrupt::Skip } else { OnCorrupt::Refuse };
         let prompts = read_prompts_json(&args.folder.join("prompts.json"))?;
         let mut tokens: BTreeSet<&str> = args.tokens.iter().map(String::as_str).collect();
@@ -233,6 +242,13 @@ impl Desk {
             targets.insert(folder.display().to_string(), read_pictures(folder, corrupt)?);
         }
         let real = args.real.as_ref().map(|folder| read_pictures(folder, corrupt)).transpose()?;
+        let real = real.unwrap_or_default();
+        let (extractors, known) = Default::default();
+        Ok(Desk { samples, texts, groups, targets, real, extractors, known })
+    }
+
+    /// Opens what the metrics need.
+    fn open(args: &Args, metrics: &[Chosen]) -> Result<BTreeMap<String, Arc<dyn Embed>>> {
         let clip = match args.clip.as_str() {
             mini::NAME => mini::clip_folder()?.to_string_lossy().into_owned(),
             path => path.to_owned(),
@@ -253,11 +269,14 @@ impl Desk {
             };
             let spec = specs.get(name).ok_or_else(missing)?;
             if !extractors.contains_key(name) {
-                extractors.insert(name.clone(), open_extractor(spec, &opening)?);
+                let extractor = open_extractor(spec, &opening)?;
+                let of_texts =
+                    |m: &Chosen| m.metric.extractor == *name && m.measure.need() == Need::Prompts;
+                extractor.warm(metrics.iter().any(of_texts))?;
+                extractors.insert(name.clone(), extractor);
             }
         }
-        let real = real.unwrap_or_default();
-        Ok(Desk { samples, texts, groups, targets, real, extractors })
+        Ok(extractors)
     }
 
     fn extractor(&self, name: &str) -> Result<&dyn Embed> {
@@ -293,12 +312,20 @@ impl Desk {
 impl Source for Desk {
     fn pictures(&self, pictures: Pictures, by: &str) -> Result<Array2<f32>> {
         let none = vec![];
-        let pictures = match pictures {
-            Pictures::Samples(..) => &self.samples,
-            Pictures::Retrieved(_) => &self.real,
-            Pictures::Targets(name) => self.targets.get(name).unwrap_or(&none),
+        let (kind, name, pictures) = match pictures {
+            Pictures::Samples(..) => ("samples", "", &self.samples),
+            Pictures::Retrieved(_) => ("real", "", &self.real),
+            Pictures::Targets(name) => ("targets", name, self.targets.get(name).unwrap_or(&none)),
         };
-        self.extractor(by)?.images(&pictures.iter().map(|p| &p.image).collect::<Vec<&RgbImage>>())
+        let key = [kind, name, by].map(str::to_owned);
+        let known = || self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(features) = known().get(&key) {
+            return Ok(features.clone());
+        }
+        let images: Vec<&RgbImage> = pictures.iter().map(|p| &p.image).collect();
+        let features = self.extractor(by)?.images(&images)?;
+        known().insert(key, features.clone());
+        Ok(features)
     }
 
     fn texts(&self, texts: &[String], by: &str) -> Result<Array2<f32>> {

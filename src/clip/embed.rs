@@ -28,6 +28,15 @@ pub trait Embed: Send + Sync {
         false
     }
 
+    /// Loads now what pictures need, and what texts need if they are to come, where that is worth it: others
+    /// can be at work meanwhile.
+    ///
+    /// # Errors
+    /// The runtime's.
+    fn warm(&self, _texts: bool) -> Result<()> {
+        Ok(())
+    }
+
     /// All that the features depend on: hashes of weights and preprocessing. Part of the protocol of
     /// every number made of them.
     fn identity(&self) -> &str;

@@ -35,6 +35,7 @@ pub struct Embedder {
     batch: usize,
     width: usize,
     identity: String,
+    native: bool,
     runtime: String,
 }
 
@@ -96,6 +97,7 @@ impl Embedder {
             batch,
             width,
             identity,
+            native: backend.native,
             runtime: format!("{}{}", backend.name, if cuda { ", CUDA" } else { "" }),
         })
     }
@@ -183,6 +185,16 @@ impl Embed for Embedder {
 
     fn reads_texts(&self) -> bool {
         true
+    }
+
+    /// tract takes several times the memory of what it loads: it loads a tower when it is needed.
+    fn warm(&self, texts: bool) -> Result<()> {
+        if !self.native {
+            return Ok(());
+        }
+        let of_texts = || if texts { self.texts.warm() } else { Ok(()) };
+        let (images, texts) = rayon::join(|| self.images.warm(), of_texts);
+        images.and(texts)
     }
 
     fn identity(&self) -> &str {

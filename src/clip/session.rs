@@ -14,7 +14,7 @@ use super::runtime::{Backend, device};
 use crate::error::nearest;
 use crate::{Error, Result};
 
-/// Up to `limit` sessions.
+/// The sessions of one file, up to a limit.
 pub(super) struct Pool {
     backend: &'static Backend,
     pub(super) file: PathBuf,
@@ -22,11 +22,13 @@ pub(super) struct Pool {
     pub(super) output: String,
     cuda: bool,
     limit: usize,
+    /// Threads of a session.
+    threads: usize,
     state: Mutex<State>,
     freed: Condvar,
 }
 
-/// Loading takes several times the memory of what is loaded: one at a time.
+/// Loading takes tract several times the memory of what is loaded: one at a time.
 static LOADING: Mutex<()> = Mutex::new(());
 
 #[derive(Default)]
@@ -39,16 +41,20 @@ struct State {
 pub(super) type Inputs<'a> = Vec<(Cow<'a, str>, SessionInputValue<'a>)>;
 
 impl Pool {
+    /// ONNX Runtime spreads a batch over all threads, and one session holds the weights once. tract runs on
+    /// the thread that calls it: `workers` sessions run side by side.
     pub(super) fn new(
         backend: &'static Backend,
         file: PathBuf,
         output: &str,
         cuda: bool,
-        limit: usize,
+        workers: usize,
     ) -> Self {
-        let (limit, output) = (limit.max(1), output.to_owned());
+        let workers = workers.max(1);
+        let (limit, threads) = if backend.native { (1, workers) } else { (workers, 1) };
+        let output = output.to_owned();
         let (state, freed) = Default::default();
-        Pool { backend, file, output, cuda, limit, state, freed }
+        Pool { backend, file, output, cuda, limit, threads, state, freed }
     }
 
     /// Makes one session now, so that what is wrong is known early.
@@ -161,16 +167,17 @@ impl Pool {
         let builder = builder.with_optimization_level(GraphOptimizationLevel::Level3);
         let mut builder = builder.map_err(|e| broken(e.into()))?;
         if self.backend.native {
-            let threads = std::thread::available_parallelism().map_or(1, usize::from);
-            let threads = (threads / self.limit).max(1);
-            builder = builder.with_intra_threads(threads).map_err(|e| broken(e.into()))?;
+            builder = builder.with_intra_threads(self.threads).map_err(|e| broken(e.into()))?;
+            // between batches the threads are needed for pictures
+            builder = builder.with_intra_op_spinning(false).map_err(|e| broken(e.into()))?;
         }
         if self.cuda {
             builder = builder
                 .with_execution_providers([CUDA::default().build().error_on_failure()])
                 .map_err(|e| no_cuda(&format!("{name} on CUDA: {e}")))?;
         }
-        let _one = LOADING.lock().unwrap_or_else(PoisonError::into_inner);
+        let one = || LOADING.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one = (!self.backend.native).then(one);
         builder.commit_from_file(&self.file).map_err(broken)
     }
 }

@@ -87,6 +87,11 @@ impl ImageTower {
         Ok(tower)
     }
 
+    /// See [`Pool::warm`].
+    pub fn warm(&self) -> Result<()> {
+        self.pool.warm()
+    }
+
     fn run(&self, images: &[&RgbImage]) -> Result<Array2<f32>> {
         let pixels = Tensor::from_array(self.preprocessor.pixels(images)?).map_err(internal)?;
         self.pool.run(vec![(self.input.as_str().into(), pixels.into())], images.len())

@@ -170,12 +170,12 @@ pub enum Outcome {
 pub struct SetValue {
     /// The value.
     pub value: f64,
-    /// Its standard error; none where the sets are too small to tell.
+    /// Its standard error; none where nothing tells, such as sets that are too small.
     pub se: Option<f64>,
     /// The part of the error that comes from the images measured. Two methods that are compared with
     /// the same others differ by this noise and not by that of the others.
     pub se_images: Option<f64>,
-    /// Images measured.
+    /// Images measured; 0 for what is not of images.
     pub n: usize,
     /// What else was counted, by its name in tables, such as `real images`.
     pub counts: BTreeMap<String, usize>,

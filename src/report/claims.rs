@@ -52,7 +52,7 @@ pub struct Counts {
     pub seeds: usize,
     /// The most prompts of a concept set.
     pub prompts: usize,
-    /// Images of side `a`.
+    /// Images of side `a`; 0 where it is not of images.
     pub images: usize,
 }
 
@@ -335,6 +335,18 @@ mod tests {
         }
         add(&mut results, "B", &["w"], 0, 100.0);
         results
+    }
+
+    #[test]
+    fn values_without_an_error_are_judged_by_the_spread_between_concepts() {
+        let mut results = two_rows();
+        for cell in &mut results.cells {
+            let Some(CellValue::Set(set)) = cell.values.get_mut("kid") else { panic!() };
+            (set.se, set.se_images, set.n) = (None, Some(0.0), 0);
+        }
+        let found = measure(&results, &comparison("kid", side("A"), side("B"))).unwrap();
+        near(found.spread.se, (1.0f64 / 3.0).sqrt());
+        assert_eq!((found.counts.concept_sets, found.counts.images), (vec![3], 0));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::results::{Cell, CellValue, ImageRow, Results, SEED};
 use crate::metrics::paper::{self, PaperTable};
-use crate::metrics::{Estimate, Metric, SetValue, Stratum, pooled};
+use crate::metrics::{Estimate, Metric, SetValue, Stratum, pooled, student};
 
 /// A part of the table: single concepts, pairs.
 pub struct Group<'a> {
@@ -256,7 +256,8 @@ pub fn same(a: &Cell, b: &Cell) -> bool {
 }
 
 /// Values of sets over concept sets. Seeds of one concept share what they are compared with, so that
-/// their errors are averaged as if they were one; those of concepts are independent.
+/// their errors are averaged as if they were one; those of concepts are independent. Where values have no
+/// error of their own, the spread between concept sets is all that is known.
 fn sets(cells: &[&Cell], metric: &Metric, se: fn(&SetValue) -> Option<f64>) -> Option<Estimate> {
     let mut sets = BTreeMap::<&[String], Vec<(f64, f64)>>::new();
     for cell in cells {
@@ -264,6 +265,12 @@ fn sets(cells: &[&Cell], metric: &Metric, se: fn(&SetValue) -> Option<f64>) -> O
             let se = se(set).unwrap_or(f64::INFINITY);
             sets.entry(&cell.concepts).or_default().push((set.value, se));
         }
+    }
+    if !sets.is_empty() && sets.values().flatten().all(|(_, se)| se.is_infinite()) {
+        let means = sets.values().map(|v| v.iter().map(|k| k.0).sum::<f64>() / v.len() as f64);
+        let values: Vec<f64> = means.collect();
+        let groups = (0..values.len()).collect();
+        return Some(Estimate { n: cells.len(), ..student(&[Stratum { values, groups }]) });
     }
     let count = sets.len() as f64;
     let mean = |v: &[(f64, f64)], pick: fn(&(f64, f64)) -> f64| {
