@@ -26,21 +26,11 @@ PICTURES, PROMPTS, TARGETS = 95, 20, 5
 
 def make(photos, out):
     """The CLIP folder, the samples with their prompts, and the targets."""
-    import torch
     from PIL import Image
-    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizerFast
 
-    torch.manual_seed(0)
-    tokenizer = CLIPTokenizerFast.from_pretrained(ROOT / "tests/golden/clip_towers/patch32")
-    vision = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
-    text = {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 12, "num_attention_heads": 8}
-    text |= {"eos_token_id": tokenizer.eos_token_id, "max_position_embeddings": 77}
-    vision |= {"patch_size": 32, "image_size": 224}
-    config = CLIPConfig(projection_dim=512, vision_config=vision, text_config=text)
-    CLIPModel(config).save_pretrained(out / "clip")
-    CLIPImageProcessor().save_pretrained(out / "clip")
-    tokenizer.model_max_length = 77
-    tokenizer.save_pretrained(out / "clip")
+    import make_clip
+
+    make_clip.save(out / "clip")
     files = sorted(path for path in photos.rglob("*") if path.suffix.lower() in {".jpg", ".jpeg", ".png"})
     for folder in ("samples", "targets"):
         (out / folder).mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,10 @@
-"""Writes a full-size Stable Diffusion 1.5 folder with random weights (f16, about 2 GB), for the full-size test.
+"""Writes a full-size Stable Diffusion 1.5 folder with random weights (f16, about 2 GB), for the full-size tests.
 
     pip install -r tests/golden/requirements.txt
-    python benches/make_sd15.py DIR
+    python benches/make_sd15.py DIR [--size 64] [--judge DIR]
 
+With `--judge` a CLIP of B/32's size is written, too, as experiments/sd_smoke.toml wants it. `--size` is the side of the
+pictures that the folder says it was trained on; the networks are the same at any.
 The configuration is SD 1.5's; the tokenizer is the small one of `tests/golden`, padded to 49408 entries.
 """
 
@@ -16,13 +18,19 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "golden"))
 import backbones  # noqa: E402
+import make_clip  # noqa: E402
 import tokens  # noqa: E402
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dir", type=Path)
-    folder = parser.parse_args().dir
+    parser.add_argument("--size", type=int, default=512)
+    parser.add_argument("--judge", type=Path)
+    options = parser.parse_args()
+    folder = options.dir
+    if options.judge:
+        make_clip.save(options.judge)
     torch.manual_seed(0)
     # diffusers' and transformers' defaults for UNet2DConditionModel and CLIPTextConfig are mostly SD 1.x already;
     # what matters is spelt out.
@@ -34,7 +42,7 @@ def main():
         )
     )  # fmt: skip
     unet = UNet2DConditionModel(
-        sample_size=64, in_channels=4, out_channels=4, block_out_channels=(320, 640, 1280, 1280), layers_per_block=2,
+        sample_size=options.size // 8, in_channels=4, out_channels=4, block_out_channels=(320, 640, 1280, 1280), layers_per_block=2,
         down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
         up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
         attention_head_dim=8, cross_attention_dim=768, norm_num_groups=32,
