@@ -20,6 +20,7 @@ pub use concept::{
 };
 pub use corpus::{Corpus, FileCorpus, WebDataset, WorldCorpus, corpus};
 pub use dataset::{Dataset, DatasetSpec, ExportedSet, SetSource, write_customconcept101};
+pub(crate) use picture::read_picture;
 pub use picture::{OnCorrupt, Picture, picture_hash, read_pictures};
 pub use prompt::{Prompt, numbered_tokens, read_prompts, read_prompts_json, without_tokens};
 pub use retrieval::{Entry, Manifest, class_pictures, retrieve, spread};

@@ -69,6 +69,8 @@ pub struct Resources {
     /// Where they are, by their names, and those that are open.
     extractors: BTreeMap<String, ExtractorSpec>,
     open: Mutex<BTreeMap<String, Arc<dyn Embed>>>,
+    /// Where hashes of files are kept.
+    hashes: PathBuf,
     corpora: Mutex<BTreeMap<String, Arc<dyn Corpus>>>,
     base: PathBuf,
 }
@@ -181,6 +183,7 @@ impl Resources {
             threshold: experiment.regularization.threshold.unwrap_or(threshold),
             extractors,
             open: Mutex::default(),
+            hashes: store.hashes(),
             corpora: Mutex::default(),
             base: experiment.base.clone(),
         };
@@ -235,6 +238,20 @@ impl Resources {
     /// The name or path of the backbone.
     pub fn backbone_name(&self) -> &str {
         &self.backbone
+    }
+
+    /// Where the backbone's files are, for programs of others.
+    ///
+    /// # Errors
+    /// As [`Folder::open`].
+    pub fn backbone_path(&self) -> Result<PathBuf> {
+        let root = Folder::open(&self.backbone)?.root;
+        std::path::absolute(&root).map_err(Error::io(&root))
+    }
+
+    /// Where hashes of files are kept.
+    pub fn hashes(&self) -> &Path {
+        &self.hashes
     }
 
     /// The hash of the backbone's configurations and weights, and of their type.

@@ -1,5 +1,6 @@
 //! An experiment: what a TOML file under `experiments/` says, typed and checked.
 
+mod command;
 mod names;
 mod overrides;
 mod row;
