@@ -199,7 +199,7 @@ fn a_trainer_writes_a_checkpoint_that_we_read_or_one_for_its_own_sampler() {
     assert_eq!(fs::read_to_string(desk.path("seen.txt")).unwrap().trim(), "20 0 20000000");
     assert!(fs::read_to_string(desk.path("backbone.txt")).unwrap().contains("unet"));
     // measured as ours are
-    assert_eq!(lab.result("train_steps"), "20");
+    assert_eq!(lab.result("steps"), "20");
     let peak: f64 = lab.result("peak_mb").parse().unwrap();
     assert!((15.0..400.0).contains(&peak), "{peak} MB of the shell, not of this program");
 
@@ -251,4 +251,20 @@ fn train_and_help_know_that_the_row_says_what_runs() {
     assert_eq!(output.status.code(), Some(3));
     let (out, _) = both(&["train", "--help"]);
     assert!(out.contains("--concept"));
+}
+
+#[test]
+fn the_documents_example_works() {
+    let page = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/external-methods.md")).unwrap();
+    let example = page.split("## A complete example").nth(1).unwrap();
+    let block = |language: &str| {
+        let start = format!("```{language}\n");
+        example.split(&start).nth(1).and_then(|rest| rest.split("```").next()).unwrap().to_owned()
+    };
+    let desk = Desk::new();
+    fs::write(desk.path("copies.sh"), block("sh")).unwrap();
+    fs::write(desk.path("copies.toml"), block("toml")).unwrap();
+    let table = ok(&["run", &desk.path("copies.toml"), "--store", &desk.path("store")]);
+    let row = table.lines().find(|line| line.contains("Copies ") && !line.contains("training")).unwrap();
+    assert!(row.contains("1.000"), "a copy is its own nearest picture: {table}");
 }
