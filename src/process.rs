@@ -1,6 +1,10 @@
 //! This process: how it keeps memory and threads, and what it has used.
 
+mod child;
+
 use std::path::Path;
+
+pub use child::Order;
 
 /// Settings for a program that trains and samples; call it first thing in `main`, in a program whose
 /// global allocator is mimalloc.
@@ -44,6 +48,24 @@ pub fn peak_memory() -> Option<u64> {
     }
     #[cfg(not(unix))]
     None
+}
+
+/// The most memory that a process, by its number or `self`, has held since it runs its program, in bytes.
+fn most_held(process: &str) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok().map(|kib| 1024 * kib)
+}
+
+/// The same of whichever held most of a process and those that it started, as far as they run.
+fn most_held_below(process: u32) -> u64 {
+    let tasks = std::fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().flatten();
+    let started = tasks.flat_map(|task| {
+        let children = std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
+        children.split_whitespace().filter_map(|child| child.parse().ok()).collect::<Vec<u32>>()
+    });
+    let below = started.map(most_held_below).max().unwrap_or(0);
+    below.max(most_held(&process.to_string()).unwrap_or(0))
 }
 
 /// How many bytes this process can still write where `folder` is, where the system tells.

@@ -1,5 +1,7 @@
 //! `cdbench evaluate`: the metrics of any folder of images.
 
+mod benchmark;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,7 +15,7 @@ use crate::data::{
     OnCorrupt, Picture, numbered_tokens, read_pictures, read_prompts_json, without_tokens,
 };
 use crate::engine::{CellKind, Images, Key, Measured, Pictures, ScoreWork, Side, Source, score};
-use crate::metrics::{Chosen, Estimate, Metric, Need, Registry, estimate};
+use crate::metrics::{Chosen, Estimate, Metric, Need, Protocol, Registry, estimate};
 use crate::{Error, Result, mini};
 
 const EXAMPLES: &str = "\
@@ -22,10 +24,17 @@ Examples:
   cdbench evaluate out/both --targets photos/dog --targets photos/cat --clip clip-vit-base-patch32
   cdbench evaluate out/dog --targets photos/dog --real photos/many_dogs --clip clip-vit-base-patch32
   cdbench evaluate out/dog --targets photos/dog --metrics image-alignment@dino --extractor dino=dino-vits16
+  cdbench evaluate out/dog --targets photos/dog --protocol customconcept101 --clip clip-vit-base-patch32
+  cdbench evaluate out --dataset dreambooth/dataset --protocol dreambench --clip clip-vit-base-patch32 \\
+    --extractor dino=dino-vits16
+  cdbench evaluate samples/my_method --protocol dreambench++ --clip clip-vit-base-patch32 \\
+    --extractor dino=dino-vits8 --extractor dinov2=dinov2-small
 
 FOLDER holds samples/ and prompts.json, which gives the prompt of each file by its name, as
 CustomConcept101's evaluation has it without the extension: {\"0\": \"photo of a <new1> dog\"}.
-<new1>, <new2>, … and what --token names are removed from the prompts.";
+<new1>, <new2>, … and what --token names are removed from the prompts. With --dataset, FOLDER may hold such a
+folder for each concept or set, called as it is. For dreambench++ it holds src_image/, tgt_image/ and text/, as
+that benchmark's own program writes them.";
 
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
@@ -49,6 +58,15 @@ pub struct Args {
     /// compare with is given]
     #[arg(long, value_name = "METRIC", value_delimiter = ',')]
     metrics: Option<Vec<String>>,
+
+    /// Measure as a benchmark does, what it does, by its own conventions: customconcept101, dreambench or
+    /// dreambench++
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["metrics", "real"])]
+    protocol: Option<String>,
+
+    /// The benchmark's data set, which has the targets of all concepts
+    #[arg(long, value_name = "DIR", requires = "protocol", conflicts_with = "targets")]
+    dataset: Option<PathBuf>,
 
     /// `mini`, or a CLIP folder in transformers' layout
     #[arg(long, default_value = mini::NAME)]
@@ -75,6 +93,9 @@ fn extractor(text: &str) -> std::result::Result<(String, ExtractorSpec), String>
 
 /// Runs `cdbench evaluate`.
 pub fn run(args: Args) -> Result<()> {
+    if let Some(protocol) = &args.protocol {
+        return benchmark::run(&args, Protocol::find(protocol)?);
+    }
     let metrics = args.metrics()?;
     let desk = Desk::new(&args, &metrics)?;
     let work = ScoreWork {
@@ -94,7 +115,7 @@ pub fn run(args: Args) -> Result<()> {
     };
     let protocol = desk.protocol(&work.metrics)?;
     let scores = score(&work, &[], &desk)?;
-    println!("metric\tmean\tstandard error\t95 % low\t95 % high\timages\tcounts");
+    println!("{HEAD}");
     for chosen in &work.metrics {
         match scores.values.get(&chosen.metric.name) {
             None => {}
@@ -125,16 +146,26 @@ pub fn run(args: Args) -> Result<()> {
     Ok(())
 }
 
+/// The table's first line.
+const HEAD: &str = "metric\tmean\tstandard error\t95 % low\t95 % high\timages\tcounts";
+
 /// A line of the table.
 fn say(metric: &Metric, what: &str, found: Estimate, counts: &str) {
-    let digits = metric.digits + 1;
-    let show = |value: f64| format!("{:.digits$}", metric.scale * value);
+    let title = format!("{}{what}", metric.column());
+    line(&title, metric.digits + 1, metric.scaled(found), counts);
+}
+
+fn line(title: &str, digits: usize, found: Estimate, counts: &str) {
     let Estimate { mean, se, low, high, n, .. } = found;
-    let [mean, se, low, high] = [mean, se, low, high].map(show);
-    println!("{}{what}\t{mean}\t{se}\t{low}\t{high}\t{n}\t{counts}", metric.column());
+    let [mean, se, low, high] = [mean, se, low, high].map(|value| format!("{value:.digits$}"));
+    println!("{title}\t{mean}\t{se}\t{low}\t{high}\t{n}\t{counts}");
 }
 
 impl Args {
+    fn on_corrupt(&self) -> OnCorrupt {
+        if self.skip_corrupt { OnCorrupt::Skip } else { OnCorrupt::Refuse }
+    }
+
     /// Those that are asked for; without `--metrics` those that have what they compare with.
     fn metrics(&self) -> Result<Vec<Chosen>> {
         let mut metrics = Registry::default().choose(self.metrics.as_deref())?;
@@ -143,12 +174,7 @@ impl Args {
             Need::RealImages if self.real.is_none() => Some("--real"),
             _ => None,
         };
-        let of_a_model = |m: &&Chosen| {
-            let need = m.measure.need();
-            use Need::{Attention, ClassWords, GeneralImages, Unrelated, Weights};
-            matches!(need, Attention | ClassWords | GeneralImages | Unrelated | Weights)
-        };
-        if let Some(found) = metrics.iter().find(of_a_model) {
+        if let Some(found) = metrics.iter().find(|m| m.measure.need().of_a_model()) {
             return Err(Error::input_hint(
                 format!("`{}` is of a model, not of a folder of images", found.metric.name),
                 "name it in an experiment: metrics = [\"…\"], see experiments/",
@@ -165,6 +191,67 @@ impl Args {
             )),
         }
     }
+}
+
+/// The samples of a folder, and the prompt of each as CLIP sees it.
+fn samples(
+    folder: &Path,
+    tokens: &[String],
+    removes_tokens: bool,
+    corrupt: OnCorrupt,
+) -> Result<(Vec<Picture>, Vec<String>)> {
+    let prompts = read_prompts_json(&folder.join("prompts.json"))?;
+    let mut removed: BTreeSet<&str> = tokens.iter().map(String::as_str).collect();
+    if removes_tokens {
+        prompts.values().for_each(|prompt| removed.extend(numbered_tokens(prompt)));
+    }
+    let removed: Vec<&str> = removed.into_iter().collect();
+    let samples = read_pictures(&folder.join("samples"), corrupt)?;
+    let mut texts = vec![];
+    for sample in &samples {
+        let stem = Path::new(&sample.name).file_stem().unwrap_or_default();
+        let by_stem = || prompts.get(stem.to_string_lossy().as_ref());
+        let Some(prompt) = prompts.get(&sample.name).or_else(by_stem) else {
+            return Err(Error::input_hint(
+                format!("prompts.json has no prompt for samples/{}", sample.name),
+                "it gives a prompt for every file: {\"0\": \"photo of a dog\"}",
+            ));
+        };
+        texts.push(without_tokens(prompt, &removed));
+    }
+    warn_of_prompts_without_samples(&prompts, &samples);
+    Ok((samples, texts))
+}
+
+/// The extractors of these names.
+fn extractors<'a>(
+    args: &Args,
+    names: impl Iterator<Item = &'a str>,
+) -> Result<BTreeMap<String, Arc<dyn Embed>>> {
+    let clip = match args.clip.as_str() {
+        mini::NAME => mini::clip_folder()?.to_string_lossy().into_owned(),
+        path => path.to_owned(),
+    };
+    let mut specs = BTreeMap::from([("clip".to_owned(), ExtractorSpec::Folder(clip))]);
+    specs.extend(args.extractor.iter().cloned());
+    let opening = Opening {
+        runtime: args.ort,
+        cuda: false,
+        cache: mini::cache_folder()?.join("clip"),
+        workers: rayon::current_num_threads(),
+    };
+    let mut extractors = BTreeMap::new();
+    for name in names {
+        let missing = || {
+            let message = format!("nothing says where the extractor `{name}` is");
+            Error::input_hint(message, format!("--extractor {name}=DIR; {}", how_to_give(name)))
+        };
+        let spec = specs.get(name).ok_or_else(missing)?;
+        if !extractors.contains_key(name) {
+            extractors.insert(name.to_owned(), open_extractor(spec, &opening)?);
+        }
+    }
+    Ok(extractors)
 }
 
 /// A sampling that was cut short has fewer images than prompts, and a mean over some of them.
@@ -213,26 +300,20 @@ impl Desk {
         Ok(Desk { extractors: extractors?, ..desk })
     }
 
-    fn read(args: &Args) -> Result<Self> {
-        let corrupt = if args.skip_corrupt { OnCorrupt::Skip } else { OnCorrupt::Refuse };
-        let prompts = read_prompts_json(&args.folder.join("prompts.json"))?;
-        let mut tokens: BTreeSet<&str> = args.tokens.iter().map(String::as_str).collect();
-        prompts.values().for_each(|prompt| tokens.extend(numbered_tokens(prompt)));
-        let tokens: Vec<&str> = tokens.into_iter().collect();
-        let samples = read_pictures(&args.folder.join("samples"), corrupt)?;
-        let mut own = vec![];
-        for sample in &samples {
-            let stem = Path::new(&sample.name).file_stem().unwrap_or_default();
-            let by_stem = || prompts.get(stem.to_string_lossy().as_ref());
-            let Some(prompt) = prompts.get(&sample.name).or_else(by_stem) else {
-                return Err(Error::input_hint(
-                    format!("prompts.json has no prompt for samples/{}", sample.name),
-                    "it gives a prompt for every file: {\"0\": \"photo of a dog\"}",
-                ));
-            };
-            own.push(without_tokens(prompt, &tokens));
+    /// Opens and warms what the metrics need.
+    fn open(args: &Args, metrics: &[Chosen]) -> Result<BTreeMap<String, Arc<dyn Embed>>> {
+        let extractors = extractors(args, metrics.iter().map(|m| m.metric.extractor.as_str()))?;
+        for (name, extractor) in &extractors {
+            let of_texts =
+                |m: &Chosen| m.metric.extractor == *name && m.measure.need() == Need::Prompts;
+            extractor.warm(metrics.iter().any(of_texts))?;
         }
-        warn_of_prompts_without_samples(&prompts, &samples);
+        Ok(extractors)
+    }
+
+    fn read(args: &Args) -> Result<Self> {
+        let corrupt = args.on_corrupt();
+        let (samples, own) = samples(&args.folder, &args.tokens, true, corrupt)?;
         let mut texts = own.clone();
         texts.sort();
         texts.dedup();
@@ -245,38 +326,6 @@ impl Desk {
         let real = real.unwrap_or_default();
         let (extractors, known) = Default::default();
         Ok(Desk { samples, texts, groups, targets, real, extractors, known })
-    }
-
-    /// Opens what the metrics need.
-    fn open(args: &Args, metrics: &[Chosen]) -> Result<BTreeMap<String, Arc<dyn Embed>>> {
-        let clip = match args.clip.as_str() {
-            mini::NAME => mini::clip_folder()?.to_string_lossy().into_owned(),
-            path => path.to_owned(),
-        };
-        let mut specs = BTreeMap::from([("clip".to_owned(), ExtractorSpec::Folder(clip))]);
-        specs.extend(args.extractor.iter().cloned());
-        let opening = Opening {
-            runtime: args.ort,
-            cuda: false,
-            cache: mini::cache_folder()?.join("clip"),
-            workers: rayon::current_num_threads(),
-        };
-        let mut extractors = BTreeMap::new();
-        for name in metrics.iter().map(|m| &m.metric.extractor) {
-            let missing = || {
-                let message = format!("nothing says where the extractor `{name}` is");
-                Error::input_hint(message, format!("--extractor {name}=DIR; {}", how_to_give(name)))
-            };
-            let spec = specs.get(name).ok_or_else(missing)?;
-            if !extractors.contains_key(name) {
-                let extractor = open_extractor(spec, &opening)?;
-                let of_texts =
-                    |m: &Chosen| m.metric.extractor == *name && m.measure.need() == Need::Prompts;
-                extractor.warm(metrics.iter().any(of_texts))?;
-                extractors.insert(name.clone(), extractor);
-            }
-        }
-        Ok(extractors)
     }
 
     fn extractor(&self, name: &str) -> Result<&dyn Embed> {

@@ -44,6 +44,11 @@ pub struct Options {
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub overrides: Vec<Override>,
 
+    /// A data set in place of the experiment's: customconcept101, dreambench, dreambench++ or concept-list,
+    /// and its folder
+    #[arg(long, value_name = "KIND=DIR", value_parser = dataset)]
+    pub dataset: Option<(String, PathBuf)>,
+
     /// Only some cells: method=custom-diffusion, concept=dog_plum, label=…, group=single, seed=0
     #[arg(long, value_name = "KEY=VALUE")]
     pub filter: Vec<Filter>,
@@ -67,6 +72,11 @@ pub struct Options {
     /// this one has not is removed
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
+}
+
+fn dataset(text: &str) -> std::result::Result<(String, PathBuf), String> {
+    let (kind, folder) = text.split_once('=').ok_or("use KIND=DIR")?;
+    Ok((kind.to_owned(), folder.into()))
 }
 
 /// How a command computes.
@@ -121,7 +131,13 @@ impl ExperimentArgs {
 impl Options {
     /// Reads and plans an experiment.
     pub fn open(&self, file: &Path) -> Result<Session> {
-        let mut experiment = Experiment::read(file, &self.overrides)?;
+        let mut overrides = self.overrides.clone();
+        if let Some((kind, folder)) = &self.dataset {
+            let folder = from_here(&folder.to_string_lossy())?;
+            overrides.push(Override::text(&["dataset", "kind"], kind));
+            overrides.push(Override::text(&["dataset", "path"], &folder));
+        }
+        let mut experiment = Experiment::read(file, &overrides)?;
         if let Some(clip) = &self.clip {
             experiment.evaluation.clip = Some(from_here(clip)?);
         }

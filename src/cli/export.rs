@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::export_concepts;
 use crate::{Result, mini};
 
 const EXAMPLES: &str = "\
@@ -14,6 +15,8 @@ pub enum Command {
     /// The embedded mini backbone in diffusers' layout, with the CLIP that judges it in clip/ in
     /// transformers' layout
     Mini(MiniArgs),
+    /// The concepts of the embedded world in CustomConcept101's layout, for the programs of others
+    Concepts(export_concepts::Args),
 }
 
 #[derive(clap::Args)]
@@ -29,7 +32,10 @@ pub struct MiniArgs {
 
 /// Runs `cdbench export …`.
 pub fn run(command: Command) -> Result<()> {
-    let Command::Mini(args) = command;
+    let args = match command {
+        Command::Mini(args) => args,
+        Command::Concepts(args) => return export_concepts::run(args),
+    };
     mini::export(&args.dir, args.force)?;
     println!("{}", args.dir.display());
     Ok(())

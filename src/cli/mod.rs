@@ -7,6 +7,7 @@ mod device;
 mod evaluate;
 mod experiment;
 mod export;
+mod export_concepts;
 mod live;
 mod merge;
 mod pretrain;

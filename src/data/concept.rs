@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use image::RgbImage;
 use serde::{Deserialize, Serialize};
 
-use super::picture::{OnCorrupt, Picture, read_pictures};
+use super::picture::{OnCorrupt, Picture, read_picture, read_pictures};
 use super::prompt::{Prompt, read_prompts};
 use crate::error::nearest;
 use crate::world::{self, SIZE, Scene};
@@ -45,7 +45,7 @@ pub enum ConceptSource {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FolderSource {
-    /// The folder.
+    /// The folder, or the only picture.
     pub path: PathBuf,
     /// The class word, such as `dog`.
     pub category: String,
@@ -141,10 +141,17 @@ impl FolderSource {
             e => e,
         };
         let prompts = self.prompts.as_ref().map(|p| p.load(1)).transpose().map_err(named)?;
+        let targets = match self.path.is_file() {
+            true => {
+                let name = self.path.file_name().unwrap_or_default().to_string_lossy();
+                read_picture(&self.path).map(|image| vec![Picture::new(name, image)])
+            }
+            false => read_pictures(&self.path, self.on_corrupt),
+        };
         Ok(Concept {
             name: self.name.clone(),
             category: self.category.trim().into(),
-            targets: read_pictures(&self.path, self.on_corrupt).map_err(named)?,
+            targets: targets.map_err(named)?,
             prompts: prompts.unwrap_or_default(),
             world: None,
         })

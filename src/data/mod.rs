@@ -5,6 +5,7 @@ mod captions;
 mod clutter;
 mod concept;
 mod corpus;
+mod dataset;
 mod picture;
 mod prompt;
 mod retrieval;
@@ -18,6 +19,8 @@ pub use concept::{
     named_concepts, pair_prompts, scene_image, world_pair,
 };
 pub use corpus::{Corpus, FileCorpus, WebDataset, WorldCorpus, corpus};
+pub use dataset::{Dataset, DatasetSpec, ExportedSet, SetSource, write_customconcept101};
+pub(crate) use picture::read_picture;
 pub use picture::{OnCorrupt, Picture, picture_hash, read_pictures};
 pub use prompt::{Prompt, numbered_tokens, read_prompts, read_prompts_json, without_tokens};
 pub use retrieval::{Entry, Manifest, class_pictures, retrieve, spread};

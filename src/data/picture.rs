@@ -186,7 +186,7 @@ fn claims_to_be_a_picture(path: &Path) -> bool {
 }
 
 /// Reads the picture `path`.
-pub(super) fn read_picture(path: &Path) -> Result<RgbImage> {
+pub(crate) fn read_picture(path: &Path) -> Result<RgbImage> {
     decode(&readfile::bytes(path, MAX_BYTES)?, &path.display().to_string())
 }
 

@@ -41,6 +41,7 @@ fn look(stage: &Stage, resources: &Resources) -> Result<()> {
         }
         Work::Retrieve { .. }
         | Work::Spread { .. }
+        | Work::TrainBy(_)
         | Work::Merge { .. }
         | Work::State { .. }
         | Work::Compress { .. }
@@ -94,7 +95,9 @@ fn room(plan: &Plan, todo: &[Todo], resources: &Resources) -> u64 {
                     results += F32 * changed(settings, resources);
                 }
             }
-            Work::Retrieve { .. }
+            // what a program of others writes, nobody knows before
+            Work::TrainBy(_)
+            | Work::Retrieve { .. }
             | Work::Spread { .. }
             | Work::Compress { .. }
             | Work::Attend { .. }

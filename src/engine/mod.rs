@@ -1,6 +1,7 @@
 //! The engine: an experiment's cells as a graph of stages, each kept under the hash of what it means.
 
 mod cell;
+mod external;
 mod features;
 mod filter;
 mod foresee;

@@ -3,16 +3,17 @@
 use std::collections::HashMap;
 
 use super::cell::{Cell, CellKind};
+use super::external;
 use super::filter::{Filter, Named};
 use super::foresee::foresee;
 use super::key::Key;
 use super::resources::Resources;
 use super::stage::{
-    ClassImages, GENERATED_SEEDS, Images, ScoreWork, Side, Stage, Work, image_seed, truth,
+    ClassImages, GENERATED_SEEDS, Images, ScoreWork, Side, Stage, Told, Work, image_seed, truth,
     truth_phrases,
 };
 use crate::data::{Concept, Corpus, Prompt};
-use crate::methods::{self, Method, Recipe, Regularization, Settings, class_prompt};
+use crate::methods::{self, External, Method, Recipe, Regularization, Settings, class_prompt};
 use crate::metrics::Need;
 use crate::spec::{Experiment, GroupName, Point, SamplingSpec, Scale};
 use crate::{Error, Result};
@@ -41,6 +42,22 @@ struct RowPlan {
     kind: CellKind,
     method: Option<&'static dyn Method>,
     point: Option<Point>,
+    /// The programs of others that it runs.
+    external: Option<External>,
+}
+
+/// What samples: the backbone, or a checkpoint, or a program of others.
+#[derive(Clone, Default)]
+struct Sampler {
+    checkpoint: Option<usize>,
+    by: Option<Told>,
+}
+
+impl Sampler {
+    /// It samples otherwise than the backbone as it is.
+    fn is_own(&self) -> bool {
+        self.checkpoint.is_some() || self.by.is_some()
+    }
 }
 
 /// Plans `experiment` at `scale`: one concept under all methods before the next, so that the first lines
@@ -146,8 +163,15 @@ pub fn plan_checkpoint(
     Ok(CheckpointPlan { plan: planner.plan, at, recipe })
 }
 
+/// What programs of others are told, where a recipe is of theirs.
+fn told(recipe: &Recipe) -> Option<Told> {
+    let Recipe::External { concepts, external, seed, tokens } = recipe else { return None };
+    let (external, concepts) = ((**external).clone(), concepts.clone());
+    Some(Told { external, concepts, tokens: tokens.clone(), seed: *seed })
+}
+
 /// Training steps at a scale.
-fn scaled(steps: u64, scale: &Scale) -> u64 {
+pub(super) fn scaled(steps: u64, scale: &Scale) -> u64 {
     ((steps as f64 * scale.train_steps).round() as u64).max(1)
 }
 
@@ -197,7 +221,11 @@ impl<'a> Planner<'a> {
                 let label = point.row.title()?;
                 let paper = point.row.paper.clone().or(Some(label.clone()));
                 let kind = CellKind::Method(method.name());
-                rows.push(RowPlan { label, paper, kind, method: Some(method), point: Some(point) });
+                let external =
+                    external::find(&point.row, self.experiment, self.scale, self.resources);
+                let external = external.map_err(|e| e.of(&format!("row `{label}`")))?;
+                let (method, point) = (Some(method), Some(point));
+                rows.push(RowPlan { label, paper, kind, method, point, external });
             }
         }
         let anchors = [
@@ -213,6 +241,7 @@ impl<'a> Planner<'a> {
                 kind,
                 method: None,
                 point: None,
+                external: None,
             });
         }
         Ok(rows)
@@ -246,12 +275,13 @@ impl<'a> Planner<'a> {
     fn samples(
         &mut self,
         name: String,
-        checkpoint: Option<usize>,
+        sampler: &Sampler,
         images: &Images,
         sampling: &SamplingSpec,
     ) -> Result<usize> {
-        let work = Work::Sample { checkpoint, images: images.clone(), sampling: sampling.clone() };
-        self.add(name, work)
+        let Sampler { checkpoint, by } = sampler.clone();
+        let (images, sampling) = (images.clone(), sampling.clone());
+        self.add(name, Work::Sample { checkpoint, images, sampling, by: by.map(Box::new) })
     }
 
     fn retrieval(
@@ -287,6 +317,13 @@ impl<'a> Planner<'a> {
                     seed: *seed,
                 };
                 Ok(Some(self.add(name, work)?))
+            }
+            Recipe::External { external, concepts, .. } => {
+                let (Some(told), true) = (told(recipe), external.train.is_some()) else {
+                    return Ok(None);
+                };
+                let name = format!("train {label} · {} · seed {}", concepts.join(" + "), told.seed);
+                Ok(Some(self.add(name, Work::TrainBy(told))?))
             }
             Recipe::Merge { parts: recipes, settings } => {
                 let mut parts = vec![];
@@ -333,7 +370,8 @@ impl<'a> Planner<'a> {
                 let images = Images::Listed(seeds.collect());
                 let name = format!("sample {count} × {prompt}");
                 let sampling = self.scale.sampling(&self.experiment.sampling, GroupName::Single);
-                ClassImages::Generated(self.samples(name, None, &images, &sampling)?, images)
+                let backbone = Sampler::default();
+                ClassImages::Generated(self.samples(name, &backbone, &images, &sampling)?, images)
             }
         })
     }
@@ -345,9 +383,19 @@ impl<'a> Planner<'a> {
         let mut phrases = words.clone();
         let mut recipe = Recipe::Pretrained;
         if let Some(method) = row.method {
-            let settings = self.settings(method, row, subject.concepts.len());
-            let settings = settings.map_err(|e| e.of(&format!("row `{}`", row.label)))?;
-            recipe = method.recipe(&subject.concepts, &settings, seed);
+            recipe = match &row.external {
+                Some(external) => Recipe::External {
+                    concepts: subject.concepts.clone(),
+                    external: Box::new(external.clone()),
+                    seed,
+                    tokens: (1..=subject.concepts.len()).collect(),
+                },
+                None => {
+                    let settings = self.settings(method, row, subject.concepts.len());
+                    let settings = settings.map_err(|e| e.of(&format!("row `{}`", row.label)))?;
+                    method.recipe(&subject.concepts, &settings, seed)
+                }
+            };
             recipe = row.derived(recipe, self.scale).after(self.resources.taken_tokens());
             phrases = recipe.phrases(&words);
         }
@@ -355,6 +403,10 @@ impl<'a> Planner<'a> {
             phrases = truth_phrases(&words);
         }
         let checkpoint = self.checkpoint(&row.label, &recipe)?;
+        let by = told(&recipe).filter(|told| told.external.sample.is_some());
+        let sampler = Sampler { checkpoint, by };
+        // what has no modifier token in it samples the same where no weight moved
+        let moved = if recipe.moves_weights() { sampler.clone() } else { Sampler::default() };
 
         let title = format!("{} · {} · seed {seed}", row.label, subject.name);
         let mut sampling = self.scale.sampling(&self.experiment.sampling, subject.group);
@@ -367,10 +419,8 @@ impl<'a> Planner<'a> {
         };
         let metrics = self.resources.metrics();
         let needs = |need: Need| metrics.iter().any(|m| m.measure.need() == need);
-        let prompted =
-            [Need::Prompts, Need::Images, Need::Targets, Need::AllTargets, Need::Attention];
         let has_images = !matches!(row.kind, CellKind::Real | CellKind::Copies)
-            && prompted.into_iter().any(needs);
+            && metrics.iter().any(|m| m.measure.need().of_prompts());
         let texts: Vec<String> = subject.prompts.iter().map(|p| p.fill(&words)).collect();
         let mut groups = vec![];
         let mut samples = None;
@@ -388,7 +438,7 @@ impl<'a> Planner<'a> {
                     let concepts = subject.concepts.clone();
                     self.add(format!("draw {title}"), Work::Render { concepts, list })?
                 }
-                _ => self.samples(format!("sample {title}"), checkpoint, &images, &sampling)?,
+                _ => self.samples(format!("sample {title}"), &sampler, &images, &sampling)?,
             };
             samples = Some((at, images));
         }
@@ -408,12 +458,10 @@ impl<'a> Planner<'a> {
                 }
                 CellKind::Copies => Side::Targets,
                 _ => {
-                    // captions have no modifier token: where no weight moved, they sample the same
-                    let from = checkpoint.filter(|_| recipe.moves_weights());
                     let images = Images::CaptionsOf { stage: real, count, seed };
-                    let whose = if from.is_some() { &row.label } else { "Pretrained" };
+                    let whose = if moved.is_own() { &row.label } else { "Pretrained" };
                     let name = format!("sample {whose} · {} · {count} captions", subject.name);
-                    Side::Samples(self.samples(name, from, &images, &sampling)?, images)
+                    Side::Samples(self.samples(name, &moved, &images, &sampling)?, images)
                 }
             };
             compared = Some((side, real));
@@ -429,7 +477,7 @@ impl<'a> Planner<'a> {
             let list = texts.map(|(i, text)| (text.clone(), image_seed(seed, i, 0))).collect();
             let images = Images::Listed(list);
             let name = format!("sample {title} · class words");
-            class_words = Some((self.samples(name, checkpoint, &images, &sampling)?, images));
+            class_words = Some((self.samples(name, &sampler, &images, &sampling)?, images));
         }
         let mut unrelated = None;
         if needs(Need::Unrelated) && model {
@@ -439,16 +487,16 @@ impl<'a> Planner<'a> {
             let list = list.map(|(i, text)| (text, image_seed(seed, i, 0))).collect();
             let images = Images::Listed(list);
             let name = format!("sample {title} · unrelated captions");
-            // a token that nobody says changes nothing
-            let own = checkpoint.filter(|_| recipe.moves_weights());
-            let own = self.samples(name, own, &images, &sampling)?;
+            let own = self.samples(name, &moved, &images, &sampling)?;
             let plain = format!("sample Pretrained · {} · unrelated captions", subject.name);
-            let plain = self.samples(plain, None, &images, &sampling)?;
+            let plain = self.samples(plain, &Sampler::default(), &images, &sampling)?;
             unrelated = Some([(own, images.clone()), (plain, images)]);
         }
         let mut attention = None;
+        // into programs of others nobody sees
         if needs(Need::Attention)
             && model
+            && sampler.by.is_none()
             && let (Some((_, Images::Listed(list))), Some(words)) =
                 (&samples, words_in(&subject.prompts, &words, &phrases))
         {
@@ -462,11 +510,10 @@ impl<'a> Planner<'a> {
             let real = Work::Spread { corpus: spec.validation.clone(), count };
             let real = self.add(format!("{count} of all of {}", spec.validation), real)?;
             let side = if model {
-                let from = checkpoint.filter(|_| recipe.moves_weights());
                 let images = Images::CaptionsOf { stage: real, count, seed };
-                let whose = if from.is_some() { row.label.as_str() } else { "Pretrained" };
+                let whose = if moved.is_own() { row.label.as_str() } else { "Pretrained" };
                 let name = format!("sample {whose} · {} · {count} general captions", subject.name);
-                Side::Samples(self.samples(name, from, &images, &sampling)?, images)
+                Side::Samples(self.samples(name, &moved, &images, &sampling)?, images)
             } else {
                 let other = Work::Spread { corpus: spec.corpus.clone(), count };
                 Side::Real(self.add(format!("{count} of all of {}", spec.corpus), other)?)
@@ -486,7 +533,7 @@ impl<'a> Planner<'a> {
             general,
             class_words,
             unrelated,
-            checkpoint: checkpoint.filter(|_| needs(Need::Weights)),
+            checkpoint: checkpoint.filter(|_| needs(Need::Weights) && sampler.by.is_none()),
             attention,
         };
         let name = format!("score {title}");

@@ -18,9 +18,10 @@ use crate::diffusion::folder::Folder;
 use crate::diffusion::tokenizer::Tokenizer;
 use crate::diffusion::weights::Weights;
 use crate::methods::{Profile, taken_tokens};
+use crate::error::nearest;
 use crate::metrics::Chosen;
 use crate::spec::Experiment;
-use crate::{Error, Result, mini};
+use crate::{Error, Result, mini, world};
 
 /// How a run computes; nothing of it is part of a key but the type of the weights.
 #[derive(Clone, Debug)]
@@ -68,6 +69,8 @@ pub struct Resources {
     /// Where they are, by their names, and those that are open.
     extractors: BTreeMap<String, ExtractorSpec>,
     open: Mutex<BTreeMap<String, Arc<dyn Embed>>>,
+    /// Where hashes of files are kept.
+    hashes: PathBuf,
     corpora: Mutex<BTreeMap<String, Arc<dyn Corpus>>>,
     base: PathBuf,
 }
@@ -180,6 +183,7 @@ impl Resources {
             threshold: experiment.regularization.threshold.unwrap_or(threshold),
             extractors,
             open: Mutex::default(),
+            hashes: store.hashes(),
             corpora: Mutex::default(),
             base: experiment.base.clone(),
         };
@@ -206,7 +210,7 @@ impl Resources {
         }
         for name in wanted {
             if let Entry::Vacant(place) = resources.concepts.entry(name) {
-                let concept = find_concept(experiment, place.key()).load()?;
+                let concept = find_concept(experiment, place.key())?.load()?;
                 place.insert(concept);
             }
         }
@@ -234,6 +238,20 @@ impl Resources {
     /// The name or path of the backbone.
     pub fn backbone_name(&self) -> &str {
         &self.backbone
+    }
+
+    /// Where the backbone's files are, for programs of others.
+    ///
+    /// # Errors
+    /// As [`Folder::open`].
+    pub fn backbone_path(&self) -> Result<PathBuf> {
+        let root = Folder::open(&self.backbone)?.root;
+        std::path::absolute(&root).map_err(Error::io(&root))
+    }
+
+    /// Where hashes of files are kept.
+    pub fn hashes(&self) -> &Path {
+        &self.hashes
     }
 
     /// The hash of the backbone's configurations and weights, and of their type.
@@ -366,14 +384,24 @@ fn below(base: &Path, path: &Path) -> PathBuf {
     if path.is_absolute() { path.to_owned() } else { base.join(path) }
 }
 
-fn find_concept(experiment: &Experiment, name: &str) -> ConceptSource {
+fn find_concept(experiment: &Experiment, name: &str) -> Result<ConceptSource> {
     let own = experiment.concepts.iter().find(|c| c.name == name);
+    let mut of_the_world = world::concepts().iter().chain(world::tuning_concepts());
     let mut source = match own {
         Some(folder) => ConceptSource::Folder(folder.clone()),
-        None => ConceptSource::World(name.to_owned()),
+        None if experiment.concepts.is_empty() || of_the_world.any(|c| c.name == name) => {
+            ConceptSource::World(name.to_owned())
+        }
+        None => {
+            let own = experiment.concepts.iter().map(|c| c.name.as_str());
+            return Err(Error::input_hint(
+                format!("neither the experiment nor the world has a concept `{name}`"),
+                nearest(name, own.chain(world::concepts().iter().map(|c| c.name))),
+            ));
+        }
     };
     source.relative_to(&experiment.base);
-    source
+    Ok(source)
 }
 
 fn find_pair(experiment: &Experiment, name: &str) -> Result<(Vec<String>, Vec<Prompt>)> {
@@ -384,7 +412,13 @@ fn find_pair(experiment: &Experiment, name: &str) -> Result<(Vec<String>, Vec<Pr
         }
         return Ok((own.concepts.clone(), prompts.load(own.concepts.len())?));
     }
-    let (sources, prompts) = data::world_pair(name)?;
+    let (sources, prompts) = data::world_pair(name).map_err(|e| match experiment.pairs.is_empty() {
+        true => e,
+        false => Error::input_hint(
+            format!("neither the experiment nor the world has a pair `{name}`"),
+            nearest(name, experiment.pairs.iter().map(|pair| pair.name.as_str())),
+        ),
+    })?;
     Ok((sources.map(|s| s.name().to_owned()).to_vec(), prompts))
 }
 

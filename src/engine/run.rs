@@ -124,6 +124,10 @@ fn rate_name(stage: &Stage, resources: &Resources) -> String {
     let backbone = resources.backbone_name();
     match &stage.work {
         Work::Train { settings, .. } => format!("train {} {backbone} {device}", settings.train),
+        Work::TrainBy(told) => format!("train by {}", told.program(&told.external.train)),
+        Work::Sample { by: Some(told), .. } => {
+            format!("sample by {}", told.program(&told.external.sample))
+        }
         Work::Sample { .. } => format!("sample {backbone} {device}"),
         Work::Attend { .. } => format!("attend {backbone} {device}"),
         Work::Merge { .. } => format!("merge {backbone} {device}"),
@@ -301,7 +305,8 @@ fn one(worker: &mut Worker, at: usize, alone: &Alone, watch: &Watch) -> Result<f
     if is_there(plan, store, worker.resources, at)?.missing > 0 {
         let done = worker.run(stage, &|done, of| watch(Event::Progress(at, done, of)))?;
         let seconds = start.elapsed().as_secs_f64();
-        finish(worker, stage, done.earlier + seconds, jobs.max(alone.jobs()))?;
+        let peak = done.peak.or_else(process::peak_memory).unwrap_or(0);
+        finish(worker, stage, done.earlier + seconds, peak, jobs.max(alone.jobs()))?;
         store.forget_work(&stage.key);
         if done.units > 0.0 {
             store.set_rate(&rate_name(stage, worker.resources), seconds / done.units)?;
@@ -311,7 +316,7 @@ fn one(worker: &mut Worker, at: usize, alone: &Alone, watch: &Watch) -> Result<f
     Ok(start.elapsed().as_secs_f64())
 }
 
-fn finish(worker: &Worker, stage: &Stage, seconds: f64, jobs: usize) -> Result<()> {
+fn finish(worker: &Worker, stage: &Stage, seconds: f64, peak: u64, jobs: usize) -> Result<()> {
     let kind = stage.kind.folder();
     // samples share a folder that grows: its time is that of all that made it
     let earlier = worker.store.provenance(kind, &stage.folder)?;
@@ -327,7 +332,7 @@ fn finish(worker: &Worker, stage: &Stage, seconds: f64, jobs: usize) -> Result<(
         machine: process::machine(),
         finished: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
         seconds: before + seconds,
-        peak_mb: process::peak_memory().unwrap_or(0) as f64 / 1e6,
+        peak_mb: peak as f64 / 1e6,
         bytes: 0,
         jobs,
     })

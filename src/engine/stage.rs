@@ -8,7 +8,7 @@ use super::cell::CellKind;
 use super::key::{Key, hex};
 use super::resources::Resources;
 use crate::data::{Concept, picture_hash, scene_image};
-use crate::methods::{Compression, MergeSettings, Modifier, Settings, phrase, token};
+use crate::methods::{Compression, External, MergeSettings, Modifier, Settings, phrase, token};
 use crate::metrics::Chosen;
 use crate::spec::SamplingSpec;
 use crate::world::{self, Scene, SceneSpec};
@@ -134,6 +134,8 @@ pub enum Work {
         /// Of noise and batches.
         seed: u64,
     },
+    /// Lets a program of others train.
+    TrainBy(Told),
     /// Merges checkpoints in closed form.
     Merge {
         /// Checkpoints, one a concept.
@@ -169,6 +171,8 @@ pub enum Work {
         images: Images,
         /// How.
         sampling: SamplingSpec,
+        /// The program of others that samples them, if there is one.
+        by: Option<Box<Told>>,
     },
     /// Samples images again for where they attend to words.
     Attend {
@@ -202,6 +206,7 @@ impl Work {
         match self {
             Work::Retrieve { .. } | Work::Spread { .. } => Kind::Retrieval,
             Work::Train { .. }
+            | Work::TrainBy(_)
             | Work::Merge { .. }
             | Work::State { .. }
             | Work::Compress { .. } => Kind::Checkpoint,
@@ -255,6 +260,12 @@ impl Work {
                     "seed": seed,
                 })
             }
+            Work::TrainBy(told) => json!({
+                "train_by": 1,
+                "backbone": resources.backbone_identity(),
+                "size": resources.size(),
+                "program": told.meaning(told.external.train.as_ref(), resources)?,
+            }),
             Work::Merge { parts, concepts, modifiers, settings, corpus } => {
                 let mut categories = vec![];
                 for name in concepts {
@@ -276,14 +287,20 @@ impl Work {
                 "of": key(*of),
                 "to": to,
             }),
-            Work::Sample { checkpoint, images, sampling } => json!({
-                "samples": 1,
-                "backbone": resources.backbone_identity(),
-                "size": resources.size(),
-                "checkpoint": checkpoint.map(&mut *key),
-                "sampling": sampling,
-                IMAGES: images.meaning(key),
-            }),
+            Work::Sample { checkpoint, images, sampling, by } => {
+                let mut meaning = json!({
+                    "samples": 1,
+                    "backbone": resources.backbone_identity(),
+                    "size": resources.size(),
+                    "checkpoint": checkpoint.map(&mut *key),
+                    "sampling": sampling,
+                    IMAGES: images.meaning(key),
+                });
+                if let Some(told) = by {
+                    meaning["by"] = told.meaning(told.external.sample.as_ref(), resources)?;
+                }
+                meaning
+            }
             Work::Attend { checkpoint, list, words, sampling } => json!({
                 "attention": 1,
                 "backbone": resources.backbone_identity(),
@@ -352,6 +369,42 @@ impl Work {
                 })
             }
         })
+    }
+}
+
+/// Programs of others, and what they are told.
+#[derive(Clone, Debug)]
+pub struct Told {
+    /// The programs.
+    pub external: External,
+    /// Names of the concepts.
+    pub concepts: Vec<String>,
+    /// Numbers of their modifier tokens.
+    pub tokens: Vec<usize>,
+    /// Of the cell.
+    pub seed: u64,
+}
+
+impl Told {
+    /// The program's own name, for people.
+    pub fn program(&self, args: &Option<Vec<String>>) -> String {
+        args.iter().flatten().next().cloned().unwrap_or_default()
+    }
+
+    /// What the results of the program with these arguments depend on.
+    fn meaning(&self, args: Option<&Vec<String>>, resources: &Resources) -> Result<Value> {
+        let Told { external, concepts, tokens, seed } = self;
+        let mut all = vec![];
+        for name in concepts {
+            let concept = resources.concept(name)?;
+            all.push(json!({ "category": concept.category, "targets": targets(concept) }));
+        }
+        Ok(json!({
+            "command": external.meaning(args),
+            "concepts": all,
+            "tokens": tokens,
+            "seed": seed,
+        }))
     }
 }
 

@@ -48,11 +48,13 @@ pub struct Effort {
     pub units: f64,
     /// Seconds that went into what was there already: the steps of a training that goes on.
     pub earlier: f64,
+    /// The most memory that was held for it, in bytes, where that is not this process's.
+    pub peak: Option<u64>,
 }
 
 impl From<f64> for Effort {
     fn from(units: f64) -> Self {
-        Effort { units, earlier: 0.0 }
+        Effort { units, earlier: 0.0, peak: None }
     }
 }
 
@@ -91,6 +93,7 @@ impl<'a> Worker<'a> {
                 Ok(1.0.into())
             }
             Work::Train { .. } => self.train(stage, &dir, progress),
+            Work::TrainBy(told) => self.train_by(stage, told, &dir),
             Work::Merge { .. } => self.merge(stage, &dir),
             Work::State { of, step } => {
                 states::take(&states::kept(self.plan, self.store, *of, *step), &dir)?;
@@ -101,7 +104,8 @@ impl<'a> Worker<'a> {
                 methods::compress(&whole, self.backbone(None)?, *to)?.save(&dir)?;
                 Ok(1.0.into())
             }
-            Work::Sample { checkpoint, images, sampling } => {
+            Work::Sample { by: Some(told), .. } => self.sample_by(stage, told, &dir, progress),
+            Work::Sample { checkpoint, images, sampling, by: None } => {
                 self.sample(*checkpoint, images, sampling, &dir, progress)
             }
             Work::Attend { checkpoint, list, words, sampling } => {
@@ -173,6 +177,7 @@ impl<'a> Worker<'a> {
         Ok(Effort {
             units: (steps * settings.batch as u64) as f64,
             earlier: earlier.unwrap_or(0.0),
+            peak: None,
         })
     }
 
@@ -326,7 +331,7 @@ impl<'a> Worker<'a> {
     }
 
     /// Where a stage's files are.
-    fn folder(&self, at: usize) -> PathBuf {
+    pub fn folder(&self, at: usize) -> PathBuf {
         let stage = &self.plan.stages[at];
         self.store.dir(stage.kind.folder(), &stage.folder)
     }

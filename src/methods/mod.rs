@@ -13,6 +13,7 @@ mod defaults;
 mod delta;
 mod description;
 mod dreambooth;
+mod external;
 mod files;
 mod fine_tune_all;
 mod merge;
@@ -37,6 +38,7 @@ pub use compress::{Compression, Factors, compress};
 pub use constrained::{Problem, Solved};
 pub use delta::{Delta, Undo, weight_changes};
 pub use description::{Description, Learnt, remove_checkpoint};
+pub use external::{COMMAND, External, OF_SAMPLERS, OF_TRAINERS, fill, shown};
 pub use files::refuse_other_weights;
 pub use merge::{MergeReport, MergeSettings, Part, merge};
 pub use recipe::{Recipe, class_prompt, instance_prompt, phrase, token};
@@ -85,6 +87,7 @@ pub fn registry() -> &'static [&'static dyn Method] {
         &custom_diffusion::CustomDiffusion,
         &sequential::Sequential,
         &merge::Merge,
+        &external::Command,
     ]
 }
 

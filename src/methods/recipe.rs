@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Compression, MergeSettings, Modifier, Settings};
+use super::{Compression, External, MergeSettings, Modifier, Settings};
 
 /// How a checkpoint comes about.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -39,6 +39,17 @@ pub enum Recipe {
         /// How many of its steps.
         step: u64,
     },
+    /// What programs of others make of the concepts.
+    External {
+        /// The concepts, by name.
+        concepts: Vec<String>,
+        /// The programs.
+        external: Box<External>,
+        /// What they are told to be random by.
+        seed: u64,
+        /// The number of each concept's modifier token.
+        tokens: Vec<usize>,
+    },
     /// A checkpoint with less to store (section 4.3 of the paper's appendix, Figs. 14 and 21).
     Compressed {
         /// Which.
@@ -59,6 +70,10 @@ impl Recipe {
                 let tokens = tokens.into_iter().map(|number| number + taken).collect();
                 Recipe::Train { from, concepts, settings, seed, tokens }
             }
+            Recipe::External { concepts, external, seed, tokens } => {
+                let tokens = tokens.into_iter().map(|number| number + taken).collect();
+                Recipe::External { concepts, external, seed, tokens }
+            }
             Recipe::Merge { parts, settings } => {
                 let parts = parts.into_iter().map(|part| part.after(taken)).collect();
                 Recipe::Merge { parts, settings }
@@ -76,7 +91,8 @@ impl Recipe {
     /// from take `step` steps.
     pub fn at(self, step: u64) -> Recipe {
         match self {
-            Recipe::Pretrained => Recipe::Pretrained,
+            // programs of others have no states
+            Recipe::Pretrained | Recipe::External { .. } => self,
             Recipe::Train { ref from, ref settings, .. } if **from == Recipe::Pretrained => {
                 match step < settings.steps {
                     true => Recipe::State { of: Box::new(self), step },
@@ -113,6 +129,7 @@ impl Recipe {
         match self {
             Recipe::Pretrained => 0,
             Recipe::Train { from, settings, .. } => from.steps() + settings.steps,
+            Recipe::External { external, .. } => external.steps,
             Recipe::Merge { parts, .. } => parts.iter().map(Recipe::steps).sum(),
             Recipe::State { step, .. } => *step,
             Recipe::Compressed { of, .. } => of.steps(),
@@ -126,7 +143,7 @@ impl Recipe {
             Recipe::Train { from, settings, .. } => {
                 from.moves_weights() || settings.train.to_string() != "tokens"
             }
-            Recipe::Merge { .. } => true,
+            Recipe::Merge { .. } | Recipe::External { .. } => true,
             Recipe::State { of, .. } | Recipe::Compressed { of, .. } => of.moves_weights(),
         }
     }
@@ -140,6 +157,7 @@ impl Recipe {
                 all.extend(concepts.iter().map(String::as_str));
                 all
             }
+            Recipe::External { concepts, .. } => concepts.iter().map(String::as_str).collect(),
             Recipe::Merge { parts, .. } => parts.iter().flat_map(Recipe::concepts).collect(),
             Recipe::State { of, .. } | Recipe::Compressed { of, .. } => of.concepts(),
         }
@@ -153,6 +171,9 @@ impl Recipe {
                 let mut all = from.modifiers();
                 all.extend(tokens.iter().map(|&number| (settings.modifier_token, number)));
                 all
+            }
+            Recipe::External { external, tokens, .. } => {
+                tokens.iter().map(|&number| (external.modifier, number)).collect()
             }
             Recipe::Merge { parts, .. } => {
                 let parts: Vec<_> = parts.iter().flat_map(Recipe::modifiers).collect();

@@ -119,6 +119,36 @@ pub enum Need {
     Attention,
 }
 
+impl Need {
+    /// Whether it is the images of the evaluation prompts, or where they attend.
+    pub fn of_prompts(self) -> bool {
+        match self {
+            Need::Prompts | Need::Images | Need::Targets | Need::AllTargets | Need::Attention => true,
+            Need::RealImages
+            | Need::GeneralImages
+            | Need::ClassWords
+            | Need::Unrelated
+            | Need::Weights => false,
+        }
+    }
+
+    /// Whether only a model has it, and no folder of images.
+    pub fn of_a_model(self) -> bool {
+        match self {
+            Need::GeneralImages
+            | Need::ClassWords
+            | Need::Unrelated
+            | Need::Weights
+            | Need::Attention => true,
+            Need::Prompts
+            | Need::Images
+            | Need::Targets
+            | Need::AllTargets
+            | Need::RealImages => false,
+        }
+    }
+}
+
 /// Whether a measure has a value of each image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -1,5 +1,7 @@
 //! An experiment: what a TOML file under `experiments/` says, typed and checked.
 
+mod command;
+mod names;
 mod overrides;
 mod row;
 mod scale;
@@ -11,7 +13,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::clip::ExtractorSpec;
-use crate::data::{FolderSource, PromptSource, check_name};
+use crate::data::{DatasetSpec, FolderSource, PromptSource, check_name};
 use crate::diffusion::GUIDANCE;
 use crate::diffusion::scheduler::SchedulerKind;
 use crate::error::nearest;
@@ -62,6 +64,9 @@ pub struct Experiment {
     pub regularization: RegularizationSpec,
     /// The rows of the table.
     pub rows: Vec<Row>,
+    /// A data set as its authors publish it, whose concepts and sets are added to those below.
+    #[serde(default)]
+    pub dataset: Option<DatasetSpec>,
     /// Concepts that are not the mini world's.
     #[serde(default)]
     pub concepts: Vec<FolderSource>,
@@ -70,6 +75,9 @@ pub struct Experiment {
     pub pairs: Vec<PairSpec>,
     /// How much is run, by name; `default` is what runs unless `--scale` says otherwise.
     pub scales: BTreeMap<String, ScaleSpec>,
+    /// Concepts that a data set has in its sets alone: they are none of what a pattern stands for.
+    #[serde(skip)]
+    pub in_sets_only: Vec<String>,
     /// Where relative paths start: the file's folder.
     #[serde(skip)]
     pub base: PathBuf,
@@ -187,9 +195,11 @@ impl Experiment {
             evaluation: EvaluationSpec::default(),
             regularization: RegularizationSpec::default(),
             rows: vec![row],
+            dataset: None,
             concepts: vec![],
             pairs: vec![],
             scales: [(DEFAULT_SCALE.to_owned(), ScaleSpec::default())].into(),
+            in_sets_only: vec![],
             base: PathBuf::new(),
             registry: Registry::default(),
         };
@@ -222,8 +232,23 @@ impl Experiment {
             experiment = table.try_into()?;
         }
         experiment.base = base.to_owned();
+        experiment.add_dataset().map_err(|e| e.of("`dataset`"))?;
         experiment.check()?;
         Ok(experiment)
+    }
+
+    /// Adds the concepts and sets of the data set.
+    fn add_dataset(&mut self) -> Result<()> {
+        let Some(spec) = &self.dataset else { return Ok(()) };
+        let found = spec.read(&self.base)?;
+        self.in_sets_only.extend(found.in_sets.iter().map(|concept| concept.name.clone()));
+        self.concepts.extend(found.concepts.into_iter().chain(found.in_sets));
+        self.pairs.extend(found.sets.into_iter().map(|set| PairSpec {
+            name: set.name,
+            concepts: set.concepts,
+            prompts: PromptSource::List(set.prompts),
+        }));
+        Ok(())
     }
 
     fn check(&self) -> Result<()> {

@@ -34,6 +34,12 @@ impl FromStr for Override {
 }
 
 impl Override {
+    /// A text for the value at `path`.
+    pub fn text(path: &[&str], text: &str) -> Self {
+        let path = path.iter().map(|key| (*key).to_owned()).collect();
+        Override { path, value: toml::Value::String(text.to_owned()) }
+    }
+
     /// Puts the value into `table`.
     ///
     /// # Errors

@@ -1,12 +1,13 @@
 //! Rows: a method with its options, and the points of a sweep.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use serde::Deserialize;
 
 use super::{GroupName, SamplingSpec, check_guidance};
 use crate::diffusion::scheduler::SchedulerKind;
-use crate::methods::Compression;
+use crate::methods::{COMMAND, Compression};
 use crate::{Error, Result};
 
 /// A row of the table: a method with its options.
@@ -38,6 +39,25 @@ pub struct Row {
     /// given.
     #[serde(default)]
     pub groups: Option<Vec<GroupName>>,
+    /// Of `method = "command"`: the program that trains, and its arguments.
+    #[serde(default)]
+    pub train: Option<Vec<String>>,
+    /// Of `method = "command"`: the program that samples, and its arguments.
+    #[serde(default)]
+    pub sample: Option<Vec<String>>,
+    /// Of `method = "command"`: the programs' version. Results of another version are made again.
+    #[serde(default)]
+    pub version: Option<String>,
+    /// Of `method = "command"`: a program that prints the version.
+    #[serde(default)]
+    pub version_command: Option<Vec<String>>,
+    /// Of `method = "command"`: files and folders of which a change changes the results; arguments that
+    /// are files are among them.
+    #[serde(default)]
+    pub inputs: Vec<PathBuf>,
+    /// Of `method = "command"`: the seconds that one run of a program may take; any if not given.
+    #[serde(default)]
+    pub timeout: Option<f64>,
 }
 
 /// How a row's images are sampled. What is not given is as for the other rows.
@@ -131,7 +151,7 @@ impl Row {
             }
             points = more;
         }
-        if let Some(values) = self.sweep.get(STEPS) {
+        if let Some(values) = self.sweep.get(STEPS).filter(|_| self.method != COMMAND) {
             let whole = |v: &toml::Value| v.as_integer().and_then(|n| u64::try_from(n).ok());
             let steps: Option<Vec<u64>> = values.iter().map(whole).collect();
             let steps = steps.filter(|s| !s.contains(&0));
@@ -144,6 +164,7 @@ impl Row {
         }
         for point in &mut points {
             point.row.sampling.check()?;
+            point.row.check_command()?;
             point.row.compress.map_or(Ok(()), Compression::check)?;
             if !point.place.is_empty() {
                 let values = point.place.iter().map(|(key, value)| format!("{key} = {value}"));

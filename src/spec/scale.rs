@@ -2,18 +2,19 @@
 
 use serde::Deserialize;
 
-use super::{GroupName, RowSampling, SamplingSpec, check_guidance, unique};
+use super::{GroupName, RowSampling, SamplingSpec, check_guidance, names, unique};
 use crate::diffusion::scheduler::SchedulerKind;
-use crate::{Error, Result};
+use crate::{Error, Result, world};
 
 /// A scale as the file has it. What is not given is as in the scale `default`.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ScaleSpec {
-    /// Names of single concepts.
+    /// Names of single concepts, or patterns of names: `"*"`, `["cat_*", "dog"]`.
+    #[serde(deserialize_with = "names::one_or_more")]
     pub concepts: Option<Vec<String>>,
-    /// Names of pairs, and of larger sets.
-    #[serde(alias = "sets")]
+    /// Names of pairs, and of larger sets, or patterns.
+    #[serde(alias = "sets", deserialize_with = "names::one_or_more")]
     pub pairs: Option<Vec<String>>,
     /// How many seeds: 0, 1, … Training and sampling take them.
     pub seeds: Option<u64>,
@@ -148,7 +149,7 @@ impl super::Experiment {
     /// The scale `name`, what it does not say taken from the scale `default`.
     ///
     /// # Errors
-    /// There is no such scale.
+    /// There is no such scale; a pattern that matches no name.
     pub fn scale(&self, name: &str) -> Result<Scale> {
         let Some(own) = self.scales.get(name) else {
             let names: Vec<&str> = self.scales.keys().map(String::as_str).collect();
@@ -160,10 +161,18 @@ impl super::Experiment {
         let default = &self.scales[super::DEFAULT_SCALE];
         let images = own.images.or(default.images).unwrap_or(1);
         let real_images = own.real_images.or(default.real_images).unwrap_or(0);
+        let given = |own: &Option<Vec<String>>, default: &Option<Vec<String>>| {
+            own.clone().or(default.clone()).unwrap_or_default()
+        };
+        let matching = |key: &str, given: Vec<String>, known: Vec<&str>| {
+            names::matching(&given, &known).map_err(|e| e.of(&format!("`scales.{name}.{key}`")))
+        };
+        let concepts = given(&own.concepts, &default.concepts);
+        let pairs = given(&own.pairs, &default.pairs);
         Ok(Scale {
             name: name.to_owned(),
-            concepts: own.concepts.clone().or(default.concepts.clone()).unwrap_or_default(),
-            pairs: own.pairs.clone().or(default.pairs.clone()).unwrap_or_default(),
+            concepts: matching("concepts", concepts, self.concept_names())?,
+            pairs: matching("pairs", pairs, self.pair_names())?,
             seeds: own.seeds.or(default.seeds).unwrap_or(1),
             prompts: own.prompts.or(default.prompts),
             images,
@@ -177,5 +186,22 @@ impl super::Experiment {
             guidance: own.guidance.or(default.guidance),
             train_steps: own.train_steps.or(default.train_steps).unwrap_or(1.0),
         })
+    }
+    /// The concepts that patterns stand for: the experiment's own, or else the world's.
+    fn concept_names(&self) -> Vec<&str> {
+        let own = self.concepts.iter().map(|concept| &concept.name);
+        let own = own.filter(|name| !self.in_sets_only.contains(name));
+        match self.concepts.is_empty() {
+            true => world::concepts().iter().map(|concept| concept.name).collect(),
+            false => own.map(String::as_str).collect(),
+        }
+    }
+
+    /// The same of pairs and larger sets.
+    fn pair_names(&self) -> Vec<&str> {
+        match self.pairs.is_empty() && self.concepts.is_empty() {
+            true => world::pairs().into_iter().map(|pair| pair.name).collect(),
+            false => self.pairs.iter().map(|pair| pair.name.as_str()).collect(),
+        }
     }
 }

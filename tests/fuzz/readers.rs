@@ -11,7 +11,9 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor};
 use cdbench::Result;
 use cdbench::clip::{ClipConfig, Preprocessor};
-use cdbench::data::{Manifest, OnCorrupt, corpus, read_pictures, read_prompts, read_prompts_json};
+use cdbench::data::{
+    DatasetSpec, Manifest, OnCorrupt, corpus, read_pictures, read_prompts, read_prompts_json,
+};
 use cdbench::diffusion::config::{Config, SchedulerConfig, UNetConfig, VaeConfig};
 use cdbench::diffusion::png::Png;
 use cdbench::diffusion::tokenizer::Tokenizer;
@@ -88,6 +90,13 @@ fn tokenized(folder: &Path) -> Result<()> {
     tokenizer.add_token("<new1>").map(|_| ())
 }
 
+fn data_set(kind: &str, folder: &Path) -> Result<()> {
+    let (kind, path) = (kind.to_owned(), folder.to_owned());
+    let on_corrupt = OnCorrupt::Refuse;
+    let spec = DatasetSpec { kind, path, prompts: None, outside: false, on_corrupt };
+    spec.read(Path::new("")).map(|_| ())
+}
+
 /// A CLIP vocabulary in miniature.
 fn clip_vocabulary() -> [(&'static str, Vec<u8>); 2] {
     let letters = ('!'..='~').map(String::from);
@@ -125,6 +134,9 @@ pub fn readers() -> Vec<Reader> {
     let index =
         r#"{"metadata":{},"weight_map":{"a":"model-1.safetensors","b":"model-1.safetensors"}}"#;
     let weights = safetensors(&[("a", &[2], DType::F32), ("b", &[1], DType::F16)]);
+    let dog = r#"{"class_prompt": "dog", "instance_data_dir": "./in/dog", "prompt_filename": "prompts/dog.txt"}"#;
+    // the same pictures as a list's other entry
+    let dog2 = dog.replace("in/dog", "in");
     let reader =
         |name, share, file, seeds, read| Reader { name, share, file, beside: vec![], seeds, read };
     let with = |beside: Vec<(&'static str, Vec<u8>)>, reader: Reader| Reader { beside, ..reader };
@@ -132,7 +144,7 @@ pub fn readers() -> Vec<Reader> {
     vec![
         reader(
             "pictures",
-            29,
+            21,
             "a.jpg",
             vec![
                 encoded(ImageFormat::Jpeg),
@@ -234,7 +246,7 @@ pub fn readers() -> Vec<Reader> {
             |folder| captioned(&folder.join("a.tar")),
         ),
         with(
-            vec![("a.png", picture)],
+            vec![("a.png", picture.clone())],
             reader("captions", 1, "a.json", text(&["{\"caption\": \"a cat\"}"]), captioned),
         ),
         reader(
@@ -255,6 +267,48 @@ pub fn readers() -> Vec<Reader> {
                 }
                 Ok(())
             },
+        ),
+        with(
+            vec![("in/dog/a.png", picture.clone()), ("prompts/dog.txt", b"a {} at night\n".to_vec())],
+            reader("dataset.json", 3, "dataset.json", text(&[&format!("[{dog},\n{dog2}]")]), |f| {
+                data_set("customconcept101", f)
+            }),
+        ),
+        with(
+            vec![
+                ("in/dog/a.png", picture.clone()),
+                ("prompts/dog.txt", b"a {} at night\n".to_vec()),
+                ("prompts/two.txt", b"a {0} on a {1}\n".to_vec()),
+                ("dataset.json", format!("[{dog}]").into_bytes()),
+            ],
+            reader(
+                "dataset_multiconcept.json",
+                2,
+                "dataset_multiconcept.json",
+                text(&[&format!("[[{dog}, {dog2},\n{{\"prompt_filename_compose\": \"prompts/two.txt\"}}]]")]),
+                |folder| data_set("customconcept101", folder),
+            ),
+        ),
+        with(
+            vec![("vase/a.png", picture.clone()), ("dog2/a.png", picture.clone())],
+            reader(
+                "prompts_and_classes.txt",
+                2,
+                "prompts_and_classes.txt",
+                text(&["subject_name,class\nvase,vase\ndog2,dog\n\nObject Prompts\n[\n'a {0} {1}'.format(u, c),\n]\n\
+                        Live Subject Prompts\n[\n\"a red {0} {1}\".format(u, c)\n]\n"]),
+                |folder| data_set("dreambench", folder),
+            ),
+        ),
+        with(
+            vec![("images/animal/00.png", picture.clone())],
+            reader(
+                "subjects and captions",
+                1,
+                "captions/animal/00.txt",
+                text(&["kitten\nA kitten {asleep}\n\nan empty room\n"]),
+                |folder| data_set("dreambench++", folder),
+            ),
         ),
         reader("manifests", 1, "a.json", text(&[&manifest]), |folder| {
             Manifest::load(&folder.join("a.json")).map(|_| ())

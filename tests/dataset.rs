@@ -1,0 +1,81 @@
+//! Data sets in place of an experiment's own concepts, from the command line to the report.
+
+mod desk;
+mod small;
+
+use std::path::Path;
+
+use desk::{Desk, ends, refused};
+use small::{ok, root, small};
+
+/// What `--dry-run` says is left to do, of the small experiment with these arguments.
+fn planned(args: &[String], more: &[&str]) -> String {
+    let more = more.iter().map(|arg| (*arg).to_owned());
+    let args: Vec<String> = args.iter().cloned().chain(["--dry-run".to_owned()]).chain(more).collect();
+    ok(&args).0
+}
+
+#[test]
+fn the_exported_concepts_are_the_same_experiment() {
+    let desk = Desk::new();
+    let (data, store, out) = (desk.path("mini101"), desk.path("store"), desk.path("out"));
+    ok(&["export", "concepts", &data]);
+    assert!(refused(&["export", "concepts", &data]).contains("--force"));
+    let args = small(Path::new(&store), Path::new(&out));
+    ok(&args);
+    // everything but what the renderer draws, which it does for concepts that it knows
+    let dataset = format!("customconcept101={data}");
+    let again = planned(&args, &["--dataset", &dataset]);
+    assert!(again.contains("6 cells; 0 stages to run"), "{again}");
+    // all of it, by patterns
+    let concepts = |pattern: &str| format!("scales.default.concepts={pattern}");
+    let all = planned(&args, &["--dataset", &dataset, "--set", &concepts("*")]);
+    assert!(all.starts_with(' ') && all.contains("60 cells"), "{all}");
+    let cats = planned(&args, &["--dataset", &dataset, "--set", &concepts("[\"c?t_*\", \"dog_plum\"]")]);
+    assert!(cats.contains("12 cells") && cats.contains("cat_mint"), "{cats}");
+    // the world has the same names
+    let world = planned(&args, &["--set", &concepts("*")]);
+    assert!(world.contains("70 cells"), "{world}");
+    let mut args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let (none, set) = (concepts("dig*"), concepts("[\"dog_plumm\"]"));
+    args.extend(["--dataset", &dataset, "--set"]);
+    let err = ends(&[&args[..], &[none.as_str()]].concat(), 3);
+    assert!(err.contains("no name is like `dig*`") && err.contains("scales.default.concepts"), "{err}");
+    let err = ends(&[&args[..], &[set.as_str()]].concat(), 3);
+    assert!(err.contains("did you mean dog_plum"), "{err}");
+}
+
+#[test]
+fn table_4_takes_the_data_set_itself() {
+    let desk = Desk::new();
+    let (data, store, table) = (desk.path("mini101"), desk.path("store"), root("experiments/table4.toml"));
+    ok(&["export", "concepts", &data]);
+    let run = ["run", &table, "--store", &store, "--scale", "paper", "--dry-run"];
+    let dataset = format!("customconcept101={data}");
+    let (theirs, _) = ok(&[&run[..], &["--dataset", &dataset]].concat());
+    // three rows and three anchors on ten concepts, as many on five pairs
+    assert!(theirs.contains("90 cells"), "{theirs}");
+    assert!(theirs.contains("cat_dog") && theirs.contains("boat_candy"), "{theirs}");
+    let (kind, path) = ("dataset.kind=customconcept101".to_owned(), format!("dataset.path={data}"));
+    let (same, _) = ok(&[&run[..], &["--set", &kind, "--set", &path]].concat());
+    assert_eq!(same, theirs);
+    let err = refused(&[&run[..], &["--dataset", "customconcept11=x"]].concat());
+    assert!(err.contains("`dataset`"), "{err}");
+}
+
+/// The photographs beside the repository, where they are.
+#[test]
+fn photographs_of_dreambench_have_classes_and_prompts() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/dreambooth");
+    if !folder.is_dir() {
+        eprintln!("{}: not there, nothing was tested", folder.display());
+        return;
+    }
+    let desk = Desk::new();
+    let args = small(Path::new(&desk.path("store")), Path::new(&desk.path("out")));
+    let dataset = format!("dreambench={}", folder.display());
+    let set = "scales.default.concepts=*";
+    let metrics = "metrics=[\"image-alignment\"]";
+    let all = planned(&args, &["--dataset", &dataset, "--set", set, "--set", metrics]);
+    assert!(all.contains("60 cells") && all.contains("wolf_plushie"), "{all}");
+}
