@@ -456,7 +456,9 @@ fn every_method_has_a_recipe_that_runs() {
 fn follow(backbone: &mut Backbone, recipe: &Recipe) -> Delta {
     match recipe {
         Recipe::Pretrained => Delta::default(),
-        Recipe::State { .. } | Recipe::Compressed { .. } => panic!("no method's own"),
+        Recipe::State { .. } | Recipe::Compressed { .. } | Recipe::File { .. } => {
+            panic!("no method's own")
+        }
         Recipe::Train { from, concepts, settings, seed, tokens } => {
             let from = follow(backbone, from);
             let instances: Vec<Instance> = concepts.iter().map(|c| instance(c)).collect();

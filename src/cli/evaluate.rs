@@ -13,6 +13,7 @@ use crate::data::{
     OnCorrupt, Picture, numbered_tokens, read_pictures, read_prompts_json, without_tokens,
 };
 use crate::engine::{CellKind, Images, Key, Measured, Pictures, ScoreWork, Side, Source, score};
+use crate::methods::Delta;
 use crate::metrics::{Chosen, Estimate, Metric, Need, Registry, estimate};
 use crate::{Error, Result, mini};
 
@@ -44,6 +45,10 @@ pub struct Args {
     /// A modifier token of another name than <new1>, such as <cat-toy>, that CLIP is not to see
     #[arg(long = "token", value_name = "TOKEN")]
     tokens: Vec<String>,
+
+    /// The checkpoint that the samples are of: CLIP is not to see its tokens either
+    #[arg(long, value_name = "PATH")]
+    checkpoint: Option<PathBuf>,
 
     /// What is measured, as in an experiment's `metrics` [default: the paper's, as far as what they
     /// compare with is given]
@@ -209,6 +214,8 @@ impl Desk {
         let prompts = read_prompts_json(&args.folder.join("prompts.json"))?;
         let mut tokens: BTreeSet<&str> = args.tokens.iter().map(String::as_str).collect();
         prompts.values().for_each(|prompt| tokens.extend(numbered_tokens(prompt)));
+        let checkpoint = args.checkpoint.as_deref().map(Delta::load).transpose()?;
+        tokens.extend(checkpoint.iter().flat_map(Delta::token_names));
         let tokens: Vec<&str> = tokens.into_iter().collect();
         let samples = read_pictures(&args.folder.join("samples"), corrupt)?;
         let mut own = vec![];

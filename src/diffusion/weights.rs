@@ -1,6 +1,8 @@
 //! Weight files: safetensors, single or sharded, read through memory maps and written whole.
 
 mod forms;
+mod metadata;
+mod pickled;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
@@ -15,6 +17,8 @@ use super::config::read_object;
 use crate::nn::all_finite;
 use crate::{Error, Result, safefile};
 pub(super) use forms::{Form, forms};
+pub use metadata::metadata;
+pub use pickled::{Pickled, save_pickle};
 
 /// Attention projections before diffusers 0.18, where files of the VAE still carry them.
 const OLD_ATTENTION: [(&str, &str); 4] =

@@ -343,6 +343,11 @@ impl Resources {
         Ok(open.entry(name.to_owned()).or_insert(opened).clone())
     }
 
+    /// A path of the experiment.
+    pub fn path(&self, path: &str) -> PathBuf {
+        below(&self.base, Path::new(path))
+    }
+
     /// A corpus by the name an experiment gives it.
     ///
     /// # Errors

@@ -101,6 +101,10 @@ impl<'a> Worker<'a> {
                 methods::compress(&whole, self.backbone(None)?, *to)?.save(&dir)?;
                 Ok(1.0.into())
             }
+            Work::Take(file) => {
+                file.load()?.save(&dir)?;
+                Ok(1.0.into())
+            }
             Work::Sample { checkpoint, images, sampling } => {
                 self.sample(*checkpoint, images, sampling, &dir, progress)
             }

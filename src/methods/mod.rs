@@ -7,6 +7,7 @@
 //! To add a method: a file with a `struct` that implements [`Method`], and its line in [`registry`].
 
 mod compress;
+mod checkpoint;
 mod constrained;
 mod custom_diffusion;
 mod defaults;
@@ -33,11 +34,12 @@ use serde::{Deserialize, Serialize};
 use crate::error::nearest;
 use crate::{Error, Result};
 
+pub use checkpoint::{CHECKPOINT, Known, modifier_of_row};
 pub use compress::{Compression, Factors, compress};
 pub use constrained::{Problem, Solved};
-pub use delta::{Delta, Undo, weight_changes};
+pub use delta::{Delta, Undo, refuse_missing, weight_changes};
 pub use description::{Description, Learnt, remove_checkpoint};
-pub use files::refuse_other_weights;
+pub use files::{Conversion, Target, convert, refuse_other_weights, targets};
 pub use merge::{MergeReport, MergeSettings, Part, merge};
 pub use recipe::{Recipe, class_prompt, instance_prompt, phrase, token};
 pub use settings::{Modifier, Regularization, Settings};
@@ -85,6 +87,7 @@ pub fn registry() -> &'static [&'static dyn Method] {
         &custom_diffusion::CustomDiffusion,
         &sequential::Sequential,
         &merge::Merge,
+        &checkpoint::Checkpoint,
     ]
 }
 
