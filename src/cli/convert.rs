@@ -70,7 +70,8 @@ pub fn run(args: Args) -> Result<()> {
         said.write(&args.output)?;
     }
 
-    let count = |n: usize, one: &str, more: &str| format!("{n} {}", if n == 1 { one } else { more });
+    let count =
+        |n: usize, one: &str, more: &str| format!("{n} {}", if n == 1 { one } else { more });
     eprint!("{}", count(delta.changed().count(), "weight", "weights"));
     match &delta.token_names()[..] {
         [] => eprintln!(", no token"),

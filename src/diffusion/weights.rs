@@ -1,24 +1,27 @@
-//! Weight files: safetensors, single or sharded, read through memory maps and written whole.
+//! Weight files: safetensors, read through memory maps and written whole, and PyTorch's pickles, read
+//! without running them; single or sharded.
 
+mod file;
 mod forms;
 mod metadata;
-mod pickled;
+mod pickle;
+mod write_pickle;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
-use candle_core::safetensors::{Load, MmapedSafetensors};
 use candle_core::{DType, Device, Tensor};
 use safetensors::tensor::{Metadata, TensorInfo};
 use serde_json::Value;
 
+use self::file::WeightFile;
 use super::config::read_object;
 use crate::nn::all_finite;
 use crate::{Error, Result, safefile};
 pub(super) use forms::{Form, forms};
 pub use metadata::metadata;
-pub use pickled::{Pickled, save_pickle};
+pub use write_pickle::{Pickled, save_pickle};
 
 /// Attention projections before diffusers 0.18, where files of the VAE still carry them.
 const OLD_ATTENTION: [(&str, &str); 4] =
@@ -26,21 +29,22 @@ const OLD_ATTENTION: [(&str, &str); 4] =
 
 /// The tensors of a model, in one file or several.
 ///
-/// Files are mapped, not read: a tensor costs memory when it is asked for. A file that is cut
-/// short by someone else while it is mapped ends the process, as with every memory map.
+/// A tensor costs memory when it is asked for. A safetensors file that is cut short by someone else
+/// while it is mapped ends the process, as with every memory map.
 pub struct Weights {
-    files: Vec<(PathBuf, MmapedSafetensors)>,
+    files: Vec<WeightFile>,
     /// Which file has which tensor.
     keys: BTreeMap<String, usize>,
     taken: Mutex<BTreeSet<String>>,
 }
 
 impl Weights {
-    /// Opens the weights `stem` in `dir`: `stem.safetensors` or its shards, else a variant of theirs.
+    /// Opens the weights `stem` in `dir`: `stem.safetensors` or its shards, else a variant of theirs, else
+    /// pickled ones.
     ///
     /// # Errors
-    /// [`Error::Input`] if there is none, or it is damaged; with a hint if there are only pickled files
-    /// or variants that are not known.
+    /// [`Error::Input`] if there is none, or it is damaged; with a hint if there are only variants that are
+    /// not known.
     pub fn open(dir: &Path, stem: &str) -> Result<Self> {
         for form in forms(stem) {
             let path = dir.join(&form.file);
@@ -57,28 +61,24 @@ impl Weights {
         let mut names: Vec<String> = names.filter(|name| !name.starts_with('.')).collect();
         names.sort();
         let ours = |name: &&String| name.starts_with(stem) || name.starts_with("pytorch_model");
-        let find = |end: &str| names.iter().filter(ours).find(|name| name.ends_with(end));
+        let weights = |name: &&String| name.ends_with(".safetensors") || name.ends_with(".bin");
         let (dir, wanted) = (dir.display(), format!("{stem}.safetensors"));
-        Err(match (find(".safetensors"), find(".bin")) {
-            (Some(name), _) => Error::input_hint(
+        Err(match names.iter().filter(ours).find(weights) {
+            Some(name) => Error::input_hint(
                 format!("{dir}: {wanted} is missing; {name} is a variant that is not known"),
                 format!("rename it to {wanted} if it is the whole model"),
             ),
-            (None, Some(name)) => Error::input_hint(
-                format!("{dir}: only {name} is here, which can run code when it is read"),
-                "convert it: in Python, load it with from_pretrained of diffusers or transformers, and \
-                 save it with save_pretrained(folder, safe_serialization=True)",
-            ),
-            (None, None) => Error::input_hint(
+            None => Error::input_hint(
                 format!("{dir}: {wanted} is missing"),
                 "the folder must have the weights, as save_pretrained writes them",
             ),
         })
     }
 
-    /// Opens one safetensors file.
+    /// Opens one file, safetensors or pickled. The keys of a pickle are those of its dictionaries, joined
+    /// by dots.
     pub fn open_file(path: &Path) -> Result<Self> {
-        Self::from_files(vec![map(path)?])
+        Self::from_files(vec![WeightFile::open(path)?])
     }
 
     /// Opens the shards that an index file names.
@@ -100,7 +100,10 @@ impl Weights {
             })?);
         }
         let dir = index.parent().unwrap_or(Path::new("."));
-        let files = shards.iter().map(|name| map(&dir.join(name))).collect::<Result<Vec<_>>>()?;
+        let files = shards
+            .iter()
+            .map(|name| WeightFile::open(&dir.join(name)))
+            .collect::<Result<Vec<_>>>()?;
         let weights = Self::from_files(files)?;
         match weight_map.keys().find(|key| !weights.keys.contains_key(*key)) {
             Some(key) => Err(bad(format!("no shard has the tensor `{key}`"))),
@@ -108,14 +111,14 @@ impl Weights {
         }
     }
 
-    fn from_files(files: Vec<(PathBuf, MmapedSafetensors)>) -> Result<Self> {
+    fn from_files(files: Vec<WeightFile>) -> Result<Self> {
         let mut keys = BTreeMap::new();
-        for (i, (path, file)) in files.iter().enumerate() {
-            for (key, _) in file.tensors() {
+        for (i, file) in files.iter().enumerate() {
+            for key in file.keys() {
                 if keys.insert(key.clone(), i).is_some() {
                     return Err(Error::input(format!(
                         "{}: the tensor `{key}` is in another shard, too",
-                        path.display()
+                        file.path.display()
                     )));
                 }
             }
@@ -147,7 +150,7 @@ impl Weights {
     /// The shape of tensor `key`, if there is one.
     pub fn shape(&self, key: &str) -> Option<Vec<usize>> {
         let (name, file) = self.find(key)?;
-        Some(self.files[file].1.get(&name).ok()?.shape().to_vec())
+        self.files[file].shape(&name)
     }
 
     /// The tensor `key` on the CPU, in f32 whatever its type in the file.
@@ -165,9 +168,9 @@ impl Weights {
                 self.origin()
             )));
         };
-        let (path, file) = &self.files[file];
-        let view = file.get(&name)?;
-        let found = view.shape();
+        let file = &self.files[file];
+        let path = &file.path;
+        let found = file.shape(&name).unwrap_or_default();
         // projections of old VAEs are 1×1 convolutions
         let convolution =
             is_attention(key) && found.len() == 4 && found[..2] == *want && found[2..] == [1, 1];
@@ -177,17 +180,17 @@ impl Weights {
                 path.display()
             )));
         }
-        match DType::try_from(view.dtype()) {
+        match file.dtype(&name) {
             Ok(DType::F32 | DType::F16 | DType::BF16 | DType::F64) => {}
-            _ => {
+            found => {
+                let found = found.map_or_else(|name| name, |dtype| format!("{dtype:?}"));
                 return Err(Error::input(format!(
-                    "{}: the tensor `{name}` is of type {:?}, but F32, F16 or BF16 is wanted",
-                    path.display(),
-                    view.dtype()
+                    "{}: the tensor `{name}` is of type {found}, but F32, F16 or BF16 is wanted",
+                    path.display()
                 )));
             }
         }
-        let tensor = view.load(&Device::Cpu)?.to_dtype(DType::F32)?.reshape(want)?;
+        let tensor = file.load(&name)?.to_dtype(DType::F32)?.reshape(want)?;
         if !all_finite(&tensor)? {
             return Err(Error::input_hint(
                 format!("{}: the tensor `{name}` has values that are not finite", path.display()),
@@ -226,8 +229,8 @@ impl Weights {
     /// Where the weights come from, for messages.
     fn origin(&self) -> String {
         match self.files.first() {
-            Some((path, _)) if self.files.len() == 1 => path.display().to_string(),
-            Some((path, _)) => format!("{} and its other shards", path.display()),
+            Some(file) if self.files.len() == 1 => file.path.display().to_string(),
+            Some(file) => format!("{} and its other shards", file.path.display()),
             None => "no weights".into(),
         }
     }
@@ -250,32 +253,6 @@ impl Weights {
 fn is_attention(key: &str) -> bool {
     key.contains("mid_block.attentions.")
         && OLD_ATTENTION.iter().any(|(new, _)| key.contains(&format!(".{new}.")))
-}
-
-fn map(path: &Path) -> Result<(PathBuf, MmapedSafetensors)> {
-    // SAFETY: the map is only read; see the note at `Weights` for files that change meanwhile.
-    let mapped = unsafe { MmapedSafetensors::new(path) };
-    let size = std::fs::metadata(path).map_err(Error::io(path))?.len();
-    match mapped {
-        Ok(file) => Ok((path.to_owned(), file)),
-        Err(e) => Err(Error::input_hint(
-            format!(
-                "{}: not a whole safetensors file ({size} bytes): {}",
-                path.display(),
-                plain(e)
-            ),
-            "the file is damaged or was cut short: fetch or copy it again",
-        )),
-    }
-}
-
-/// The cause, without the path and the backtrace that candle adds.
-fn plain(error: candle_core::Error) -> String {
-    match error {
-        candle_core::Error::WithPath { inner, .. } => plain(*inner),
-        candle_core::Error::WithBacktrace { inner, .. } => plain(*inner),
-        other => other.to_string(),
-    }
 }
 
 /// Writes tensors as safetensors, each in the type that stands beside it (f32, f16 or bf16), as

@@ -43,9 +43,8 @@ fn look(stage: &Stage, resources: &Resources) -> Result<()> {
         }
         Work::Take(file) => {
             let there: HashSet<&String> = resources.parameters().iter().collect();
-            let missing = refuse_missing(file.weights.iter(), |name| {
-                there.contains(&name.to_owned())
-            });
+            let missing =
+                refuse_missing(file.weights.iter(), |name| there.contains(&name.to_owned()));
             missing.map_err(|e| e.of_file(&file.path))?;
             let taken = |token: &&String| resources.tokenizer().token_id(token).is_some();
             match file.tokens.iter().find(taken) {

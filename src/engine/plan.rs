@@ -336,7 +336,8 @@ impl<'a> Planner<'a> {
         concepts: &[&Concept],
         seed: u64,
     ) -> Result<Option<Recipe>> {
-        let Some((own, path)) = row.point.as_ref().and_then(|p| Some((&p.row, p.row.path.as_ref()?)))
+        let Some((own, path)) =
+            row.point.as_ref().and_then(|p| Some((&p.row, p.row.path.as_ref()?)))
         else {
             return Ok(None);
         };

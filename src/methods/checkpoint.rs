@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use serde::de::IntoDeserializer;
 use serde::{Deserialize, Serialize};
 
-use super::{Delta, Description, MOST_CONCEPTS, Method, Modifier, Profile, Recipe, Settings, defaults};
+use super::{
+    Delta, Description, MOST_CONCEPTS, Method, Modifier, Profile, Recipe, Settings, defaults,
+};
 use crate::error::hint_of_unknown;
 use crate::{Error, Result};
 
@@ -54,8 +56,10 @@ pub fn modifier_of_row(settings: &toml::Table) -> Result<Option<Modifier>> {
     if let Some(other) = settings.keys().find(|key| *key != MODIFIER) {
         return Err(Error::input_hint(
             format!("a checkpoint has no setting `{other}`: it is trained already"),
-            format!("`{MODIFIER}` says how its concepts are called: \"rare\" for `<new1> dog`, \"category\" \
-                     for `<new1>` in the place of `dog`, \"none\" for `dog`"),
+            format!(
+                "`{MODIFIER}` says how its concepts are called: \"rare\" for `<new1> dog`, \"category\" \
+                     for `<new1>` in the place of `dog`, \"none\" for `dog`"
+            ),
         ));
     }
     let Some(value) = settings.get(MODIFIER) else { return Ok(None) };
@@ -140,12 +144,13 @@ impl Known {
             }
         };
         let usual = if self.weights.is_empty() { Modifier::Category } else { Modifier::Rare };
-        let phrase = |(token, (_, category)): (Option<&str>, &(&str, &str))| {
-            match (token, modifier.unwrap_or(usual)) {
-                (None, _) | (_, Modifier::None) => (*category).to_owned(),
-                (Some(token), Modifier::Category) => token.to_owned(),
-                (Some(token), _) => format!("{token} {category}"),
-            }
+        let phrase = |(token, (_, category)): (Option<&str>, &(&str, &str))| match (
+            token,
+            modifier.unwrap_or(usual),
+        ) {
+            (None, _) | (_, Modifier::None) => (*category).to_owned(),
+            (Some(token), Modifier::Category) => token.to_owned(),
+            (Some(token), _) => format!("{token} {category}"),
         };
         Ok(tokens.into_iter().zip(concepts).map(phrase).collect())
     }
@@ -162,8 +167,8 @@ impl Known {
             let by_name = said.concepts.iter().find(|learnt| learnt.name == *name);
             let in_order = said.concepts.get(i).filter(|_| said.concepts.len() == concepts.len());
             let learnt = by_name.or(in_order);
-            let learnt =
-                learnt.ok_or_else(|| self.bad(&format!("it has not learnt `{name}`: {said}"), hint))?;
+            let learnt = learnt
+                .ok_or_else(|| self.bad(&format!("it has not learnt `{name}`: {said}"), hint))?;
             if learnt.category != *category {
                 let what = format!(
                     "it was trained on the category `{}`, and `{name}` is a `{category}`",

@@ -61,13 +61,17 @@ impl Factors {
         }
     }
 
-    /// What is added to the backbone's weight, in the weight's shape.
+    /// The shape of the weight that they are of.
+    pub fn shape(&self) -> Vec<usize> {
+        [&self.u.dims()[..1], &self.v.dims()[1..]].concat()
+    }
+
+    /// What is added to the backbone's weight.
     ///
     /// # Errors
     /// Only candle's.
     pub fn product(&self) -> Result<Tensor> {
-        let shape = [&self.u.dims()[..1], &self.v.dims()[1..]].concat();
-        Ok(self.u.matmul(&self.v.flatten_from(1)?)?.reshape(shape)?)
+        Ok(self.u.matmul(&self.v.flatten_from(1)?)?.reshape(self.shape())?)
     }
 
     /// How many numbers they are.

@@ -75,8 +75,7 @@ pub(super) fn components(backbone: &Backbone) -> [Component<'_>; 3] {
 
 /// The parameter that a tensor of a delta belongs to.
 pub(super) fn parameter(backbone: &Backbone, name: &str) -> Result<Param> {
-    find(backbone, name)
-        .ok_or_else(|| of_another(format!("the backbone has no weight `{name}`")))
+    find(backbone, name).ok_or_else(|| of_another(format!("the backbone has no weight `{name}`")))
 }
 
 fn find(backbone: &Backbone, name: &str) -> Option<Param> {
@@ -105,13 +104,13 @@ fn check_shape(name: &str, found: &[usize], wanted: &[usize]) -> Result<()> {
 /// What is added to a weight of the shape `wanted`. A matrix and a kernel of 1×1 are the same to whoever
 /// trains factors of them.
 fn fitted(name: &str, factors: &Factors, wanted: &[usize]) -> Result<Tensor> {
-    let change = factors.product()?;
     let bare = |shape: &[usize]| match shape {
         [out, inputs, 1, 1] => vec![*out, *inputs],
         shape => shape.to_vec(),
     };
-    check_shape(name, &bare(change.dims()), &bare(wanted))?;
-    Ok(change.reshape(wanted)?)
+    // before the product, which may be larger than any memory
+    check_shape(name, &bare(&factors.shape()), &bare(wanted))?;
+    Ok(factors.product()?.reshape(wanted)?)
 }
 
 fn of_another(message: String) -> Error {

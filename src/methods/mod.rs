@@ -6,8 +6,8 @@
 //!
 //! To add a method: a file with a `struct` that implements [`Method`], and its line in [`registry`].
 
-mod compress;
 mod checkpoint;
+mod compress;
 mod constrained;
 mod custom_diffusion;
 mod defaults;

@@ -15,7 +15,7 @@ use cdbench::data::{Manifest, OnCorrupt, corpus, read_pictures, read_prompts, re
 use cdbench::diffusion::config::{Config, SchedulerConfig, UNetConfig, VaeConfig};
 use cdbench::diffusion::png::Png;
 use cdbench::diffusion::tokenizer::Tokenizer;
-use cdbench::diffusion::weights::{Weights, save_weights};
+use cdbench::diffusion::weights::{Pickled, Weights, save_pickle, save_weights};
 use cdbench::diffusion::{WordMap, load_maps, save_maps};
 use cdbench::engine::read_image;
 use cdbench::methods::Delta;
@@ -38,6 +38,47 @@ pub struct Reader {
 
 fn golden(name: &str) -> Vec<u8> {
     std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)).unwrap()
+}
+
+/// A LoRA of one module, whose parts are called so.
+fn lora(module: &str, [up, down, alpha]: [&str; 3]) -> Vec<u8> {
+    let [up, down, alpha] = [up, down, alpha].map(|part| format!("{module}{part}"));
+    safetensors(&[
+        (&up, &[3, 2, 1, 1], DType::F32),
+        (&down, &[2, 4, 1, 1], DType::F16),
+        (&alpha, &[], DType::F32),
+    ])
+}
+
+/// What the authors' code and A1111 write.
+fn pickled_checkpoints() -> Vec<Vec<u8>> {
+    let dict = |items: Vec<(&str, Pickled)>| {
+        Pickled::Dict(items.into_iter().map(|(key, value)| (key.to_owned(), value)).collect())
+    };
+    let ones =
+        |shape: &[usize]| Pickled::Tensor(Tensor::ones(shape, DType::F32, &Device::Cpu).unwrap());
+    let key = "mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight";
+    let block = "model.diffusion_model.middle_block.1.transformer_blocks.0.attn2.to_k.weight";
+    let factors = || dict(vec![("u", ones(&[3, 1])), ("v", ones(&[1, 2]))]);
+    let all = [
+        dict(vec![
+            ("unet", dict(vec![(key, factors())])),
+            ("modifier_token", dict(vec![("<new1>", ones(&[4]))])),
+        ]),
+        dict(vec![("state_dict", dict(vec![(block, factors()), ("embed", ones(&[2, 4]))]))]),
+        dict(vec![("string_to_param", dict(vec![("*", ones(&[2, 4]))])), ("name", Pickled::None)]),
+    ];
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.bin");
+    let written = all.iter().map(|content| {
+        save_pickle(&path, content).unwrap();
+        std::fs::read(&path).unwrap()
+    });
+    written.collect()
+}
+
+fn pickled(name: &str) -> Vec<u8> {
+    golden(&format!("pickles/{name}.pt"))
 }
 
 fn root(name: &str) -> Vec<u8> {
@@ -144,17 +185,36 @@ pub fn readers() -> Vec<Reader> {
             let path = folder.join("a.png");
             Png::read(&path).and(read_image(&path).map(|_| ()))
         }),
+        reader("pickled checkpoints", 4, "x.bin", pickled_checkpoints(), |folder| {
+            Delta::load(folder)?.hash().map(|_| ())
+        }),
         reader(
             "checkpoints",
-            18,
+            6,
             "x.safetensors",
             vec![
                 safetensors(&[(kv, &[3, 2], DType::F32)]),
                 safetensors(&[("<new1>", &[4], DType::F16), ("<new2>", &[1, 4], DType::BF16)]),
                 safetensors(&[("emb_params", &[1, 4], DType::F32)]),
+                lora(
+                    "unet.mid_block.attentions.0.proj_in.",
+                    ["lora.up.weight", "lora.down.weight", "alpha"],
+                ),
+                lora(
+                    "lora_unet_input_blocks_4_1_proj_in.",
+                    ["lora_up.weight", "lora_down.weight", "alpha"],
+                ),
+                lora("unet.mid_block.attentions.0.proj_in.weight.", ["u", "v", "x"]),
             ],
             |folder| Delta::load(folder)?.hash().map(|_| ()),
         ),
+        reader("pickles", 8, "x.pt", ["nested", "whole"].map(pickled).to_vec(), |folder| {
+            let weights = Weights::open_file(&folder.join("x.pt"))?;
+            for key in weights.keys() {
+                weights.tensor(key, &weights.shape(key).unwrap())?;
+            }
+            Ok(())
+        }),
         reader("attention maps", 1, "a.safetensors", vec![maps], |folder| {
             load_maps(&folder.join("a.safetensors")).map(|_| ())
         }),

@@ -152,7 +152,7 @@ impl Tokenizer {
         let vocab_size = inner.get_vocab(true).values().max().map_or(0, |id| *id as usize + 1);
         let roles = settings.special.into_iter().map(|(role, token)| (role, token.content));
         Ok(Tokenizer {
-            vectors: vectors(inner.get_added_vocabulary().get_vocab()),
+            vectors: vectors(inner.get_added_vocabulary().get_vocab().iter()),
             roles: roles.collect(),
             class: settings.class,
             inner,
@@ -334,9 +334,11 @@ impl Tokenizer {
 }
 
 /// The added tokens that stand for several ids in a row, as [`Tokenizer::add_token_of`] calls them.
-fn vectors(added: &std::collections::HashMap<String, u32>) -> BTreeMap<u32, usize> {
+fn vectors<'a>(added: impl Iterator<Item = (&'a String, &'a u32)>) -> BTreeMap<u32, usize> {
+    let added: BTreeMap<&str, u32> = added.map(|(token, id)| (token.as_str(), *id)).collect();
     let count = |token: &str, id: u32| {
-        (1..).take_while(|i| added.get(&format!("{token}_{i}")) == Some(&(id + i))).count() + 1
+        let next = |i: &u32| added.get(&*format!("{token}_{i}")) == id.checked_add(*i).as_ref();
+        (1..).take_while(next).count() + 1
     };
     let counted = added.iter().map(|(token, &id)| (id, count(token, id)));
     counted.filter(|(_, vectors)| *vectors > 1).collect()

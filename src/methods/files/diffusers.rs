@@ -18,7 +18,9 @@ use crate::{Error, Result};
 
 pub(super) const READER: Reader = Reader {
     name: "diffusers",
-    knows: |key| parameter_name(key).is_some() || key.ends_with(".processor") || model_of(key).is_some(),
+    knows: |key| {
+        parameter_name(key).is_some() || key.ends_with(".processor") || model_of(key).is_some()
+    },
     read,
 };
 
@@ -56,7 +58,8 @@ fn read(file: &File) -> Result<Delta> {
         let tensor = file.tensor(key)?;
         if let Some(name) = parameter_name(key) {
             // older versions gave keys and values a bias of zeros, which Stable Diffusion has not
-            let bias = ["to_k.bias", "to_v.bias", "to_q.bias"].iter().any(|end| name.ends_with(end));
+            let bias =
+                ["to_k.bias", "to_v.bias", "to_q.bias"].iter().any(|end| name.ends_with(end));
             if !(bias && tensor.abs()?.sum_all()?.to_scalar::<f32>()? == 0.0) {
                 tensors.insert(format!("unet.{name}"), tensor);
             }

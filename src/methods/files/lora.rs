@@ -9,6 +9,7 @@ use candle_core::Tensor;
 use super::File;
 use crate::Result;
 use crate::methods::{Delta, Factors};
+use crate::nn::all_finite;
 
 /// Which part of a LoRA's module a tensor is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -44,6 +45,9 @@ pub(super) fn fold(
         };
         let rank = outer.dims()[1];
         let outer = (outer * scale(&name, rank, alpha))?;
+        if !all_finite(&outer)? {
+            return Err(file.bad(format!("`{up}` times its scale is not finite")));
+        }
         let made = Factors::new(outer, inner).map_err(|e| e.of(&format!("`{up}`")));
         factors.insert(name, made.map_err(|e| e.of_file(file.path))?);
     }

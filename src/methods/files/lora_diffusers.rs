@@ -48,7 +48,8 @@ const OLD_TEXT: [(&str, &str); 4] = [
 fn place(key: &str) -> Option<(String, Part)> {
     let (module, end, part) =
         ENDS.iter().find_map(|(end, part)| Some((key.strip_suffix(end)?, *end, *part)))?;
-    let start = STARTS.iter().find_map(|(start, model)| Some((*model, module.strip_prefix(start)?)));
+    let start =
+        STARTS.iter().find_map(|(start, model)| Some((*model, module.strip_prefix(start)?)));
     let (model, module) = match start {
         Some((model, module)) => (model, module),
         // a scale that names no model may be anybody's
@@ -142,12 +143,32 @@ mod tests {
         let layer = "down_blocks.0.attentions.0.transformer_blocks.0.attn1";
         let text = "text_model.encoder.layers.0.self_attn";
         for (key, name, part) in [
-            (format!("unet.{layer}.to_q.lora.down.weight"), format!("unet.{layer}.to_q"), Part::Down),
-            (format!("unet.{layer}.to_out.0.lora.up.weight"), format!("unet.{layer}.to_out.0"), Part::Up),
+            (
+                format!("unet.{layer}.to_q.lora.down.weight"),
+                format!("unet.{layer}.to_q"),
+                Part::Down,
+            ),
+            (
+                format!("unet.{layer}.to_out.0.lora.up.weight"),
+                format!("unet.{layer}.to_out.0"),
+                Part::Up,
+            ),
             (format!("unet.{layer}.to_k.lora_A.weight"), format!("unet.{layer}.to_k"), Part::Down),
-            (format!("{layer}.processor.to_v_lora.up.weight"), format!("unet.{layer}.to_v"), Part::Up),
-            (format!("{layer}.processor.to_out_lora.up.weight"), format!("unet.{layer}.to_out.0"), Part::Up),
-            (format!("base_model.model.{layer}.to_q.lora_B.weight"), format!("unet.{layer}.to_q"), Part::Up),
+            (
+                format!("{layer}.processor.to_v_lora.up.weight"),
+                format!("unet.{layer}.to_v"),
+                Part::Up,
+            ),
+            (
+                format!("{layer}.processor.to_out_lora.up.weight"),
+                format!("unet.{layer}.to_out.0"),
+                Part::Up,
+            ),
+            (
+                format!("base_model.model.{layer}.to_q.lora_B.weight"),
+                format!("unet.{layer}.to_q"),
+                Part::Up,
+            ),
             (
                 format!("text_encoder.{text}.q_proj.lora_linear_layer.down.weight"),
                 format!("text_encoder.{text}.q_proj"),

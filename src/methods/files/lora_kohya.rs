@@ -79,7 +79,8 @@ fn read(file: &File) -> Result<Delta> {
     let mut parts = Parts::new();
     for &key in &file.keys {
         let place = place(key);
-        let (name, part) = place.ok_or_else(|| file.bad(format!("`{key}` is no part of a LoRA")))?;
+        let (name, part) =
+            place.ok_or_else(|| file.bad(format!("`{key}` is no part of a LoRA")))?;
         if let Some(other) = parts.entry(name).or_default().insert(part, key) {
             return Err(file.bad(format!("`{key}` and `{other}` are the same half of a LoRA")));
         }

@@ -151,7 +151,8 @@ impl Delta {
 
     /// Adds what another holds; the name of something that both do.
     fn take_in(&mut self, other: Delta) -> Option<String> {
-        let own = |name: &String| self.tensors.contains_key(name) || self.factors.contains_key(name);
+        let own =
+            |name: &String| self.tensors.contains_key(name) || self.factors.contains_key(name);
         let token = |name: &String| self.tokens.iter().any(|(n, _)| n == name);
         let weight = other.changed().find(|name| own(name)).cloned();
         let both = weight.or_else(|| {
@@ -296,9 +297,7 @@ fn files(path: &Path) -> Result<Vec<PathBuf>> {
     let mut found =
         entries.map(|e| Ok(e.map_err(Error::io(path))?.path())).collect::<Result<Vec<_>>>()?;
     // who writes both kinds writes the same into both
-    found.retain(|p| {
-        is_part(p) && !(is_pickled(p) && p.with_extension(SAFETENSORS).is_file())
-    });
+    found.retain(|p| is_part(p) && !(is_pickled(p) && p.with_extension(SAFETENSORS).is_file()));
     found.sort();
     match found.is_empty() {
         true => Err(nothing(path)),

@@ -68,7 +68,9 @@ pub(super) fn refuse(path: &Path, key: &str, shape: &[usize]) -> Result<()> {
 fn is_xl(key: &str, shape: &[usize]) -> bool {
     let deep = ["transformer_blocks.", "transformer_blocks_"].iter().any(|name| {
         let layer = key.split_once(name).map(|(_, rest)| rest);
-        layer.is_some_and(|rest| !rest.starts_with('0') && rest.starts_with(|c: char| c.is_ascii_digit()))
+        layer.is_some_and(|rest| {
+            !rest.starts_with('0') && rest.starts_with(|c: char| c.is_ascii_digit())
+        })
     });
     let cross = key.contains("attn2") && (key.contains("to_k") || key.contains("to_v"));
     ["clip_l", "clip_g"].contains(&key) || deep || cross && shape.get(1) == Some(&XL_WIDTH)

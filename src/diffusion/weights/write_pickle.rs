@@ -1,4 +1,4 @@
-//! PyTorch's own files, written: a zip of `archive/data.pkl`, a pickle of protocol 2 that names tensors, and
+//! Weights as PyTorch pickles them, written: a zip of `archive/data.pkl`, a pickle of protocol 2 that names tensors, and
 //! of `archive/data/N`, their bytes. Read by `torch.load`, with `weights_only=True`, too.
 
 use std::io::{Cursor, Write};
@@ -115,7 +115,9 @@ impl Pickle {
         self.code.extend([TUPLE, BINPERSID]);
         self.size(0);
         self.tuple(tensor.dims());
-        self.tuple(&tensor.shape().stride_contiguous());
+        let dims = tensor.dims();
+        let strides = (1..=dims.len()).map(|behind| dims[behind..].iter().product());
+        self.tuple(&strides.collect::<Vec<usize>>());
         self.code.push(FALSE);
         self.global("collections", "OrderedDict");
         self.code.extend([EMPTY_TUPLE, REDUCE, TUPLE, REDUCE]);
