@@ -42,9 +42,8 @@ fn look(stage: &Stage, resources: &Resources) -> Result<()> {
             )
         }
         Work::Take(file) => {
-            let there: HashSet<&String> = resources.parameters().iter().collect();
-            let missing =
-                refuse_missing(file.weights.iter(), |name| there.contains(&name.to_owned()));
+            let there: HashSet<&str> = resources.parameters().iter().map(String::as_str).collect();
+            let missing = refuse_missing(file.weights.iter(), |name| there.contains(name));
             missing.map_err(|e| e.of_file(&file.path))?;
             let taken = |token: &&String| resources.tokenizer().token_id(token).is_some();
             match file.tokens.iter().find(taken) {

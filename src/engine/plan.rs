@@ -329,7 +329,7 @@ impl<'a> Planner<'a> {
     }
 
     /// What a row that names a checkpoint's file is for a subject; none for other rows.
-    fn from_file(
+    fn of_file(
         &mut self,
         row: &RowPlan,
         subject: &Subject,
@@ -382,7 +382,7 @@ impl<'a> Planner<'a> {
         let mut recipe = Recipe::Pretrained;
         if let Some(method) = row.method {
             let of_row = |e: Error| e.of(&format!("row `{}`", row.label));
-            recipe = match self.from_file(row, subject, &concepts, seed).map_err(of_row)? {
+            recipe = match self.of_file(row, subject, &concepts, seed).map_err(of_row)? {
                 Some(recipe) => recipe,
                 None => {
                     let settings = self.settings(method, row, subject.concepts.len());

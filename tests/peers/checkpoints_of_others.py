@@ -127,7 +127,7 @@ def to_compvis(names):
     out = {}
     for name in names:
         block, rest = name.split(".transformer_blocks.")
-        out[name] = f"{found[block + '.x'][:]}.transformer_blocks.{rest}"
+        out[name] = f"{found[block + '.x']}.transformer_blocks.{rest}"
     return out
 
 

@@ -34,8 +34,7 @@ pub fn save_pickle(path: &Path, value: &Pickled) -> Result<()> {
     let mut pickle = Pickle { code: vec![PROTO, 2], storages: vec![] };
     pickle.put(value);
     pickle.code.push(STOP);
-    let bytes = archive(&pickle).map_err(|e| Error::io(path)(e.into()));
-    safefile::write(path, bytes?)
+    safefile::write(path, archive(&pickle).map_err(Error::io(path))?)
 }
 
 /// The file's bytes.

@@ -252,7 +252,7 @@ impl Conversion {
             _ => {
                 let names: Vec<&str> = self.files.iter().map(|file| file.name.as_str()).collect();
                 wanted(
-                    format!("{} files are to be written: {}", names.len(), names.join(", ")),
+                    format!("a folder's files are to be written: {}", names.join(", ")),
                     "name a folder: its files are read as one checkpoint",
                 )
             }

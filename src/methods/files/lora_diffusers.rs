@@ -1,6 +1,7 @@
 //! LoRA as diffusers and PEFT save it: `unet.….to_q.lora.down.weight`, of the text encoder
 //! `….q_proj.lora_linear_layer.down.weight`. Read are PEFT's `lora_A`, `lora_B`, and the processors of older
-//! versions, too. The scale is in tensors `….alpha`, or in the metadata `lora_adapter_metadata`, or 1.
+//! versions, too. The scale is in tensors `….alpha`, or in the metadata `lora_adapter_metadata`, or in PEFT's
+//! `adapter_config.json` beside the file, or 1.
 
 use serde_json::{Map, Value};
 
@@ -8,7 +9,7 @@ use super::lora::{self, Part, Parts, fold, halves, usual_scale};
 use super::{File, Reader, Written};
 use crate::diffusion::weights::metadata;
 use crate::methods::Delta;
-use crate::{Error, Result};
+use crate::{Error, Result, readfile};
 
 pub(super) const READER: Reader =
     Reader { name: "a LoRA of diffusers", knows: |key| place(key).is_some(), read };
@@ -28,9 +29,10 @@ const ENDS: [(&str, Part); 11] = [
     (".alpha", Part::Alpha),
 ];
 
+/// In front of all names of PEFT's own files.
+const PEFT: &str = "base_model.model.";
 /// In front of a module's name, with the model; the UNet alone had none.
-const STARTS: [(&str, &str); 4] = [
-    ("base_model.model.", "unet."),
+const STARTS: [(&str, &str); 3] = [
     ("unet.", "unet."),
     ("text_encoder.", "text_encoder."),
     ("text_model.", "text_encoder.text_model."),
@@ -48,6 +50,7 @@ const OLD_TEXT: [(&str, &str); 4] = [
 fn place(key: &str) -> Option<(String, Part)> {
     let (module, end, part) =
         ENDS.iter().find_map(|(end, part)| Some((key.strip_suffix(end)?, *end, *part)))?;
+    let module = module.strip_prefix(PEFT).unwrap_or(module);
     let start =
         STARTS.iter().find_map(|(start, model)| Some((*model, module.strip_prefix(start)?)));
     let (model, module) = match start {
@@ -82,21 +85,31 @@ fn read(file: &File) -> Result<Delta> {
     })
 }
 
-/// What the file says of how it was trained: PEFT's configuration, `unet.lora_alpha` and its like.
+/// What is said of how a LoRA was trained: PEFT's configuration, with `unet.` and `text_encoder.` before its
+/// keys where it is of both.
 struct Adapters(Map<String, Value>);
+
+/// Bytes of a configuration.
+const MOST_BYTES: u64 = 1 << 20;
 
 impl Adapters {
     fn of(file: &File) -> Result<Self> {
         const KEY: &str = "lora_adapter_metadata";
-        let Some(text) = metadata(file.path)?.remove(KEY) else {
-            return Ok(Adapters(Map::new()));
+        let beside = file.path.with_file_name("adapter_config.json");
+        let (text, from) = match metadata(file.path)?.remove(KEY) {
+            Some(text) => (text, format!("{}: the metadata `{KEY}`", file.path.display())),
+            None if beside.is_file() => {
+                (readfile::text(&beside, MOST_BYTES)?, beside.display().to_string())
+            }
+            None => return Ok(Adapters(Map::new())),
         };
-        let bad = |e| file.bad(format!("the metadata `{KEY}`: {e}"));
+        let bad = |e| Error::input(format!("{from}: {e}"));
         let adapters = Adapters(serde_json::from_str(&text).map_err(bad)?);
         let dora = |key: &&str| adapters.0.get(*key).and_then(Value::as_bool) == Some(true);
-        if let Some(key) = ["unet.use_dora", "text_encoder.use_dora"].iter().find(|key| dora(key)) {
+        let keys = ["use_dora", "unet.use_dora", "text_encoder.use_dora"];
+        if let Some(key) = keys.iter().find(|key| dora(key)) {
             return Err(Error::input_hint(
-                format!("{}: the metadata `{key}` says that this is DoRA", file.path.display()),
+                format!("{from} says `{key}`, and DoRA is not read"),
                 "LoRA of two factors is read: train a plain LoRA",
             ));
         }
@@ -107,7 +120,7 @@ impl Adapters {
     fn scale(&self, name: &str, rank: usize) -> f64 {
         let (model, module) = name.split_once('.').unwrap_or((name, ""));
         let module = module.strip_suffix(".weight").unwrap_or(module);
-        let own = |key: &str| self.0.get(&format!("{model}.{key}"));
+        let own = |key: &str| self.0.get(&format!("{model}.{key}")).or(self.0.get(key));
         let pattern = own("alpha_pattern").and_then(Value::as_object).and_then(|patterns| {
             let of = |p: &str| module == p || module.ends_with(&format!(".{p}"));
             patterns.iter().find(|(pattern, _)| of(pattern))?.1.as_f64()
@@ -196,6 +209,8 @@ mod tests {
         assert_eq!(own.scale("unet.a.attn1.to_k.weight", 4), 2.0);
         assert_eq!(own.scale("unet.a.attn2.to_k.weight", 4), 0.5);
         assert_eq!(own.scale("text_encoder.a.q_proj.weight", 4), 1.0);
+        let peft = adapters(r#"{"lora_alpha": 8, "r": 4}"#);
+        assert_eq!(peft.scale("unet.a.attn1.to_k.weight", 4), 2.0);
         let stable = adapters(r#"{"unet.lora_alpha": 8, "unet.use_rslora": true}"#);
         assert_eq!(stable.scale("unet.a.attn1.to_k.weight", 4), 4.0);
     }

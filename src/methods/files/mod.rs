@@ -151,14 +151,10 @@ impl Delta {
 
     /// Adds what another holds; the name of something that both do.
     fn take_in(&mut self, other: Delta) -> Option<String> {
-        let own =
-            |name: &String| self.tensors.contains_key(name) || self.factors.contains_key(name);
-        let token = |name: &String| self.tokens.iter().any(|(n, _)| n == name);
-        let weight = other.changed().find(|name| own(name)).cloned();
-        let both = weight.or_else(|| {
-            let tokens = other.tokens.iter().map(|(name, _)| name);
-            tokens.cloned().find(token)
-        });
+        let weight = |name: &&String| self.changed().any(|own| own == *name);
+        let token = |name: &&String| self.tokens.iter().any(|(own, _)| own == *name);
+        let tokens = || other.tokens.iter().map(|(name, _)| name);
+        let both = other.changed().find(weight).or_else(|| tokens().find(token)).cloned();
         self.tensors.extend(other.tensors);
         self.factors.extend(other.factors);
         self.tokens.extend(other.tokens);
@@ -195,15 +191,15 @@ fn read(path: &Path, weights: &Weights) -> Result<Delta> {
     match spoken {
         None => Ok(Delta::default()),
         Some((_, reader)) => {
-            let mut delta = (reader.read)(&File { path, weights, keys })?;
-            refuse_twice(path, &mut delta)?;
+            let delta = (reader.read)(&File { path, weights, keys })?;
+            refuse_twice(path, &delta)?;
             Ok(delta)
         }
     }
 }
 
 /// Refuses a token that a file has twice, under names of different kinds.
-fn refuse_twice(path: &Path, delta: &mut Delta) -> Result<()> {
+fn refuse_twice(path: &Path, delta: &Delta) -> Result<()> {
     let mut names: Vec<&String> = delta.tokens.iter().map(|(name, _)| name).collect();
     names.sort();
     match names.windows(2).find(|pair| pair[0] == pair[1]) {
