@@ -33,7 +33,8 @@ impl Lab {
         lab.write(rows);
         fs::write(folder.join("sample.sh"), SAMPLER).unwrap();
         let picture = |name: &str, side: u32| {
-            let image = image::RgbImage::from_fn(side, side, |x, y| image::Rgb([x as u8, 90, y as u8]));
+            let image =
+                image::RgbImage::from_fn(side, side, |x, y| image::Rgb([x as u8, 90, y as u8]));
             image.save(folder.join(name)).unwrap();
         };
         picture("good.png", 64);
@@ -194,7 +195,10 @@ fn a_trainer_writes_a_checkpoint_that_we_read_or_one_for_its_own_sampler() {
     let concept = &told["concepts"][0];
     assert_eq!((&told["contract"], &told["size"]), (&1.into(), &serde_json::json!([64, 64])));
     assert_eq!((&concept["category"], &concept["token"]), (&"dog".into(), &"<new1>".into()));
-    assert_eq!((&concept["phrase"], &concept["caption"]), (&"<new1>".into(), &"photo of a <new1>".into()));
+    assert_eq!(
+        (&concept["phrase"], &concept["caption"]),
+        (&"<new1>".into(), &"photo of a <new1>".into())
+    );
     assert!(concept["images"].as_str().unwrap().ends_with("images/dog_plum"));
     assert_eq!(fs::read_to_string(desk.path("seen.txt")).unwrap().trim(), "20 0 20000000");
     assert!(fs::read_to_string(desk.path("backbone.txt")).unwrap().contains("unet"));
@@ -217,7 +221,10 @@ fn a_trainer_writes_a_checkpoint_that_we_read_or_one_for_its_own_sampler() {
     lab.run(&[]);
     assert_eq!(lab.asked(), [6]);
     // nothing of an unfinished run is left
-    assert!(!Path::new(&desk.path("store/work")).exists() || files(Path::new(&desk.path("store/work")), "").is_empty());
+    assert!(
+        !Path::new(&desk.path("store/work")).exists()
+            || files(Path::new(&desk.path("store/work")), "").is_empty()
+    );
 }
 
 #[test]
@@ -255,7 +262,8 @@ fn train_and_help_know_that_the_row_says_what_runs() {
 
 #[test]
 fn the_documents_example_works() {
-    let page = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/external-methods.md")).unwrap();
+    let page = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/external-methods.md"))
+        .unwrap();
     let example = page.split("## A complete example").nth(1).unwrap();
     let block = |language: &str| {
         let start = format!("```{language}\n");
@@ -265,6 +273,7 @@ fn the_documents_example_works() {
     fs::write(desk.path("copies.sh"), block("sh")).unwrap();
     fs::write(desk.path("copies.toml"), block("toml")).unwrap();
     let table = ok(&["run", &desk.path("copies.toml"), "--store", &desk.path("store")]);
-    let row = table.lines().find(|line| line.contains("Copies ") && !line.contains("training")).unwrap();
+    let row =
+        table.lines().find(|line| line.contains("Copies ") && !line.contains("training")).unwrap();
     assert!(row.contains("1.000"), "a copy is its own nearest picture: {table}");
 }

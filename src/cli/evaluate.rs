@@ -15,6 +15,7 @@ use crate::data::{
     OnCorrupt, Picture, numbered_tokens, read_pictures, read_prompts_json, without_tokens,
 };
 use crate::engine::{CellKind, Images, Key, Measured, Pictures, ScoreWork, Side, Source, score};
+use crate::methods::Delta;
 use crate::metrics::{Chosen, Estimate, Metric, Need, Protocol, Registry, estimate};
 use crate::{Error, Result, mini};
 
@@ -53,6 +54,10 @@ pub struct Args {
     /// A modifier token of another name than <new1>, such as <cat-toy>, that CLIP is not to see
     #[arg(long = "token", value_name = "TOKEN")]
     tokens: Vec<String>,
+
+    /// The checkpoint that the samples are of: CLIP is not to see its tokens either
+    #[arg(long, value_name = "PATH")]
+    checkpoint: Option<PathBuf>,
 
     /// What is measured, as in an experiment's `metrics` [default: the paper's, as far as what they
     /// compare with is given]
@@ -313,7 +318,10 @@ impl Desk {
 
     fn read(args: &Args) -> Result<Self> {
         let corrupt = args.on_corrupt();
-        let (samples, own) = samples(&args.folder, &args.tokens, true, corrupt)?;
+        let checkpoint = args.checkpoint.as_deref().map(Delta::load).transpose()?;
+        let brought = checkpoint.iter().flat_map(Delta::token_names).map(str::to_owned);
+        let tokens: Vec<String> = args.tokens.iter().cloned().chain(brought).collect();
+        let (samples, own) = samples(&args.folder, &tokens, true, corrupt)?;
         let mut texts = own.clone();
         texts.sort();
         texts.dedup();

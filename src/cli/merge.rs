@@ -24,7 +24,7 @@ Examples:
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// Folders of checkpoints, one a concept
+    /// Checkpoints, one a concept: folders or files of any dialect that `cdbench sample` reads
     #[arg(required = true, num_args = 2..)]
     checkpoints: Vec<PathBuf>,
 
@@ -92,7 +92,7 @@ pub fn run(args: Args) -> Result<()> {
     let first = 1 + taken_tokens(&folder.tokenizer);
     let learnt = checkpoints.iter().zip(&categories).zip(first..).map(|((c, category), number)| {
         let said = c.said.as_ref().and_then(|said| said.concepts.first());
-        let own = || c.folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let own = || c.folder.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let token = (!c.delta.tokens().is_empty()).then(|| token(number));
         let name = said.map_or_else(own, |said| said.name.clone());
         Learnt { name, category: category.clone(), token }
@@ -138,6 +138,14 @@ pub fn run(args: Args) -> Result<()> {
         safefile::write(&args.output.join("merge.json"), text + "\n")?;
     }
     eprintln!("{description}");
+    for (checkpoint, learnt) in checkpoints.iter().zip(&description.concepts) {
+        // what our own are called they have said
+        if let (None, [was], Some(is)) =
+            (&checkpoint.said, &checkpoint.delta.token_names()[..], &learnt.token)
+        {
+            eprintln!("{is} is what {was} is in {}", checkpoint.folder.display());
+        }
+    }
     println!("{}", args.output.display());
     Ok(())
 }

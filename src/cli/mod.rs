@@ -3,6 +3,7 @@
 mod bench;
 mod check;
 mod claims;
+mod convert;
 mod device;
 mod evaluate;
 mod experiment;
@@ -72,6 +73,8 @@ enum Command {
     Train(train::Args),
     /// Merge checkpoints of single concepts in closed form
     Merge(merge::Args),
+    /// Write a checkpoint as other programs have it
+    Convert(convert::Args),
     /// Sample images from a backbone, with or without a checkpoint
     Sample(sample::Args),
     /// Measure a folder of images
@@ -102,6 +105,7 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::run(args),
         Command::Train(args) => train::run(args),
         Command::Merge(args) => merge::run(args),
+        Command::Convert(args) => convert::run(args),
         Command::Sample(args) => sample::run(args),
         Command::Evaluate(args) => evaluate::run(args),
         Command::Pretrain(command) => pretrain::run(command),

@@ -32,8 +32,9 @@ pub struct Args {
     #[arg(long, default_value = mini::NAME)]
     backbone: String,
 
-    /// A checkpoint's folder, as `cdbench train` writes it
-    #[arg(long, value_name = "DIR")]
+    /// A checkpoint: a folder of `cdbench train` or diffusers, delta.bin or delta.ckpt of the authors' code,
+    /// a Textual Inversion, or a LoRA
+    #[arg(long, value_name = "PATH")]
     checkpoint: Option<PathBuf>,
 
     /// What the images show
@@ -192,8 +193,8 @@ fn write(path: &Path, image: &RgbImage, text: &[(String, String)]) -> Result<()>
 }
 
 /// A checkpoint, and what it says of itself.
-fn checkpoint(dir: &Path) -> Result<(Delta, Option<Description>)> {
-    Ok((Delta::load(dir)?, Description::read(dir)?))
+fn checkpoint(path: &Path) -> Result<(Delta, Option<Description>)> {
+    Ok((Delta::load(path)?, Description::read(path)?))
 }
 
 const SEED: &str = "seed";

@@ -2,6 +2,7 @@
 
 mod attention;
 mod backbone;
+pub mod compvis_names;
 pub mod config;
 pub mod folder;
 pub mod hub;

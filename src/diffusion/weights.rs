@@ -3,7 +3,9 @@
 
 mod file;
 mod forms;
+mod metadata;
 mod pickle;
+mod write_pickle;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
@@ -18,6 +20,8 @@ use super::config::read_object;
 use crate::nn::all_finite;
 use crate::{Error, Result, safefile};
 pub(super) use forms::{Form, forms};
+pub use metadata::metadata;
+pub use write_pickle::{Pickled, save_pickle};
 
 /// Attention projections before diffusers 0.18, where files of the VAE still carry them.
 const OLD_ATTENTION: [(&str, &str); 4] =

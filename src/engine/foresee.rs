@@ -1,12 +1,14 @@
 //! What is known of stages before the first of them runs: what they would refuse after hours, and what
 //! room they take.
 
+use std::collections::HashSet;
+
 use super::plan::Plan;
 use super::resources::Resources;
 use super::run::Todo;
 use super::stage::{Stage, Work};
 use super::store::Store;
-use crate::methods::{Settings, start_of_token, trained};
+use crate::methods::{Settings, refuse_missing, start_of_token, trained};
 use crate::{Error, Result, process};
 
 /// Looks at all that the plan's stages will ask of the backbone's schedule, parameters and vocabulary.
@@ -38,6 +40,23 @@ fn look(stage: &Stage, resources: &Resources) -> Result<()> {
                     start_of_token(resources.tokenizer(), modifier, number, category).map(|_| ())
                 },
             )
+        }
+        Work::Take(file) => {
+            let there: HashSet<&str> = resources.parameters().iter().map(String::as_str).collect();
+            let missing = refuse_missing(file.weights.iter(), |name| there.contains(name));
+            missing.map_err(|e| e.of_file(&file.path))?;
+            let taken = |token: &&String| resources.tokenizer().token_id(token).is_some();
+            match file.tokens.iter().find(taken) {
+                None => Ok(()),
+                Some(token) => Err(Error::input_hint(
+                    format!(
+                        "{}: the backbone's vocabulary has a token `{token}` of its own",
+                        file.path.display()
+                    ),
+                    "rename the token: a Textual Inversion's key, or its file where the token is called \
+                     after that",
+                )),
+            }
         }
         Work::Retrieve { .. }
         | Work::Spread { .. }
@@ -100,6 +119,7 @@ fn room(plan: &Plan, todo: &[Todo], resources: &Resources) -> u64 {
             | Work::Retrieve { .. }
             | Work::Spread { .. }
             | Work::Compress { .. }
+            | Work::Take(_)
             | Work::Attend { .. }
             | Work::Score(_) => {}
         }

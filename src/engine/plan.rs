@@ -1,6 +1,7 @@
 //! From an experiment to its cells, and to the stages that they need.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 
 use super::cell::{Cell, CellKind};
 use super::external;
@@ -13,7 +14,9 @@ use super::stage::{
     truth_phrases,
 };
 use crate::data::{Concept, Corpus, Prompt};
-use crate::methods::{self, External, Method, Recipe, Regularization, Settings, class_prompt};
+use crate::methods::{
+    self, External, Known, Method, Recipe, Regularization, Settings, class_prompt, modifier_of_row,
+};
 use crate::metrics::Need;
 use crate::spec::{Experiment, GroupName, Point, SamplingSpec, Scale};
 use crate::{Error, Result};
@@ -205,12 +208,14 @@ struct Planner<'a> {
     scale: &'a Scale,
     resources: &'a Resources,
     plan: Plan,
+    /// The files of checkpoints that were read.
+    files: HashMap<PathBuf, Known>,
 }
 
 impl<'a> Planner<'a> {
     fn new(experiment: &'a Experiment, scale: &'a Scale, resources: &'a Resources) -> Self {
         let plan = Plan { stages: vec![], cells: vec![], index: HashMap::new() };
-        Planner { experiment, scale, resources, plan }
+        Planner { experiment, scale, resources, plan, files: HashMap::new() }
     }
 
     fn rows(&self) -> Result<Vec<RowPlan>> {
@@ -351,7 +356,38 @@ impl<'a> Planner<'a> {
                 let name = format!("compress {label} · {concepts} · {to}");
                 Ok(Some(self.add(name, Work::Compress { of: at, to: *to })?))
             }
+            Recipe::File { file, concepts, phrases } => {
+                let called = concepts.iter().zip(phrases).map(|(c, p)| format!("{c} as {p}"));
+                let called: Vec<String> = called.collect();
+                let name = format!("take {label} · {}", called.join(" + "));
+                Ok(Some(self.add(name, Work::Take(file.clone()))?))
+            }
         }
+    }
+
+    /// What a row that names a checkpoint's file is for a subject; none for other rows.
+    fn of_file(
+        &mut self,
+        row: &RowPlan,
+        subject: &Subject,
+        concepts: &[&Concept],
+        seed: u64,
+    ) -> Result<Option<Recipe>> {
+        let Some((own, path)) =
+            row.point.as_ref().and_then(|p| Some((&p.row, p.row.path.as_ref()?)))
+        else {
+            return Ok(None);
+        };
+        let path = path.replace("{concept}", &subject.name).replace("{seed}", &seed.to_string());
+        let path = self.resources.path(&path);
+        if !self.files.contains_key(&path) {
+            self.files.insert(path.clone(), Known::read(&path)?);
+        }
+        let file = self.files[&path].clone();
+        let named: Vec<(&str, &str)> =
+            concepts.iter().map(|c| (c.name.as_str(), c.category.as_str())).collect();
+        let phrases = file.phrases(&named, modifier_of_row(&own.settings)?)?;
+        Ok(Some(Recipe::File { file, concepts: subject.concepts.clone(), phrases }))
     }
 
     fn class_images(&mut self, category: &str, settings: &Settings) -> Result<ClassImages> {
@@ -383,17 +419,19 @@ impl<'a> Planner<'a> {
         let mut phrases = words.clone();
         let mut recipe = Recipe::Pretrained;
         if let Some(method) = row.method {
-            recipe = match &row.external {
-                Some(external) => Recipe::External {
+            let of_row = |e: Error| e.of(&format!("row `{}`", row.label));
+            let of_file = self.of_file(row, subject, &concepts, seed).map_err(of_row)?;
+            recipe = match (&row.external, of_file) {
+                (Some(external), _) => Recipe::External {
                     concepts: subject.concepts.clone(),
                     external: Box::new(external.clone()),
                     seed,
                     tokens: (1..=subject.concepts.len()).collect(),
                 },
-                None => {
+                (None, Some(recipe)) => recipe,
+                (None, None) => {
                     let settings = self.settings(method, row, subject.concepts.len());
-                    let settings = settings.map_err(|e| e.of(&format!("row `{}`", row.label)))?;
-                    method.recipe(&subject.concepts, &settings, seed)
+                    method.recipe(&subject.concepts, &settings.map_err(of_row)?, seed)
                 }
             };
             recipe = row.derived(recipe, self.scale).after(self.resources.taken_tokens());

@@ -149,6 +149,10 @@ fn cost(plan: &Plan, store: &Store, at: usize) -> Result<(f64, f64, usize)> {
     let own = store.provenance(Kind::Checkpoint.folder(), &stage.folder)?;
     let (mut seconds, mut peak, mut jobs) =
         own.map_or((0.0, 0.0, 1), |p| (p.seconds, p.peak_mb, p.jobs));
+    if let Work::Take(_) = stage.work {
+        // nobody here knows what its training took
+        return Ok((0.0, 0.0, 1));
+    }
     for &input in stage.inputs.iter().filter(|&&i| plan.stages[i].kind == Kind::Checkpoint) {
         let before = cost(plan, store, input)?;
         // a state took the steps up to it

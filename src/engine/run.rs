@@ -133,6 +133,7 @@ fn rate_name(stage: &Stage, resources: &Resources) -> String {
         Work::Merge { .. } => format!("merge {backbone} {device}"),
         Work::State { .. } => "state".into(),
         Work::Compress { .. } => format!("compress {backbone}"),
+        Work::Take(_) => "take".into(),
         Work::Retrieve { .. } => format!("retrieve {device}"),
         Work::Spread { .. } => "spread".into(),
         Work::Render { .. } => "render".into(),

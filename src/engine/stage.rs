@@ -8,7 +8,9 @@ use super::cell::CellKind;
 use super::key::{Key, hex};
 use super::resources::Resources;
 use crate::data::{Concept, picture_hash, scene_image};
-use crate::methods::{Compression, External, MergeSettings, Modifier, Settings, phrase, token};
+use crate::methods::{
+    Compression, External, Known, MergeSettings, Modifier, Settings, phrase, token,
+};
 use crate::metrics::Chosen;
 use crate::spec::SamplingSpec;
 use crate::world::{self, Scene, SceneSpec};
@@ -163,6 +165,8 @@ pub enum Work {
         /// What is left.
         to: Compression,
     },
+    /// Takes a checkpoint that is there already.
+    Take(Known),
     /// Samples images.
     Sample {
         /// The checkpoint, if not the backbone.
@@ -209,7 +213,8 @@ impl Work {
             | Work::TrainBy(_)
             | Work::Merge { .. }
             | Work::State { .. }
-            | Work::Compress { .. } => Kind::Checkpoint,
+            | Work::Compress { .. }
+            | Work::Take(_) => Kind::Checkpoint,
             Work::Sample { .. } | Work::Render { .. } => Kind::Samples,
             Work::Attend { .. } => Kind::Attention,
             Work::Score(_) => Kind::Scores,
@@ -287,6 +292,11 @@ impl Work {
                 "of": key(*of),
                 "to": to,
             }),
+            Work::Take(known) => {
+                // the hash is of all that it holds
+                let Known { path: _, hash, weights: _, tokens: _, said: _ } = known;
+                json!({ "checkpoint": 1, "hash": hash })
+            }
             Work::Sample { checkpoint, images, sampling, by } => {
                 let mut meaning = json!({
                     "samples": 1,

@@ -104,6 +104,10 @@ impl<'a> Worker<'a> {
                 methods::compress(&whole, self.backbone(None)?, *to)?.save(&dir)?;
                 Ok(1.0.into())
             }
+            Work::Take(file) => {
+                file.load()?.save(&dir)?;
+                Ok(1.0.into())
+            }
             Work::Sample { by: Some(told), .. } => self.sample_by(stage, told, &dir, progress),
             Work::Sample { checkpoint, images, sampling, by: None } => {
                 self.sample(*checkpoint, images, sampling, &dir, progress)

@@ -39,27 +39,49 @@ impl fmt::Display for Compression {
     }
 }
 
-/// `U` [out, r] and `V` [r, in], f32 on the CPU: their product is added to the backbone's matrix.
+/// `U` [out, r] and `V` [r, in], f32 on the CPU: their product is added to the backbone's matrix. Of a
+/// convolution's kernel [out, in, height, width] `V` is [r, in, height, width].
 #[derive(Clone, Debug)]
 pub struct Factors {
     /// [out, r].
     pub u: Tensor,
-    /// [r, in].
+    /// [r, in], or [r, in, height, width].
     pub v: Tensor,
 }
 
 impl Factors {
-    /// `U V` [out, in].
+    /// Factors of shapes that fit each other.
+    ///
+    /// # Errors
+    /// [`Error::Input`] with the shapes of those that do not.
+    pub fn new(u: Tensor, v: Tensor) -> Result<Self> {
+        match (u.dims(), v.dims()) {
+            ([_, a], [b, _] | [b, _, _, _]) if a == b && *a > 0 => Ok(Factors { u, v }),
+            (u, v) => Err(Error::input(format!("factors of shapes {u:?} and {v:?}"))),
+        }
+    }
+
+    /// The shape of the weight that they are of.
+    pub fn shape(&self) -> Vec<usize> {
+        [&self.u.dims()[..1], &self.v.dims()[1..]].concat()
+    }
+
+    /// What is added to the backbone's weight.
     ///
     /// # Errors
     /// Only candle's.
     pub fn product(&self) -> Result<Tensor> {
-        Ok(self.u.matmul(&self.v)?)
+        Ok(self.u.matmul(&self.v.flatten_from(1)?)?.reshape(self.shape())?)
     }
 
     /// How many numbers they are.
     pub fn count(&self) -> usize {
         self.u.elem_count() + self.v.elem_count()
+    }
+
+    /// Of which rank the change is at most.
+    pub fn rank(&self) -> usize {
+        self.v.dims()[0]
     }
 }
 
@@ -100,37 +122,74 @@ impl Compression {
 /// be smaller for it stays as it is, bit for bit: vectors, convolutions, matrices at a rank near their own.
 ///
 /// # Errors
-/// [`Error::Input`] for a checkpoint of another backbone, or one that is compressed already.
+/// [`Error::Input`] for a checkpoint of another backbone, or one whose changes are factors already.
 pub fn compress(delta: &Delta, backbone: &Backbone, to: Compression) -> Result<Delta> {
-    to.check()?;
     if !delta.factors().is_empty() {
         return Err(Error::input_hint(
-            "this checkpoint is compressed already",
+            "this checkpoint's changes are factors already",
             "compress the one that it was made from",
         ));
     }
-    let compressed = delta
+    let smaller = |weight: &Tensor, factors: &Factors| factors.count() < weight.elem_count();
+    Ok(leading(delta, backbone, to, &[2], &smaller)?.0)
+}
+
+/// As [`compress`], with factors in place of every matrix and kernel, be they smaller or not, and how much
+/// of the changes is left: the share of the sum of their squares.
+///
+/// # Errors
+/// [`Error::Input`] for a checkpoint of another backbone.
+pub fn factorise(delta: &Delta, backbone: &Backbone, to: Compression) -> Result<(Delta, f64)> {
+    leading(delta, backbone, to, &[2, 4], &|_, _| true)
+}
+
+/// Factors in place of the weights of these numbers of dimensions that `wanted` wants them of, and the share
+/// of the squares that is left.
+fn leading(
+    delta: &Delta,
+    backbone: &Backbone,
+    to: Compression,
+    dimensions: &[usize],
+    wanted: &(dyn Fn(&Tensor, &Factors) -> bool + Sync),
+) -> Result<(Delta, f64)> {
+    to.check()?;
+    let found = delta
         .tensors()
         .par_iter()
+        .filter(|(_, tensor)| dimensions.contains(&tensor.rank()))
         .map(|(name, tensor)| {
-            if tensor.rank() != 2 {
-                return Ok((name.clone(), None));
-            }
-            let factors = factors(&matrix(&change(backbone, name, tensor)?)?, to)?;
-            Ok((name.clone(), Some(factors).filter(|f| f.count() < tensor.elem_count())))
+            let found = factors(&matrix(&change(backbone, name, tensor)?.flatten_from(1)?)?, to)?;
+            let v = [&[found.factors.rank()], &tensor.dims()[1..]].concat();
+            let factors = Factors { v: found.factors.v.reshape(v)?, ..found.factors };
+            Ok((name.clone(), Leading { factors, ..found }))
         })
-        .collect::<Result<BTreeMap<String, Option<Factors>>>>()?;
-    let whole = delta.tensors().iter().filter(|(name, _)| compressed[*name].is_none());
-    let tensors = whole.map(|(name, tensor)| (name.clone(), tensor.clone())).collect();
-    let factors = compressed.into_iter().filter_map(|(name, f)| Some((name, f?))).collect();
-    Ok(Delta::new(tensors, delta.tokens().to_vec()).with_factors(factors))
+        .collect::<Result<BTreeMap<String, Leading>>>()?;
+    let (mut all, mut kept, mut factors) = (0.0, 0.0, delta.factors().clone());
+    let mut tensors = delta.tensors().clone();
+    for (name, found) in found {
+        if wanted(&tensors[&name], &found.factors) {
+            (all, kept) = (all + found.all, kept + found.kept);
+            factors.insert(name.clone(), found.factors);
+            tensors.remove(&name);
+        }
+    }
+    let share = if all > 0.0 { kept / all } else { 1.0 };
+    Ok((Delta::new(tensors, delta.tokens().to_vec()).with_factors(factors), share))
+}
+
+/// The leading part of a change.
+struct Leading {
+    factors: Factors,
+    /// The sums of the squares of the singular values that are kept, and of all.
+    kept: f64,
+    all: f64,
 }
 
 /// The leading factors of a change.
 ///
 /// `V` are eigenvectors of `DᵀD` and `U = D V` (or the other way round for a wide `D`): of all of them
 /// the product is `D V Vᵀ = D` to the last bits of f64, however small a singular value is.
-fn factors(change: &DMatrix<f64>, to: Compression) -> Result<Factors> {
+fn factors(change: &DMatrix<f64>, to: Compression) -> Result<Leading> {
     let wide = change.ncols() > change.nrows();
     let tall = if wide { change.transpose() } else { change.clone() };
     let eigen = SymmetricEigen::new(tall.tr_mul(&tall));
@@ -144,7 +203,12 @@ fn factors(change: &DMatrix<f64>, to: Compression) -> Result<Factors> {
         true => (vectors, other.transpose()),
         false => (other, vectors.transpose()),
     };
-    Ok(Factors { u: tensor(&u)?, v: tensor(&v)? })
+    let squares = |values: &[f64]| values.iter().map(|v| v * v).sum();
+    Ok(Leading {
+        factors: Factors { u: tensor(&u)?, v: tensor(&v)? },
+        kept: squares(&values[..kept.len()]),
+        all: squares(&values),
+    })
 }
 
 #[cfg(test)]
@@ -163,9 +227,11 @@ mod tests {
     }
 
     fn error(change: &DMatrix<f64>, to: Compression) -> (usize, f64) {
-        let found = factors(change, to).unwrap();
-        let product = matrix(&found.product().unwrap()).unwrap();
-        (found.u.dims()[1], (product - change).norm())
+        let Leading { factors, kept, all } = factors(change, to).unwrap();
+        let product = matrix(&factors.product().unwrap()).unwrap();
+        let error = (product - change).norm();
+        assert!((all - kept - error * error).abs() < 1e-4 * all, "{all} {kept} {error}");
+        (factors.rank(), error)
     }
 
     #[test]

@@ -103,6 +103,7 @@ fn base(profile: Profile, train: &str) -> Settings {
         hflip: true,
         modifier_token: Modifier::Rare,
         detach_start_of_text: true,
+        vectors: 1,
     }
 }
 

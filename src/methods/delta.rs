@@ -75,11 +75,15 @@ pub(super) fn components(backbone: &Backbone) -> [Component<'_>; 3] {
 
 /// The parameter that a tensor of a delta belongs to.
 pub(super) fn parameter(backbone: &Backbone, name: &str) -> Result<Param> {
+    find(backbone, name).ok_or_else(|| of_another(format!("the backbone has no weight `{name}`")))
+}
+
+fn find(backbone: &Backbone, name: &str) -> Option<Param> {
     let param = components(backbone).into_iter().find_map(|(model, params)| {
         let name = name.strip_prefix(model)?.strip_prefix('.')?;
         params.iter().find(|p| p.name() == name)
     });
-    param.cloned().ok_or_else(|| of_another(format!("the backbone has no weight `{name}`")))
+    param.cloned()
 }
 
 /// How far a weight is from what it is in the backbone, f32 on the CPU.
@@ -97,14 +101,58 @@ fn check_shape(name: &str, found: &[usize], wanted: &[usize]) -> Result<()> {
     Err(of_another(message))
 }
 
+/// What is added to a weight of the shape `wanted`. A matrix and a kernel of 1×1 are the same to whoever
+/// trains factors of them.
+fn fitted(name: &str, factors: &Factors, wanted: &[usize]) -> Result<Tensor> {
+    let bare = |shape: &[usize]| match shape {
+        [out, inputs, 1, 1] => vec![*out, *inputs],
+        shape => shape.to_vec(),
+    };
+    // before the product, which may be larger than any memory
+    check_shape(name, &bare(&factors.shape()), &bare(wanted))?;
+    Ok(factors.product()?.reshape(wanted)?)
+}
+
 fn of_another(message: String) -> Error {
     Error::input_hint(message, "these weights belong to another backbone")
 }
 
+/// Names of weights in an error are as many; of more it says how many there are.
+const MOST_NAMES: usize = 10;
+
+/// Refuses changes of weights that are not there.
+///
+/// # Errors
+/// [`Error::Input`] with the list of them.
+pub fn refuse_missing<'a>(
+    changed: impl Iterator<Item = &'a String>,
+    is_there: impl Fn(&str) -> bool,
+) -> Result<()> {
+    let (mut missing, mut all) = (vec![], 0);
+    for name in changed {
+        all += 1;
+        if !is_there(name) {
+            missing.push(format!("`{name}`"));
+        }
+    }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let more = match missing.len().saturating_sub(MOST_NAMES) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let listed = missing[..missing.len().min(MOST_NAMES)].join(", ");
+    Err(of_another(format!(
+        "the backbone lacks {} of the {all} weights that the checkpoint changes: {listed}{more}",
+        missing.len()
+    )))
+}
+
 impl Delta {
     /// A change of these tensors, called as their parameters with the model's name in front
-    /// (`unet.conv_in.weight`), and these added tokens with rows [1, features], in the order of their
-    /// ids.
+    /// (`unet.conv_in.weight`), and these added tokens with rows [vectors, features], in the order of their
+    /// ids. A token of several vectors stands for as many places of a prompt.
     pub fn new(tensors: BTreeMap<String, Tensor>, tokens: Vec<(String, Tensor)>) -> Self {
         Delta { tensors, factors: BTreeMap::new(), tokens }
     }
@@ -124,7 +172,7 @@ impl Delta {
         &self.tensors
     }
 
-    /// The added tokens and their embeddings [1, features].
+    /// The added tokens and their embeddings [vectors, features].
     pub fn tokens(&self) -> &[(String, Tensor)] {
         &self.tokens
     }
@@ -156,8 +204,7 @@ impl Delta {
     pub fn whole(mut self, backbone: &Backbone) -> Result<Delta> {
         for (name, factors) in std::mem::take(&mut self.factors) {
             let before = parameter(backbone, &name)?.to_file()?.to_dtype(DType::F32)?;
-            let change = factors.product()?;
-            check_shape(&name, change.dims(), before.dims())?;
+            let change = fitted(&name, &factors, before.dims())?;
             self.tensors.insert(name, (before.to_device(&Device::Cpu)? + change)?);
         }
         Ok(self)
@@ -183,10 +230,11 @@ impl Delta {
     /// Changes an untouched backbone. What comes back takes the change away again.
     ///
     /// # Errors
-    /// [`Error::Input`] if the change is of another backbone, naming the tensor, or the backbone has
+    /// [`Error::Input`] if the change is of another backbone, naming the tensors, or the backbone has
     /// changes already; nothing has changed then.
     pub fn apply(&self, backbone: &mut Backbone) -> Result<Undo> {
         let mut undo = Undo::new(backbone)?;
+        refuse_missing(self.changed(), |name| find(backbone, name).is_some())?;
         let mut changes = vec![];
         for (name, tensor) in &self.tensors {
             let param = parameter(backbone, name)?;
@@ -195,8 +243,7 @@ impl Delta {
         }
         for (name, factors) in &self.factors {
             let param = parameter(backbone, name)?;
-            let change = factors.product()?.to_device(backbone.device())?;
-            check_shape(name, change.dims(), param.shape())?;
+            let change = fitted(name, factors, param.shape())?.to_device(backbone.device())?;
             let before = param.to_file()?;
             changes.push((param, (&before + change.to_dtype(before.dtype())?)?));
         }

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::files::is_part;
 use crate::{Error, Result, safefile};
 
 const FILE: &str = "checkpoint.json";
@@ -123,9 +124,9 @@ fn weights(folder: &Path) -> Result<Vec<String>> {
     }
     let mut names = vec![];
     for entry in std::fs::read_dir(folder).map_err(Error::io(folder))? {
-        let name = entry.map_err(Error::io(folder))?.file_name().to_string_lossy().into_owned();
-        if name.ends_with(".safetensors") {
-            names.push(name);
+        let entry = entry.map_err(Error::io(folder))?;
+        if is_part(&entry.path()) {
+            names.push(entry.file_name().to_string_lossy().into_owned());
         }
     }
     names.sort();

@@ -6,6 +6,7 @@
 //!
 //! To add a method: a file with a `struct` that implements [`Method`], and its line in [`registry`].
 
+mod checkpoint;
 mod compress;
 mod constrained;
 mod custom_diffusion;
@@ -34,12 +35,13 @@ use serde::{Deserialize, Serialize};
 use crate::error::nearest;
 use crate::{Error, Result};
 
+pub use checkpoint::{CHECKPOINT, Known, modifier_of_row};
 pub use compress::{Compression, Factors, compress};
 pub use constrained::{Problem, Solved};
-pub use delta::{Delta, Undo, weight_changes};
+pub use delta::{Delta, Undo, refuse_missing, weight_changes};
 pub use description::{Description, Learnt, remove_checkpoint};
 pub use external::{COMMAND, External, OF_SAMPLERS, OF_TRAINERS, fill, shown};
-pub use files::refuse_other_weights;
+pub use files::{Conversion, Target, convert, refuse_other_weights, targets};
 pub use merge::{MergeReport, MergeSettings, Part, merge};
 pub use recipe::{Recipe, class_prompt, instance_prompt, phrase, token};
 pub use settings::{Modifier, Regularization, Settings};
@@ -88,6 +90,7 @@ pub fn registry() -> &'static [&'static dyn Method] {
         &sequential::Sequential,
         &merge::Merge,
         &external::Command,
+        &checkpoint::Checkpoint,
     ]
 }
 

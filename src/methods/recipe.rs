@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Compression, External, MergeSettings, Modifier, Settings};
+use super::{Compression, External, Known, MergeSettings, Modifier, Settings};
 
 /// How a checkpoint comes about.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -57,6 +57,15 @@ pub enum Recipe {
         /// What is left of it.
         to: Compression,
     },
+    /// A checkpoint that is there already.
+    File {
+        /// Which.
+        file: Known,
+        /// The concepts that it is of, by name.
+        concepts: Vec<String>,
+        /// What stands for each of them in prompts.
+        phrases: Vec<String>,
+    },
 }
 
 impl Recipe {
@@ -64,7 +73,8 @@ impl Recipe {
     /// [has](super::taken_tokens) so many already.
     pub fn after(self, taken: usize) -> Recipe {
         match self {
-            Recipe::Pretrained => Recipe::Pretrained,
+            // the tokens of a file have the names that they have
+            Recipe::Pretrained | Recipe::File { .. } => self,
             Recipe::Train { from, concepts, settings, seed, tokens } => {
                 let from = Box::new(from.after(taken));
                 let tokens = tokens.into_iter().map(|number| number + taken).collect();
@@ -91,8 +101,8 @@ impl Recipe {
     /// from take `step` steps.
     pub fn at(self, step: u64) -> Recipe {
         match self {
-            // programs of others have no states
-            Recipe::Pretrained | Recipe::External { .. } => self,
+            // programs and files of others have no states
+            Recipe::Pretrained | Recipe::External { .. } | Recipe::File { .. } => self,
             Recipe::Train { ref from, ref settings, .. } if **from == Recipe::Pretrained => {
                 match step < settings.steps {
                     true => Recipe::State { of: Box::new(self), step },
@@ -127,7 +137,7 @@ impl Recipe {
     /// Training steps, over all that is trained for it.
     pub fn steps(&self) -> u64 {
         match self {
-            Recipe::Pretrained => 0,
+            Recipe::Pretrained | Recipe::File { .. } => 0,
             Recipe::Train { from, settings, .. } => from.steps() + settings.steps,
             Recipe::External { external, .. } => external.steps,
             Recipe::Merge { parts, .. } => parts.iter().map(Recipe::steps).sum(),
@@ -144,6 +154,7 @@ impl Recipe {
                 from.moves_weights() || settings.train.to_string() != "tokens"
             }
             Recipe::Merge { .. } | Recipe::External { .. } => true,
+            Recipe::File { file, .. } => !file.weights.is_empty(),
             Recipe::State { of, .. } | Recipe::Compressed { of, .. } => of.moves_weights(),
         }
     }
@@ -159,14 +170,16 @@ impl Recipe {
             }
             Recipe::External { concepts, .. } => concepts.iter().map(String::as_str).collect(),
             Recipe::Merge { parts, .. } => parts.iter().flat_map(Recipe::concepts).collect(),
+            Recipe::File { concepts, .. } => concepts.iter().map(String::as_str).collect(),
             Recipe::State { of, .. } | Recipe::Compressed { of, .. } => of.concepts(),
         }
     }
 
-    /// How each of [`Recipe::concepts`] is called: the kind and the number of its token.
+    /// How each of [`Recipe::concepts`] is called: the kind and the number of its token. None of a file's,
+    /// whose tokens have names of their own.
     pub fn modifiers(&self) -> Vec<(Modifier, usize)> {
         match self {
-            Recipe::Pretrained => vec![],
+            Recipe::Pretrained | Recipe::File { .. } => vec![],
             Recipe::Train { from, settings, tokens, .. } => {
                 let mut all = from.modifiers();
                 all.extend(tokens.iter().map(|&number| (settings.modifier_token, number)));
@@ -187,9 +200,21 @@ impl Recipe {
     /// What stands for concepts of these categories in prompts, in order. What is not learnt is called
     /// by its category.
     pub fn phrases<S: AsRef<str>>(&self, categories: &[S]) -> Vec<String> {
+        if let Some(phrases) = self.own_phrases() {
+            return phrases.to_vec();
+        }
         let modifiers = self.modifiers().into_iter().chain(std::iter::repeat((Modifier::None, 0)));
         let phrases = categories.iter().zip(modifiers);
         phrases.map(|(category, (kind, n))| phrase(kind, n, category.as_ref())).collect()
+    }
+
+    /// What a file's concepts are called.
+    fn own_phrases(&self) -> Option<&[String]> {
+        match self {
+            Recipe::File { phrases, .. } => Some(phrases),
+            Recipe::State { of, .. } | Recipe::Compressed { of, .. } => of.own_phrases(),
+            _ => None,
+        }
     }
 }
 

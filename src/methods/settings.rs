@@ -9,6 +9,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::files::MOST_VECTORS;
 use crate::error::hint_of_unknown;
 use crate::train::{Decay, Trainable};
 use crate::{Error, Result};
@@ -50,6 +51,17 @@ pub struct Settings {
     pub modifier_token: Modifier,
     /// Whether keys and values of the start-of-text token give no gradient.
     pub detach_start_of_text: bool,
+    /// How many vectors a modifier token has: places of a prompt that it stands for.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub vectors: usize,
+}
+
+fn one() -> usize {
+    1
+}
+
+fn is_one(vectors: &usize) -> bool {
+    *vectors == 1
 }
 
 /// Which images keep a training from forgetting the category (section 3.2 of the paper).
@@ -166,6 +178,9 @@ impl Settings {
                 "from 1 to 4096 images; with regularisation at least one target and one class image",
             );
         }
+        if !(1..=MOST_VECTORS).contains(&self.vectors) {
+            return bad("vectors", &self.vectors, &format!("from 1 to {MOST_VECTORS}"));
+        }
         let [least, most] = self.augmentation_sizes;
         if !(least > 0.0 && least <= 1.0 && (1.0..=4.0).contains(&most)) {
             return bad(
@@ -281,6 +296,8 @@ mod tests {
             ("augmentation_sizes = [nan, 1.4]", "augmentation_sizes"),
             ("steps = 1000000000000", "steps"),
             ("class_images = 1000000000", "class_images"),
+            ("vectors = 0", "vectors"),
+            ("vectors = 1000", "vectors"),
         ] {
             let error = with(text).unwrap_err();
             assert!(error.to_string().contains(key), "{error}");
@@ -290,7 +307,7 @@ mod tests {
     #[test]
     fn an_option_that_changes_nothing_is_not_written_and_still_known() {
         let text = serde_json::to_string(&defaults()).unwrap();
-        assert!(!text.contains("token_lr"), "{text}");
+        assert!(!text.contains("token_lr") && !text.contains("vectors"), "{text}");
         assert_eq!(with("token_lr = 0.5").unwrap().token_lr, Some(0.5));
         let error = with("token_lrr = 0.5").unwrap_err();
         assert_eq!(error.hint(), Some("did you mean token_lr?"), "{error}");

@@ -73,7 +73,7 @@ pub fn start_of_token(
     }
 }
 
-/// The embedding [1, features] that the token of this number starts with, on an untouched vocabulary.
+/// The embedding [vectors, features] that the token of this number starts with, on an untouched vocabulary.
 ///
 /// # Errors
 /// As [`start_of_token`].
@@ -82,24 +82,37 @@ pub(super) fn initial_row(
     modifier: Modifier,
     number: usize,
     category: &str,
+    vectors: usize,
     seed: u64,
 ) -> Result<Tensor> {
     let text = &backbone.text_encoder;
-    let row = match start_of_token(&backbone.tokenizer, modifier, number, category)? {
-        Some(id) => text.token_embedding(id)?,
+    let rows = match start_of_token(&backbone.tokenizer, modifier, number, category)? {
+        Some(id) => text.token_embedding(id)?.unsqueeze(0)?.repeat((vectors, 1))?,
         None => {
             let table = text.vocabulary().value().to_dtype(DType::F32)?;
             let mean = table.mean_keepdim(0)?;
             let deviation = table.broadcast_sub(&mean)?.sqr()?.mean_keepdim(0)?.sqrt()?;
             let mut rng = Rng::new(seed, &format!("modifier token {number}"));
-            let draw = rng.normal(mean.shape(), table.device())?;
-            (mean + (draw * deviation)?)?.squeeze(0)?
+            let draw = rng.normal((vectors, mean.dims()[1]), table.device())?;
+            draw.broadcast_mul(&deviation)?.broadcast_add(&mean)?
         }
     };
-    Ok(row.unsqueeze(0)?)
+    Ok(rows)
 }
 
-/// Adds tokens with rows [1, features] to tokenizer and text encoder.
+/// The embedding [vectors, features] that an added token has.
+///
+/// # Errors
+/// [`Error::Input`] if there is no such token.
+pub(super) fn rows_of(backbone: &Backbone, token: &str) -> Result<Tensor> {
+    let missing = || Error::input(format!("there is no token `{token}`"));
+    let first = backbone.tokenizer.token_id(token).ok_or_else(missing)?;
+    let ids = first..first + backbone.tokenizer.vectors(first) as u32;
+    let rows = ids.map(|id| backbone.text_encoder.token_embedding(id));
+    Ok(Tensor::stack(&rows.collect::<Result<Vec<_>>>()?, 0)?)
+}
+
+/// Adds tokens with rows [vectors, features] to tokenizer and text encoder.
 ///
 /// # Errors
 /// [`Error::Input`] for a token that is there already, or a row of another backbone; nothing has
@@ -111,13 +124,17 @@ pub(super) fn add(backbone: &mut Backbone, tokens: &[(String, Tensor)]) -> Resul
     let text = &backbone.text_encoder;
     let width = text.config().hidden_size;
     let mut tokenizer = backbone.tokenizer.clone();
-    for (i, (token, row)) in tokens.iter().enumerate() {
-        if row.dims() != [1, width] {
-            return Err(Error::input(format!(
-                "the token `{token}` has an embedding of shape {:?}, but this backbone's are [1, {width}]",
-                row.dims()
-            )));
-        }
+    let mut place = text.config().vocab_size + text.added_count();
+    for (token, rows) in tokens {
+        let vectors = match *rows.dims() {
+            [vectors, found] if vectors > 0 && found == width => vectors,
+            ref shape => {
+                return Err(Error::input(format!(
+                    "the token `{token}` has an embedding of shape {shape:?}, but a vector of this \
+                     backbone has {width} numbers"
+                )));
+            }
+        };
         if tokenizer.token_id(token).is_some() {
             return Err(Error::input_hint(
                 format!("the backbone's vocabulary has a token `{token}` of its own"),
@@ -128,14 +145,14 @@ pub(super) fn add(backbone: &mut Backbone, tokens: &[(String, Tensor)]) -> Resul
                 ),
             ));
         }
-        let id = tokenizer.add_token(token)? as usize;
-        let place = text.config().vocab_size + text.added_count() + i;
+        let id = tokenizer.add_token_of(token, vectors)? as usize;
         if id != place {
             return Err(Error::input(format!(
                 "the tokenizer gives `{token}` the id {id}, but the text encoder's next is {place}: \
                  they do not belong together"
             )));
         }
+        place += vectors;
     }
     let rows: Vec<&Tensor> = tokens.iter().map(|(_, row)| row).collect();
     backbone.text_encoder.add_tokens(&Tensor::cat(&rows, 0)?)?;

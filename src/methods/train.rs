@@ -168,9 +168,8 @@ fn changed(backbone: &Backbone, training: &Training) -> Result<Delta> {
     let modifier = training.settings.modifier_token;
     for &number in training.tokens.iter().filter(|_| modifier.has_token()) {
         let token = token(number);
-        let id = backbone.tokenizer.token_id(&token).expect("added before the first step");
-        let row = backbone.text_encoder.token_embedding(id)?;
-        rows.push((token, row.unsqueeze(0)?.to_device(&Device::Cpu)?));
+        let own = tokens::rows_of(backbone, &token)?.to_device(&Device::Cpu)?;
+        rows.push((token, own));
     }
     let delta = Delta::new(tensors, rows);
     Ok(match training.from {
@@ -187,9 +186,10 @@ fn add_tokens(backbone: &mut Backbone, training: &Training) -> Result<Vec<String
         let rows: Result<Vec<_>> = concepts
             .clone()
             .map(|(i, &number)| {
-                let row =
-                    tokens::initial_row(backbone, modifier, number, &i.category, training.seed)?;
-                Ok((token(number), row))
+                let (vectors, seed) = (training.settings.vectors, training.seed);
+                let rows =
+                    tokens::initial_row(backbone, modifier, number, &i.category, vectors, seed)?;
+                Ok((token(number), rows))
             })
             .collect();
         tokens::add(backbone, &rows?)?;

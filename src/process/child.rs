@@ -264,7 +264,11 @@ impl Running {
 mod tests {
     use super::*;
 
-    fn run(script: &str, timeout: Option<f64>, stop: &AtomicBool) -> (Result<Option<u64>>, PathBuf) {
+    fn run(
+        script: &str,
+        timeout: Option<f64>,
+        stop: &AtomicBool,
+    ) -> (Result<Option<u64>>, PathBuf) {
         let dir = tempfile::tempdir().unwrap().keep();
         let args = ["sh", "-c", script].map(str::to_owned);
         let timeout = timeout.map(Duration::from_secs_f64);
@@ -324,8 +328,13 @@ mod tests {
         let stop = AtomicBool::new(false);
         for name in ["no-such-program", "./no-such-program"] {
             let args = [name.to_owned()];
-            let order =
-                Order { args: &args, folder: dir.path(), said: dir.path(), timeout: None, stop: &stop };
+            let order = Order {
+                args: &args,
+                folder: dir.path(),
+                said: dir.path(),
+                timeout: None,
+                stop: &stop,
+            };
             let error = order.run(&mut || {}).unwrap_err();
             assert!(error.to_string().contains("no-such-program"), "{error}");
             assert!(error.hint().unwrap().contains("PATH"));

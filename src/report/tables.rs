@@ -64,7 +64,8 @@ fn main(results: &Results, groups: &[Group]) -> Table {
                 None => Entry::Empty,
             };
             entries.push(cost(row.mean(|c| c.stored_bytes as f64 / 1e6)));
-            entries.push(cost(row.mean(|c| c.train_seconds).filter(|_| alone(row))));
+            let seconds = row.mean(|c| c.train_seconds).filter(|s| *s > 0.0 && alone(row));
+            entries.push(cost(seconds));
             TableRow { label: row.label.to_owned(), entries }
         };
         section(title(group), group, line)

@@ -43,7 +43,8 @@ pub(super) fn matching(given: &[String], known: &[&str]) -> Result<Vec<String>> 
         }
         // those that are named by themselves keep their places
         let new = matches.into_iter().filter(|m| !given.iter().any(|g| g == m));
-        let new: Vec<String> = new.filter(|m| !found.iter().any(|f| f == m)).map(Into::into).collect();
+        let new: Vec<String> =
+            new.filter(|m| !found.iter().any(|f| f == m)).map(Into::into).collect();
         found.extend(new);
     }
     Ok(found)
@@ -51,7 +52,8 @@ pub(super) fn matching(given: &[String], known: &[&str]) -> Result<Vec<String>> 
 
 /// Whether `name` is like `pattern`: `*` stands for any letters, `?` for one.
 fn fits(pattern: &str, name: &str) -> bool {
-    let (pattern, name): (Vec<char>, Vec<char>) = (pattern.chars().collect(), name.chars().collect());
+    let (pattern, name): (Vec<char>, Vec<char>) =
+        (pattern.chars().collect(), name.chars().collect());
     // where the last `*` was, and what of the name it stands for so far
     let (mut p, mut n, mut star) = (0, 0, None);
     while n < name.len() {

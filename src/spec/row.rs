@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::{GroupName, SamplingSpec, check_guidance};
 use crate::diffusion::scheduler::SchedulerKind;
-use crate::methods::{COMMAND, Compression};
+use crate::methods::{CHECKPOINT, COMMAND, Compression, modifier_of_row};
 use crate::{Error, Result};
 
 /// A row of the table: a method with its options.
@@ -19,6 +19,10 @@ pub struct Row {
     pub label: Option<String>,
     /// A method's name.
     pub method: String,
+    /// The file or folder of a row whose method is `checkpoint`; `{concept}` and `{seed}` in it stand for
+    /// the cell's.
+    #[serde(default)]
+    pub path: Option<String>,
     /// The row of the paper's table it stands beside; the label's if not given.
     #[serde(default)]
     pub paper: Option<String>,
@@ -32,7 +36,7 @@ pub struct Row {
     #[serde(default)]
     pub compress: Option<Compression>,
     /// Keys with the values that they take in turn: `{ steps = [50, 100] }`. A key is one of `settings`,
-    /// or `sampling.KEY`, or `compress.KEY`; several keys are a grid.
+    /// or `path`, `sampling.KEY` or `compress.KEY`; several keys are a grid.
     #[serde(default)]
     pub sweep: BTreeMap<String, Vec<toml::Value>>,
     /// Whether it is run for single concepts, for pairs, or both; by what the method takes if not
@@ -163,6 +167,7 @@ impl Row {
             }
         }
         for point in &mut points {
+            point.row.check_path()?;
             point.row.sampling.check()?;
             point.row.check_command()?;
             point.row.compress.map_or(Ok(()), Compression::check)?;
@@ -175,6 +180,21 @@ impl Row {
             }
         }
         Ok(points)
+    }
+
+    fn check_path(&self) -> Result<()> {
+        match (self.method == CHECKPOINT, &self.path) {
+            (true, Some(_)) => modifier_of_row(&self.settings).map(|_| ()),
+            (true, None) => Err(Error::input_hint(
+                "`path` is missing: which checkpoint",
+                "path = \"checkpoints/{concept}\": a file or folder, from the experiment's folder",
+            )),
+            (false, Some(path)) => Err(Error::input_hint(
+                format!("`path = \"{path}\"` means nothing to `{}`", self.method),
+                format!("a row of a checkpoint has `method = \"{CHECKPOINT}\"`"),
+            )),
+            (false, None) => Ok(()),
+        }
     }
 
     /// Sets a key of a sweep; whether it was set already.
@@ -206,6 +226,10 @@ impl Row {
                 format!("there is nothing called `{other}` to sweep over"),
                 "sweep over a setting (lr, steps, class_images, …), sampling.KEY or compress.KEY",
             )),
+            None if key == "path" => {
+                let path = value.as_str().ok_or_else(|| Error::input("`path` is a text"))?;
+                Ok(self.path.replace(path.to_owned()).is_some())
+            }
             None => Ok(self.settings.insert(key.into(), value.clone()).is_some()),
         }
     }
@@ -258,6 +282,25 @@ mod tests {
     }
 
     #[test]
+    fn rows_of_checkpoints_say_where_they_are() {
+        let row = |text: &str| -> Row {
+            toml::from_str(&format!("method = \"checkpoint\"\n{text}")).unwrap()
+        };
+        assert!(row("path = \"a/{concept}.bin\"").points().is_ok());
+        let several = row("sweep = { path = [\"a.bin\", \"b\"] }").points().unwrap();
+        assert_eq!(several[1].row.path.as_deref(), Some("b"));
+        assert_eq!(several[1].row.title().unwrap(), "Checkpoint, path = b");
+        for (text, wanted) in [
+            ("", "`path` is missing"),
+            ("path = \"a\"\nsettings = { lr = 1.0 }", "no setting `lr`"),
+            ("path = \"a\"\nsweep = { steps = [1, 2] }", "no setting `steps`"),
+        ] {
+            let error = row(text).points().unwrap_err().to_string();
+            assert!(error.contains(wanted), "{text}: {error}");
+        }
+    }
+
+    #[test]
     fn what_cannot_be_swept_is_said() {
         for (text, wanted) in [
             ("sweep = { lr = [] }", "no values"),
@@ -267,6 +310,7 @@ mod tests {
             ("sweep = { \"sampling.guidence\" = [1.0] }", "guidence"),
             ("sweep = { \"compress.share\" = [2.0] }", "compress.share"),
             ("sweep = { \"training.steps\" = [2] }", "nothing called `training`"),
+            ("path = \"a.bin\"", "means nothing to `custom-diffusion`"),
         ] {
             let error = row(text).points().unwrap_err().to_string();
             assert!(error.contains(wanted), "{text}: {error}");

@@ -17,7 +17,7 @@ use cdbench::data::{
 use cdbench::diffusion::config::{Config, SchedulerConfig, UNetConfig, VaeConfig};
 use cdbench::diffusion::png::Png;
 use cdbench::diffusion::tokenizer::Tokenizer;
-use cdbench::diffusion::weights::{Weights, save_weights};
+use cdbench::diffusion::weights::{Pickled, Weights, save_pickle, save_weights};
 use cdbench::diffusion::{WordMap, load_maps, save_maps};
 use cdbench::engine::read_image;
 use cdbench::methods::Delta;
@@ -40,6 +40,43 @@ pub struct Reader {
 
 fn golden(name: &str) -> Vec<u8> {
     std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)).unwrap()
+}
+
+/// A LoRA of one module, whose parts are called so.
+fn lora(module: &str, [up, down, alpha]: [&str; 3]) -> Vec<u8> {
+    let [up, down, alpha] = [up, down, alpha].map(|part| format!("{module}{part}"));
+    safetensors(&[
+        (&up, &[3, 2, 1, 1], DType::F32),
+        (&down, &[2, 4, 1, 1], DType::F16),
+        (&alpha, &[], DType::F32),
+    ])
+}
+
+/// What the authors' code and A1111 write.
+fn pickled_checkpoints() -> Vec<Vec<u8>> {
+    let dict = |items: Vec<(&str, Pickled)>| {
+        Pickled::Dict(items.into_iter().map(|(key, value)| (key.to_owned(), value)).collect())
+    };
+    let ones =
+        |shape: &[usize]| Pickled::Tensor(Tensor::ones(shape, DType::F32, &Device::Cpu).unwrap());
+    let key = "mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight";
+    let block = "model.diffusion_model.middle_block.1.transformer_blocks.0.attn2.to_k.weight";
+    let factors = || dict(vec![("u", ones(&[3, 1])), ("v", ones(&[1, 2]))]);
+    let all = [
+        dict(vec![
+            ("unet", dict(vec![(key, factors())])),
+            ("modifier_token", dict(vec![("<new1>", ones(&[4]))])),
+        ]),
+        dict(vec![("state_dict", dict(vec![(block, factors()), ("embed", ones(&[2, 4]))]))]),
+        dict(vec![("string_to_param", dict(vec![("*", ones(&[2, 4]))])), ("name", Pickled::None)]),
+    ];
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.bin");
+    let written = all.iter().map(|content| {
+        save_pickle(&path, content).unwrap();
+        std::fs::read(&path).unwrap()
+    });
+    written.collect()
 }
 
 fn pickled(name: &str) -> Vec<u8> {
@@ -160,14 +197,26 @@ pub fn readers() -> Vec<Reader> {
             let path = folder.join("a.png");
             Png::read(&path).and(read_image(&path).map(|_| ()))
         }),
+        reader("pickled checkpoints", 4, "x.bin", pickled_checkpoints(), |folder| {
+            Delta::load(folder)?.hash().map(|_| ())
+        }),
         reader(
             "checkpoints",
-            10,
+            6,
             "x.safetensors",
             vec![
                 safetensors(&[(kv, &[3, 2], DType::F32)]),
                 safetensors(&[("<new1>", &[4], DType::F16), ("<new2>", &[1, 4], DType::BF16)]),
                 safetensors(&[("emb_params", &[1, 4], DType::F32)]),
+                lora(
+                    "unet.mid_block.attentions.0.proj_in.",
+                    ["lora.up.weight", "lora.down.weight", "alpha"],
+                ),
+                lora(
+                    "lora_unet_input_blocks_4_1_proj_in.",
+                    ["lora_up.weight", "lora_down.weight", "alpha"],
+                ),
+                lora("unet.mid_block.attentions.0.proj_in.weight.", ["u", "v", "x"]),
             ],
             |folder| Delta::load(folder)?.hash().map(|_| ()),
         ),
@@ -269,7 +318,10 @@ pub fn readers() -> Vec<Reader> {
             },
         ),
         with(
-            vec![("in/dog/a.png", picture.clone()), ("prompts/dog.txt", b"a {} at night\n".to_vec())],
+            vec![
+                ("in/dog/a.png", picture.clone()),
+                ("prompts/dog.txt", b"a {} at night\n".to_vec()),
+            ],
             reader("dataset.json", 3, "dataset.json", text(&[&format!("[{dog},\n{dog2}]")]), |f| {
                 data_set("customconcept101", f)
             }),
@@ -285,7 +337,9 @@ pub fn readers() -> Vec<Reader> {
                 "dataset_multiconcept.json",
                 2,
                 "dataset_multiconcept.json",
-                text(&[&format!("[[{dog}, {dog2},\n{{\"prompt_filename_compose\": \"prompts/two.txt\"}}]]")]),
+                text(&[&format!(
+                    "[[{dog}, {dog2},\n{{\"prompt_filename_compose\": \"prompts/two.txt\"}}]]"
+                )]),
                 |folder| data_set("customconcept101", folder),
             ),
         ),
@@ -295,8 +349,10 @@ pub fn readers() -> Vec<Reader> {
                 "prompts_and_classes.txt",
                 2,
                 "prompts_and_classes.txt",
-                text(&["subject_name,class\nvase,vase\ndog2,dog\n\nObject Prompts\n[\n'a {0} {1}'.format(u, c),\n]\n\
-                        Live Subject Prompts\n[\n\"a red {0} {1}\".format(u, c)\n]\n"]),
+                text(&[
+                    "subject_name,class\nvase,vase\ndog2,dog\n\nObject Prompts\n[\n'a {0} {1}'.format(u, c),\n]\n\
+                        Live Subject Prompts\n[\n\"a red {0} {1}\".format(u, c)\n]\n",
+                ]),
                 |folder| data_set("dreambench", folder),
             ),
         ),

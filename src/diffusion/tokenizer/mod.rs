@@ -7,6 +7,7 @@
 mod files;
 mod remarks;
 
+use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::path::Path;
 
@@ -35,6 +36,8 @@ pub struct Tokenizer {
     max_len: usize,
     pad_id: u32,
     vocab_size: usize,
+    /// How many ids in a row a token stands for, from its own, where that is more than one.
+    vectors: BTreeMap<u32, usize>,
     class: String,
     /// `bos_token` and its like, for `tokenizer_config.json`.
     roles: Vec<(&'static str, String)>,
@@ -149,6 +152,7 @@ impl Tokenizer {
         let vocab_size = inner.get_vocab(true).values().max().map_or(0, |id| *id as usize + 1);
         let roles = settings.special.into_iter().map(|(role, token)| (role, token.content));
         Ok(Tokenizer {
+            vectors: vectors(inner.get_added_vocabulary().get_vocab().iter()),
             roles: roles.collect(),
             class: settings.class,
             inner,
@@ -165,8 +169,24 @@ impl Tokenizer {
     /// a word and no unknown token either.
     pub fn encode(&self, prompt: &str) -> Result<Encoded> {
         let encoding = self.run(prompt, true)?;
-        let truncated = !encoding.get_overflowing().is_empty();
-        Ok(Encoded { ids: encoding.get_ids().to_vec(), truncated })
+        let mut truncated = !encoding.get_overflowing().is_empty();
+        let mut ids = self.seen(&encoding);
+        if ids.len() > self.max_len
+            && let Some(end) = ids.last().copied()
+        {
+            truncated = true;
+            ids.truncate(self.max_len - 1);
+            ids.push(end);
+        }
+        ids.resize(self.max_len, self.pad_id);
+        Ok(Encoded { ids, truncated })
+    }
+
+    /// The ids that are no padding; a token of several vectors stands for as many of them.
+    fn seen(&self, encoding: &tokenizers::Encoding) -> Vec<u32> {
+        let ids = encoding.get_ids().iter().zip(encoding.get_attention_mask());
+        let own = ids.filter(|(_, mask)| **mask == 1).map(|(id, _)| *id);
+        own.flat_map(|id| id..id + self.vectors(id) as u32).collect()
     }
 
     /// The ids of a few words alone: no start token, end token or padding.
@@ -174,9 +194,7 @@ impl Tokenizer {
     /// # Errors
     /// As [`Tokenizer::encode`].
     pub fn encode_words(&self, words: &str) -> Result<Vec<u32>> {
-        let encoding = self.run(words, false)?;
-        let ids = encoding.get_ids().iter().zip(encoding.get_attention_mask());
-        Ok(ids.filter(|(_, mask)| **mask == 1).map(|(id, _)| *id).collect())
+        Ok(self.seen(&self.run(words, false)?))
     }
 
     /// Where `words` stand in `prompt` for the first time: the positions of their tokens among the ids of
@@ -227,6 +245,27 @@ impl Tokenizer {
         })?;
         self.vocab_size += 1;
         Ok(id)
+    }
+
+    /// Adds a token that stands for so many ids in a row, and returns the first of them. The others are
+    /// called as diffusers calls them, `<new1>_1`, `<new1>_2`, …, so that it understands what is saved.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::add_token`], of any of these names.
+    pub fn add_token_of(&mut self, token: &str, vectors: usize) -> Result<u32> {
+        let first = self.add_token(token)?;
+        for i in 1..vectors {
+            self.add_token(&format!("{token}_{i}"))?;
+        }
+        if vectors > 1 {
+            self.vectors.insert(first, vectors);
+        }
+        Ok(first)
+    }
+
+    /// How many ids in a row the token of this id stands for in prompts.
+    pub fn vectors(&self, id: u32) -> usize {
+        self.vectors.get(&id).copied().unwrap_or(1)
     }
 
     /// Adds tokens that no prompt has until there are `size` ids, so that the next one added is `size`.
@@ -292,6 +331,17 @@ impl Tokenizer {
         let text = serde_json::to_string_pretty(&config).map_err(|e| bad(&e))?;
         safefile::write(&dir.join("tokenizer_config.json"), text + "\n")
     }
+}
+
+/// The added tokens that stand for several ids in a row, as [`Tokenizer::add_token_of`] calls them.
+fn vectors<'a>(added: impl Iterator<Item = (&'a String, &'a u32)>) -> BTreeMap<u32, usize> {
+    let added: BTreeMap<&str, u32> = added.map(|(token, id)| (token.as_str(), *id)).collect();
+    let count = |token: &str, id: u32| {
+        let next = |i: &u32| added.get(&*format!("{token}_{i}")) == id.checked_add(*i).as_ref();
+        (1..).take_while(next).count() + 1
+    };
+    let counted = added.iter().map(|(token, &id)| (id, count(token, id)));
+    counted.filter(|(_, vectors)| *vectors > 1).collect()
 }
 
 #[cfg(test)]

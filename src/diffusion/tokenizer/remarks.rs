@@ -65,7 +65,18 @@ impl Tokenizer {
     }
 
     fn too_long(&self, prompt: &str) -> Option<String> {
-        let unseen = self.unseen(prompt)?;
+        let Some(unseen) = self.unseen(prompt) else {
+            // what would fit if every token stood for one
+            let cut = self.encode(prompt).is_ok_and(|encoded| encoded.truncated);
+            return cut.then(|| {
+                format!(
+                    "prompt `{}` is longer than the {} tokens that the model reads, as some of its \
+                     tokens have several vectors: its end is not seen",
+                    short(prompt),
+                    self.max_len
+                )
+            });
+        };
         Some(format!(
             "prompt `{}` is longer than the {} tokens that the model reads: `{}` is not seen",
             short(prompt),

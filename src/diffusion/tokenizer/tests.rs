@@ -202,3 +202,27 @@ fn missing_and_broken_files_are_named() {
     let dir = clip_folder(r#"{"model_max_length": 1000000000000000019884624838656}"#);
     assert_eq!(Tokenizer::load(dir.path()).unwrap().max_len(), 77);
 }
+
+#[test]
+fn a_token_of_several_vectors_stands_for_as_many_ids() {
+    let mut tokenizer = Tokenizer::word_level(&["a", "dog", "on", "beach"], 8).unwrap();
+    let first = tokenizer.add_token_of("<new1>", 3).unwrap();
+    let [a, dog] = ["a", "dog"].map(|word| tokenizer.token_id(word).unwrap());
+    let words = tokenizer.encode_words("a <new1> dog").unwrap();
+    assert_eq!(words, [a, first, first + 1, first + 2, dog]);
+    assert_eq!(tokenizer.positions("a <new1> dog", "<new1> dog").unwrap(), Some(2..=5));
+    let fits = tokenizer.encode("a <new1> dog").unwrap();
+    assert_eq!(fits.ids, [2, a, first, first + 1, first + 2, dog, 3, 0]);
+    assert!(!fits.truncated && tokenizer.remarks("a <new1> dog").is_empty());
+    // the end of the text is kept, as where words are cut off
+    let cut = tokenizer.encode("a dog on <new1> beach").unwrap();
+    assert_eq!(cut.ids[4..], [first, first + 1, first + 2, 3]);
+    assert!(cut.truncated);
+    assert!(tokenizer.remarks("a dog on <new1> beach")[0].contains("several vectors"));
+    assert_eq!(tokenizer.add_token("<new2>").unwrap(), first + 3);
+
+    let dir = tempfile::tempdir().unwrap();
+    tokenizer.save(dir.path()).unwrap();
+    let again = Tokenizer::load(dir.path()).unwrap();
+    assert_eq!(again.encode("a <new1> dog").unwrap(), fits);
+}

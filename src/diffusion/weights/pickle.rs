@@ -66,9 +66,11 @@ struct Stored {
 }
 
 impl Pickle {
-    /// Whether a file with these first bytes is pickled.
+    /// Whether a file with these first nine bytes is pickled.
     pub fn is_one(first: &[u8]) -> bool {
-        first.starts_with(&ZIP) || first.first() == Some(&PICKLE)
+        // safetensors starts with the length of its header, which may be any number, and with the header
+        let safetensors = first.get(8) == Some(&b'{');
+        first.starts_with(&ZIP) || first.first() == Some(&PICKLE) && !safetensors
     }
 
     /// Opens a file and finds its tensors.
