@@ -93,7 +93,12 @@ fn dreambench_is_a_mean_over_subjects_without_a_factor() {
             r#"{"0": "a sks vase in the jungle", "1": "a red sks vase"}"#,
             &["small", "wide"][..],
         ),
-        ("dog2", ["small", "wide"], r#"{"0": "a sks dog in the jungle", "1": "a red sks dog"}"#, &["high"]),
+        (
+            "dog2",
+            ["small", "wide"],
+            r#"{"0": "a sks dog in the jungle", "1": "a red sks dog"}"#,
+            &["high"],
+        ),
     ] {
         for (i, name) in samples.iter().enumerate() {
             put(&desk, name, &format!("out/{subject}/samples/{i}.png"));

@@ -20,7 +20,8 @@ use crate::data::{is_clutter, read_picture};
 use crate::diffusion::png::Png;
 use crate::drawing::write_png;
 use crate::methods::{
-    Delta, External, Modifier, OF_SAMPLERS, OF_TRAINERS, fill, instance_prompt, phrase, shown, token,
+    Delta, External, Modifier, OF_SAMPLERS, OF_TRAINERS, fill, instance_prompt, phrase, shown,
+    token,
 };
 use crate::process::Order;
 use crate::spec::{Experiment, Row, SamplingSpec, Scale};
@@ -53,7 +54,8 @@ pub fn find(
     let folder = experiment.base.clone();
     let mut settings: BTreeMap<String, Value> = BTreeMap::new();
     for (key, value) in &row.settings {
-        let value = serde_json::to_value(value).map_err(|e| Error::input(format!("`{key}`: {e}")))?;
+        let value =
+            serde_json::to_value(value).map_err(|e| Error::input(format!("`{key}`: {e}")))?;
         settings.insert(key.clone(), value);
     }
     let modifier = match settings.remove(MODIFIER) {
@@ -174,9 +176,8 @@ impl Worker<'_> {
         };
         let args = told.external.sample.as_deref().unwrap_or_default();
         let all = self.listed(images)?;
-        let is_missing = |(prompt, seed): &&(String, u64)| {
-            !Png::is_whole(&dir.join(image_file(prompt, *seed)))
-        };
+        let is_missing =
+            |(prompt, seed): &&(String, u64)| !Png::is_whole(&dir.join(image_file(prompt, *seed)));
         let mut missing: Vec<&(String, u64)> = all.iter().filter(is_missing).collect();
         missing.dedup();
         if missing.is_empty() {
@@ -207,11 +208,9 @@ impl Worker<'_> {
         let bad: Vec<Error> = missing.iter().filter_map(take).collect();
         let peak = ran?;
         match bad.into_iter().enumerate().last() {
-            None => Ok(Effort {
-                units: (missing.len() * sampling.steps) as f64,
-                earlier: 0.0,
-                peak,
-            }),
+            None => {
+                Ok(Effort { units: (missing.len() * sampling.steps) as f64, earlier: 0.0, peak })
+            }
             Some((others, last)) => Err(Error::input_hint(
                 format!(
                     "`sample`: of {} images {} are not as they were asked for: {last}",
@@ -302,13 +301,16 @@ impl<'a> Desk<'a> {
                 "images": images,
             }));
         }
-        desk.write("concepts.json", &json!({
-            "contract": CONTRACT,
-            "concepts": concepts,
-            "seed": told.seed,
-            "size": worker.resources.size(),
-            "settings": told.external.settings,
-        }))?;
+        desk.write(
+            "concepts.json",
+            &json!({
+                "contract": CONTRACT,
+                "concepts": concepts,
+                "seed": told.seed,
+                "size": worker.resources.size(),
+                "settings": told.external.settings,
+            }),
+        )?;
         Ok(desk)
     }
 
@@ -322,22 +324,19 @@ impl<'a> Desk<'a> {
         Ok(path)
     }
 
-    fn write_prompts(
-        &self,
-        images: &[&(String, u64)],
-        sampling: &SamplingSpec,
-    ) -> Result<PathBuf> {
-        let image = |(prompt, seed): &&(String, u64)| {
-            json!({ "prompt": prompt, "seed": seed, "file": image_file(prompt, *seed) })
-        };
-        self.write("prompts.json", &json!({
-            "contract": CONTRACT,
-            "size": self.worker.resources.size(),
-            "scheduler": sampling.scheduler,
-            "steps": sampling.steps,
-            "guidance": sampling.guidance,
-            "images": images.iter().map(image).collect::<Vec<_>>(),
-        }))
+    fn write_prompts(&self, images: &[&(String, u64)], sampling: &SamplingSpec) -> Result<PathBuf> {
+        let image = |(prompt, seed): &&(String, u64)| json!({ "prompt": prompt, "seed": seed, "file": image_file(prompt, *seed) });
+        self.write(
+            "prompts.json",
+            &json!({
+                "contract": CONTRACT,
+                "size": self.worker.resources.size(),
+                "scheduler": sampling.scheduler,
+                "steps": sampling.steps,
+                "guidance": sampling.guidance,
+                "images": images.iter().map(image).collect::<Vec<_>>(),
+            }),
+        )
     }
 
     fn run(
@@ -377,8 +376,13 @@ impl<'a> Desk<'a> {
         let args = args.map_err(of_key)?;
         let timeout = external.timeout.map(Duration::from_secs_f64);
         let said = self.folder.join("said");
-        let order =
-            Order { args: &args, folder: &external.folder, said: &said, timeout, stop: self.worker.stop };
+        let order = Order {
+            args: &args,
+            folder: &external.folder,
+            said: &said,
+            timeout,
+            stop: self.worker.stop,
+        };
         order.run(meanwhile).map_err(of_key)
     }
 }

@@ -17,8 +17,8 @@ use crate::diffusion::config::SchedulerConfig;
 use crate::diffusion::folder::Folder;
 use crate::diffusion::tokenizer::Tokenizer;
 use crate::diffusion::weights::Weights;
-use crate::methods::{Profile, taken_tokens};
 use crate::error::nearest;
+use crate::methods::{Profile, taken_tokens};
 use crate::metrics::Chosen;
 use crate::spec::Experiment;
 use crate::{Error, Result, mini, world};
@@ -412,13 +412,14 @@ fn find_pair(experiment: &Experiment, name: &str) -> Result<(Vec<String>, Vec<Pr
         }
         return Ok((own.concepts.clone(), prompts.load(own.concepts.len())?));
     }
-    let (sources, prompts) = data::world_pair(name).map_err(|e| match experiment.pairs.is_empty() {
-        true => e,
-        false => Error::input_hint(
-            format!("neither the experiment nor the world has a pair `{name}`"),
-            nearest(name, experiment.pairs.iter().map(|pair| pair.name.as_str())),
-        ),
-    })?;
+    let (sources, prompts) =
+        data::world_pair(name).map_err(|e| match experiment.pairs.is_empty() {
+            true => e,
+            false => Error::input_hint(
+                format!("neither the experiment nor the world has a pair `{name}`"),
+                nearest(name, experiment.pairs.iter().map(|pair| pair.name.as_str())),
+            ),
+        })?;
     Ok((sources.map(|s| s.name().to_owned()).to_vec(), prompts))
 }
 

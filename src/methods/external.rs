@@ -87,7 +87,11 @@ pub const OF_SAMPLERS: [&str; 7] =
 /// # Errors
 /// [`Error::Input`] for a name that has no value, with the names that there are, or a brace without its
 /// other half.
-pub fn fill(argument: &str, known: &[&str], value: &dyn Fn(&str) -> Option<String>) -> Result<String> {
+pub fn fill(
+    argument: &str,
+    known: &[&str],
+    value: &dyn Fn(&str) -> Option<String>,
+) -> Result<String> {
     let wrong = |what: String| {
         let names: Vec<String> = known.iter().map(|name| format!("{{{name}}}")).collect();
         Error::input_hint(

@@ -123,7 +123,9 @@ impl Need {
     /// Whether it is the images of the evaluation prompts, or where they attend.
     pub fn of_prompts(self) -> bool {
         match self {
-            Need::Prompts | Need::Images | Need::Targets | Need::AllTargets | Need::Attention => true,
+            Need::Prompts | Need::Images | Need::Targets | Need::AllTargets | Need::Attention => {
+                true
+            }
             Need::RealImages
             | Need::GeneralImages
             | Need::ClassWords
@@ -140,11 +142,9 @@ impl Need {
             | Need::Unrelated
             | Need::Weights
             | Need::Attention => true,
-            Need::Prompts
-            | Need::Images
-            | Need::Targets
-            | Need::AllTargets
-            | Need::RealImages => false,
+            Need::Prompts | Need::Images | Need::Targets | Need::AllTargets | Need::RealImages => {
+                false
+            }
         }
     }
 }

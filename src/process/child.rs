@@ -264,7 +264,11 @@ impl Running {
 mod tests {
     use super::*;
 
-    fn run(script: &str, timeout: Option<f64>, stop: &AtomicBool) -> (Result<Option<u64>>, PathBuf) {
+    fn run(
+        script: &str,
+        timeout: Option<f64>,
+        stop: &AtomicBool,
+    ) -> (Result<Option<u64>>, PathBuf) {
         let dir = tempfile::tempdir().unwrap().keep();
         let args = ["sh", "-c", script].map(str::to_owned);
         let timeout = timeout.map(Duration::from_secs_f64);
@@ -301,9 +305,9 @@ mod tests {
         for stopped in [false, true] {
             let stop = AtomicBool::new(false);
             let (outcome, dir) = std::thread::scope(|scope| {
-                let running = scope.spawn(|| run(script, (!stopped).then_some(0.7), &stop));
+                let running = scope.spawn(|| run(script, (!stopped).then_some(4.5), &stop));
                 if stopped {
-                    std::thread::sleep(Duration::from_millis(700));
+                    std::thread::sleep(Duration::from_millis(4500));
                     stop.store(true, Ordering::Relaxed);
                 }
                 running.join().unwrap()
@@ -311,7 +315,7 @@ mod tests {
             let error = outcome.unwrap_err();
             match stopped {
                 true => assert!(matches!(error, Error::Interrupted)),
-                false => assert!(error.to_string().contains("no end after 0.7 s"), "{error}"),
+                false => assert!(error.to_string().contains("no end after 4.5 s"), "{error}"),
             }
             let child = std::fs::read_to_string(dir.join("child")).unwrap();
             assert!(!alive(&child), "{child}");
@@ -324,8 +328,13 @@ mod tests {
         let stop = AtomicBool::new(false);
         for name in ["no-such-program", "./no-such-program"] {
             let args = [name.to_owned()];
-            let order =
-                Order { args: &args, folder: dir.path(), said: dir.path(), timeout: None, stop: &stop };
+            let order = Order {
+                args: &args,
+                folder: dir.path(),
+                said: dir.path(),
+                timeout: None,
+                stop: &stop,
+            };
             let error = order.run(&mut || {}).unwrap_err();
             assert!(error.to_string().contains("no-such-program"), "{error}");
             assert!(error.hint().unwrap().contains("PATH"));

@@ -99,7 +99,8 @@ mod tests {
 
     #[test]
     fn rows_of_programs_say_which_and_others_do_not() {
-        let own = "method = \"command\"\ntrain = [\"sh\", \"{lr}\", \"{out}\"]\nsettings = { lr = 1 }";
+        let own =
+            "method = \"command\"\ntrain = [\"sh\", \"{lr}\", \"{out}\"]\nsettings = { lr = 1 }";
         assert_eq!(row(own).unwrap().len(), 1);
         let swept = own.replace("settings = { lr = 1 }", "sweep = { lr = [1, 2], steps = [3, 4] }");
         let points = row(&swept).unwrap();
@@ -116,7 +117,12 @@ mod tests {
             (&format!("{own}\ntimeout = inf"), "`timeout`"),
             (&format!("{own}\nversion = \"1\"\nversion_command = [\"x\"]"), "both"),
             (&own.replace("lr = 1", "lr = 1, seed = 2"), "`settings.seed`"),
-            (&format!("{own}\nsample = [\"x\", \"{{out}}{{prompts}}\"]\ncompress = {{ share = 0.5 }}"), "`compress`"),
+            (
+                &format!(
+                    "{own}\nsample = [\"x\", \"{{out}}{{prompts}}\"]\ncompress = {{ share = 0.5 }}"
+                ),
+                "`compress`",
+            ),
         ] {
             let error = row(text).unwrap_err().to_string();
             assert!(error.contains(wanted), "{text}: {error}");

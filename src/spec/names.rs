@@ -34,7 +34,8 @@ pub(super) fn matching(given: &[String], known: &[&str]) -> Result<Vec<String>> 
             continue;
         }
         let matches: Vec<&str> = known.iter().copied().filter(|k| fits(name, k)).collect();
-        if matches.is_empty() {
+        // all of none is none: a data set may have no pairs
+        if matches.is_empty() && !(known.is_empty() && name == "*") {
             let bare: String = name.chars().filter(|c| !"*?".contains(*c)).collect();
             return Err(Error::input_hint(
                 format!("no name is like `{name}`"),
@@ -43,7 +44,8 @@ pub(super) fn matching(given: &[String], known: &[&str]) -> Result<Vec<String>> 
         }
         // those that are named by themselves keep their places
         let new = matches.into_iter().filter(|m| !given.iter().any(|g| g == m));
-        let new: Vec<String> = new.filter(|m| !found.iter().any(|f| f == m)).map(Into::into).collect();
+        let new: Vec<String> =
+            new.filter(|m| !found.iter().any(|f| f == m)).map(Into::into).collect();
         found.extend(new);
     }
     Ok(found)
@@ -51,7 +53,8 @@ pub(super) fn matching(given: &[String], known: &[&str]) -> Result<Vec<String>> 
 
 /// Whether `name` is like `pattern`: `*` stands for any letters, `?` for one.
 fn fits(pattern: &str, name: &str) -> bool {
-    let (pattern, name): (Vec<char>, Vec<char>) = (pattern.chars().collect(), name.chars().collect());
+    let (pattern, name): (Vec<char>, Vec<char>) =
+        (pattern.chars().collect(), name.chars().collect());
     // where the last `*` was, and what of the name it stands for so far
     let (mut p, mut n, mut star) = (0, 0, None);
     while n < name.len() {
@@ -100,5 +103,7 @@ mod tests {
         let error = of(&["dig*"]).unwrap_err();
         assert!(error.to_string().contains("`dig*`"), "{error}");
         assert_eq!(error.hint(), Some("did you mean dog?"));
+        let all = |pattern: &str| matching(&[pattern.to_owned()], &[]);
+        assert!(all("*").unwrap().is_empty() && all("d*").is_err());
     }
 }

@@ -258,7 +258,10 @@ pub fn readers() -> Vec<Reader> {
             },
         ),
         with(
-            vec![("in/dog/a.png", picture.clone()), ("prompts/dog.txt", b"a {} at night\n".to_vec())],
+            vec![
+                ("in/dog/a.png", picture.clone()),
+                ("prompts/dog.txt", b"a {} at night\n".to_vec()),
+            ],
             reader("dataset.json", 3, "dataset.json", text(&[&format!("[{dog},\n{dog2}]")]), |f| {
                 data_set("customconcept101", f)
             }),
@@ -274,7 +277,9 @@ pub fn readers() -> Vec<Reader> {
                 "dataset_multiconcept.json",
                 2,
                 "dataset_multiconcept.json",
-                text(&[&format!("[[{dog}, {dog2},\n{{\"prompt_filename_compose\": \"prompts/two.txt\"}}]]")]),
+                text(&[&format!(
+                    "[[{dog}, {dog2},\n{{\"prompt_filename_compose\": \"prompts/two.txt\"}}]]"
+                )]),
                 |folder| data_set("customconcept101", folder),
             ),
         ),
@@ -284,8 +289,10 @@ pub fn readers() -> Vec<Reader> {
                 "prompts_and_classes.txt",
                 2,
                 "prompts_and_classes.txt",
-                text(&["subject_name,class\nvase,vase\ndog2,dog\n\nObject Prompts\n[\n'a {0} {1}'.format(u, c),\n]\n\
-                        Live Subject Prompts\n[\n\"a red {0} {1}\".format(u, c)\n]\n"]),
+                text(&[
+                    "subject_name,class\nvase,vase\ndog2,dog\n\nObject Prompts\n[\n'a {0} {1}'.format(u, c),\n]\n\
+                        Live Subject Prompts\n[\n\"a red {0} {1}\".format(u, c)\n]\n",
+                ]),
                 |folder| data_set("dreambench", folder),
             ),
         ),

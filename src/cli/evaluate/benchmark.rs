@@ -29,7 +29,8 @@ type Found = Vec<Vec<Stratum>>;
 /// Measures and prints.
 pub(super) fn run(args: &Args, protocol: &Protocol) -> Result<()> {
     let given = |column: &&Column| {
-        column.extractor == "clip" || args.extractor.iter().any(|(name, _)| name == column.extractor)
+        column.extractor == "clip"
+            || args.extractor.iter().any(|(name, _)| name == column.extractor)
     };
     let columns: Vec<&Column> = protocol.columns.iter().filter(given).collect();
     for column in protocol.columns.iter().filter(|column| !given(column)) {
@@ -73,7 +74,8 @@ pub(super) fn run(args: &Args, protocol: &Protocol) -> Result<()> {
         };
         let most = found.iter().map(Vec::len).max().unwrap_or(0);
         for i in (0..most).filter(|_| most > 1) {
-            let of_place: Vec<Stratum> = found.iter().filter_map(|set| set.get(i)).cloned().collect();
+            let of_place: Vec<Stratum> =
+                found.iter().filter_map(|set| set.get(i)).cloned().collect();
             shown(&format!(", {}", i + 1), &of_place);
         }
         shown("", &found.iter().map(|set| mean(set)).collect::<Vec<_>>());
@@ -113,9 +115,10 @@ fn measure(
             vec![column.values(images.view(), with.view())]
         }
         With::Targets | With::Own => {
-            let each = set.with.iter().map(|with| {
-                Ok(column.values(images.view(), features(&**extractor, with)?.view()))
-            });
+            let each = set
+                .with
+                .iter()
+                .map(|with| Ok(column.values(images.view(), features(&**extractor, with)?.view())));
             each.collect::<Result<_>>()?
         }
     };
@@ -148,9 +151,9 @@ fn places(args: &Args, protocol: &Protocol) -> Result<Vec<Place>> {
     let folder = &args.folder;
     if protocol.layout == Layout::Pairs {
         let samples = folder.join("tgt_image");
-        let names = folders(&samples)?.into_iter().map(|f| {
-            Place::Pairs(f.file_name().map(PathBuf::from).unwrap_or_default())
-        });
+        let names = folders(&samples)?
+            .into_iter()
+            .map(|f| Place::Pairs(f.file_name().map(PathBuf::from).unwrap_or_default()));
         return some(names.collect(), &samples, "a folder for each subject");
     }
     if folder.join("samples").is_dir() {

@@ -88,11 +88,13 @@ impl Said {
                     None if text.is_empty() => {}
                     None => {
                         let prompt = prompt(text).ok_or_else(|| {
-                            let hint = "'a {0} {1} in the jungle'.format(unique_token, class_token),";
+                            let hint =
+                                "'a {0} {1} in the jungle'.format(unique_token, class_token),";
                             wrong(line, format!("`{text}` is no prompt"), hint)
                         })?;
                         if !prompt.contains("{}") {
-                            let hint = "write {0} where the token goes and {1} where the class goes";
+                            let hint =
+                                "write {0} where the token goes and {1} where the class goes";
                             return Err(wrong(line, format!("`{text}` has no {{0}}"), hint));
                         }
                         crate::data::Prompt::parse(&prompt.replace(CLASS, "x"), 1)

@@ -21,7 +21,8 @@ impl Reader for DreamBenchPlus {
 
     fn read(&self, place: &Place) -> Result<Dataset> {
         let roots = [place.root.clone(), place.root.join("data")];
-        let whole = |root: &&PathBuf| root.join("images").is_dir() && root.join("captions").is_dir();
+        let whole =
+            |root: &&PathBuf| root.join("images").is_dir() && root.join("captions").is_dir();
         let Some(root) = roots.iter().find(whole) else {
             return Err(Error::input_hint(
                 format!("{}: there are no images/ and captions/ in it", place.root.display()),
@@ -136,7 +137,8 @@ fn with_place(caption: &str, subject: &str) -> String {
 /// What the benchmark calls a subject, such as `live_subject_animal_00_kitten`: its folders of samples are
 /// called so.
 fn collection(below: &Path, subject: &str) -> String {
-    let name = |part: Option<&std::ffi::OsStr>| part.unwrap_or_default().to_string_lossy().into_owned();
+    let name =
+        |part: Option<&std::ffi::OsStr>| part.unwrap_or_default().to_string_lossy().into_owned();
     let category = match name(below.parent().and_then(Path::file_name)).as_str() {
         kind @ ("animal" | "human") => format!("live_subject_{kind}"),
         kind => kind.to_owned(),

@@ -124,12 +124,11 @@ pub(super) fn prompts(
         let text = text.to_lowercase();
         categories.iter().all(|category| text.contains(&category.to_lowercase()))
     };
-    let read = read_prompts(&file, categories.len()).or_else(|error| {
-        match read_prompts(&file, 0) {
+    let read =
+        read_prompts(&file, categories.len()).or_else(|error| match read_prompts(&file, 0) {
             Ok(plain) if plain.iter().all(|prompt| says(prompt.template())) => Ok(plain),
             _ => Err(error),
-        }
-    });
+        });
     let read = read.map_err(|e| e.of(at))?;
     Ok(read.iter().map(|prompt| prompt.template().to_owned()).collect())
 }

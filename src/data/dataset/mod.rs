@@ -126,9 +126,8 @@ impl Place<'_> {
     /// The path that a file of the data set names, below `folder`. `at` says where it is named.
     fn path(&self, folder: &Path, given: &str, at: &str) -> Result<PathBuf> {
         let path = Path::new(given);
-        let leaves = path
-            .components()
-            .any(|c| !matches!(c, Component::CurDir | Component::Normal(_)));
+        let leaves =
+            path.components().any(|c| !matches!(c, Component::CurDir | Component::Normal(_)));
         if given.trim().is_empty() || given.contains('\0') {
             return Err(Error::input(format!("{at}: the path is empty or none")));
         }

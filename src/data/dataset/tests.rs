@@ -69,11 +69,14 @@ fn customconcept101_has_concepts_pairs_and_their_prompts() {
     // the data set calls a chair a sofa in one of its pairs
     let seat = DOG.replace("\"dog\"", "\"sofa\"");
     let end = r#"{"prompt_filename_compose": "prompts/both.txt"}"#;
-    let pairs = format!("[[{DOG}, {GATE}, {end}], [{GATE}, {seat}, {end}], [{DOG}, {GATE}, {end}]]");
+    let pairs =
+        format!("[[{DOG}, {GATE}, {end}], [{GATE}, {seat}, {end}], [{DOG}, {GATE}, {end}]]");
     let mut files = listed(&[DOG, GATE], &[("prompts/both.txt", "{0} and {1}\n{1} on a {0}\n")]);
     files.push(("dataset_multiconcept.json", pairs));
-    let found = read("customconcept101", &folder(&borrowed(&files))).unwrap();
-    let names: Vec<_> = found.concepts.iter().map(|c| (c.name.as_str(), c.category.as_str())).collect();
+    let dir = folder(&borrowed(&files));
+    let found = read("customconcept101", &dir).unwrap();
+    let names: Vec<_> =
+        found.concepts.iter().map(|c| (c.name.as_str(), c.category.as_str())).collect();
     assert_eq!(names, [("pet_dog1", "dog"), ("moongate", "moongate")]);
     assert_eq!(prompts(&found.concepts[0]), ["photo of a {}.", "{} in times square."]);
     // one that needs no token has its own word in the prompts
@@ -128,7 +131,9 @@ fn customconcept101_errors_say_where_and_what() {
     fs::remove_file(dir.path().join("benchmark_dataset/pet_dog1/0.jpg")).unwrap();
     let error = read("customconcept101", &dir).unwrap_err();
     assert!(error.to_string().contains("the folder is empty"), "{error}");
-    for pairs in ["[[]]", "[[{}]]", "[[{\"prompt_filename_compose\": \"prompts/dog.txt\"}]]", "[{}]"] {
+    for pairs in
+        ["[[]]", "[[{}]]", "[[{\"prompt_filename_compose\": \"prompts/dog.txt\"}]]", "[{}]"]
+    {
         let mut files = listed(&[DOG], &[]);
         files.push(("dataset_multiconcept.json", pairs.into()));
         let said = refused("customconcept101", &borrowed(&files));
@@ -143,7 +148,10 @@ fn concept_lists_may_say_how_the_class_is_shown() {
     let dir = folder(&[("concept_list.json", list), ("data/pot/a.png", "")]);
     let mut spec = spec("concept-list", &dir.path().join("concept_list.json"));
     let found = spec.read(Path::new(".")).unwrap();
-    assert_eq!((found.concepts[0].name.as_str(), found.concepts[0].category.as_str()), ("pot", "wooden pot"));
+    assert_eq!(
+        (found.concepts[0].name.as_str(), found.concepts[0].category.as_str()),
+        ("pot", "wooden pot")
+    );
     assert_eq!(found.concepts[0].prompts, None);
     spec.path = dir.path().into();
     spec.prompts = Some(PromptSource::List(vec!["a {} at night".into()]));
@@ -209,7 +217,8 @@ fn dreambench_plus_plus_has_a_picture_and_captions_of_each_subject() {
         ("data/images/style/03.jpg", ""),
         ("data/captions/style/03.txt", "oil painting\n\nan oil painting of a house"),
     ];
-    let found = read("dreambench++", &folder(&files)).unwrap();
+    let dir = folder(&files);
+    let found = read("dreambench++", &dir).unwrap();
     let names: Vec<&str> = found.concepts.iter().map(|c| c.name.as_str()).collect();
     assert_eq!(names, ["live_subject_animal_00_kitten", "style_03_oil_painting"]);
     let of_kitten = ["A {} on a bed.", "A kittens' {{toy}} and a {}", "an empty room"];
@@ -247,7 +256,8 @@ fn what_is_written_is_read_as_it_was() {
     let sources = names.map(|name| ConceptSource::World(name.into()));
     let concepts = load_concepts(&sources).unwrap();
     let (_, prompts) = world_pair("cat_dog").unwrap();
-    let set = ExportedSet { name: "cat_dog".into(), concepts: vec![1, 0], prompts: prompts.clone() };
+    let set =
+        ExportedSet { name: "cat_dog".into(), concepts: vec![1, 0], prompts: prompts.clone() };
     let dir = tempfile::tempdir().unwrap();
     write_customconcept101(dir.path(), &concepts, &[set]).unwrap();
     let found = read("customconcept101", &dir).unwrap();
