@@ -5,11 +5,11 @@
 mod desk;
 
 use std::fs;
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use desk::{Desk, both, cdbench, ends, files, ok};
+use candle_core::{DType, Device, Tensor};
+use desk::{Desk, both, cdbench, ends, ok};
 
 /// A sampler: a picture for each file that it is asked for, but as `$how` says; it notes how many it was
 /// asked for.
@@ -17,7 +17,7 @@ const SAMPLER: &str = r#"#!/bin/sh
 prompts=$1; out=$2; how=$3; grep -c '"file"' "$prompts" >> asked.txt
 sed -n 's/.*"file": "\(.*\)".*/\1/p' "$prompts" | sort | while read file; do
   cp "${how}.png" "$out/$file"
-  test "$how" = half && exit 0
+  if test "$how" = half; then exit 0; fi
 done
 "#;
 
@@ -133,7 +133,7 @@ fn what_a_sampler_leaves_out_or_spoils_is_said_and_the_rest_is_kept() {
     ] {
         let lab = Lab::new(&sampler(how));
         let err = lab.fails(&[]);
-        assert!(err.contains(wanted) && err.contains("1 of 4 cells"), "{how}: {err}");
+        assert!(err.contains(wanted) && err.contains("1 of 5 cells"), "{how}: {err}");
     }
     // the one that was made is not asked for again
     let lab = Lab::new(&sampler("half"));
@@ -145,17 +145,17 @@ fn what_a_sampler_leaves_out_or_spoils_is_said_and_the_rest_is_kept() {
 #[test]
 fn programs_that_fail_hang_or_are_not_there() {
     let row = |args: &str| {
-        format!("[[rows]]\nmethod = \"command\"\ntrain = [{args}, \"{{out}}\"]\ntimeout = 1\n")
+        format!("[[rows]]\nmethod = \"command\"\ntrain = [{args}, \"{{out}}\"]\ntimeout = 20\n")
     };
     let script = "\"sh\", \"-c\", \"echo it is the weather >&2; exit 9\"";
     let lab = Lab::new(&row(script));
     let err = lab.fails(&[]);
     assert!(err.contains("exit code 9") && err.contains("it is the weather"), "{err}");
-    lab.write(&row("\"sh\", \"-c\", \"sleep 60\""));
+    lab.write(&row("\"sh\", \"-c\", \"sleep 300\"").replace("20", "1"));
     let start = Instant::now();
     let err = lab.fails(&[]);
     assert!(err.contains("no end after 1 s") && err.contains("`timeout`"), "{err}");
-    assert!(start.elapsed() < Duration::from_secs(40));
+    assert!(start.elapsed() < Duration::from_secs(200));
     lab.write(&row("\"no-such-trainer\""));
     assert!(lab.fails(&[]).contains("there is no program `no-such-trainer`"));
     lab.write(&row("\"true\""));
@@ -165,9 +165,12 @@ fn programs_that_fail_hang_or_are_not_there() {
     // what can be known is said before anything runs
     for (row, wanted) in [
         (row("\"x\", \"{prompts}\""), "{prompts}"),
-        (row("\"x\"").replace("timeout = 1", "inputs = [\"none.py\"]"), "none.py"),
-        (row("\"x\"").replace("timeout = 1", "version_command = [\"false\"]"), "`version_command`"),
-        (row("\"x\"").replace("timeout = 1", "version_command = [\"true\"]"), "prints nothing"),
+        (row("\"x\"").replace("timeout = 20", "inputs = [\"none.py\"]"), "none.py"),
+        (
+            row("\"x\"").replace("timeout = 20", "version_command = [\"false\"]"),
+            "`version_command`",
+        ),
+        (row("\"x\"").replace("timeout = 20", "version_command = [\"true\"]"), "prints nothing"),
     ] {
         lab.write(&row);
         let err = ends(&Lab::with(&lab.args(), &[]), 3);
@@ -183,7 +186,7 @@ fn a_trainer_writes_a_checkpoint_that_we_read_or_one_for_its_own_sampler() {
     ok(&desk.train("textual-inversion", "dog_plum", &ours, &store));
     // it takes a while and some memory, and says what it was told
     let script = "cp ours/*.safetensors \"$2\"; cp \"$1\" told.json; ls \"$4\" > backbone.txt; \
-        x=$(head -c 20000000 /dev/zero | tr '\\\\0' x); echo \"$3 ${#x}\" > seen.txt";
+        x=$(head -c 20000000 /dev/zero | tr '\\0' x); sleep 1; echo \"$3 ${{#x}}\" > seen.txt";
     let trainer = format!(
         "[[rows]]\nmethod = \"command\"\nsettings = {{ modifier_token = \"category\", steps = 40 }}\n\
          train = [\"sh\", \"-c\", '''{script}''', \"x\", \"{{concepts}}\", \"{{out}}\", \"{{steps}} {{seed}}\", \"{{backbone}}\"]\n"
@@ -208,10 +211,13 @@ fn a_trainer_writes_a_checkpoint_that_we_read_or_one_for_its_own_sampler() {
     assert!((15.0..400.0).contains(&peak), "{peak} MB of the shell, not of this program");
 
     // another token than the one it was told of
-    fs::rename(desk.path("ours/<new1>.safetensors"), desk.path("ours/<new7>.safetensors")).unwrap();
+    fs::remove_file(desk.path("ours/<new1>.safetensors")).unwrap();
+    let row = Tensor::zeros((1, 128), DType::F32, &Device::Cpu).unwrap();
+    let other = desk.path("ours/x.safetensors");
+    candle_core::safetensors::save(&[("<new7>", row)].into(), other).unwrap();
     lab.write(&trainer.replace("steps = 40", "steps = 41"));
-    let renamed = lab.fails(&[]);
-    assert!(renamed.contains("token"), "{renamed}");
+    let err = lab.fails(&[]);
+    assert!(err.contains("has no token `<new1>`, but <new7>"), "{err}");
 
     // a checkpoint of any kind, for its own sampler
     let both_of = "[[rows]]\nmethod = \"command\"\n\
@@ -220,11 +226,6 @@ fn a_trainer_writes_a_checkpoint_that_we_read_or_one_for_its_own_sampler() {
     lab.write(both_of);
     lab.run(&[]);
     assert_eq!(lab.asked(), [6]);
-    // nothing of an unfinished run is left
-    assert!(
-        !Path::new(&desk.path("store/work")).exists()
-            || files(Path::new(&desk.path("store/work")), "").is_empty()
-    );
 }
 
 #[test]

@@ -305,9 +305,9 @@ mod tests {
         for stopped in [false, true] {
             let stop = AtomicBool::new(false);
             let (outcome, dir) = std::thread::scope(|scope| {
-                let running = scope.spawn(|| run(script, (!stopped).then_some(0.7), &stop));
+                let running = scope.spawn(|| run(script, (!stopped).then_some(4.5), &stop));
                 if stopped {
-                    std::thread::sleep(Duration::from_millis(700));
+                    std::thread::sleep(Duration::from_millis(4500));
                     stop.store(true, Ordering::Relaxed);
                 }
                 running.join().unwrap()
@@ -315,7 +315,7 @@ mod tests {
             let error = outcome.unwrap_err();
             match stopped {
                 true => assert!(matches!(error, Error::Interrupted)),
-                false => assert!(error.to_string().contains("no end after 0.7 s"), "{error}"),
+                false => assert!(error.to_string().contains("no end after 4.5 s"), "{error}"),
             }
             let child = std::fs::read_to_string(dir.join("child")).unwrap();
             assert!(!alive(&child), "{child}");

@@ -34,7 +34,8 @@ pub(super) fn matching(given: &[String], known: &[&str]) -> Result<Vec<String>> 
             continue;
         }
         let matches: Vec<&str> = known.iter().copied().filter(|k| fits(name, k)).collect();
-        if matches.is_empty() {
+        // all of none is none: a data set may have no pairs
+        if matches.is_empty() && !(known.is_empty() && name == "*") {
             let bare: String = name.chars().filter(|c| !"*?".contains(*c)).collect();
             return Err(Error::input_hint(
                 format!("no name is like `{name}`"),
@@ -102,5 +103,7 @@ mod tests {
         let error = of(&["dig*"]).unwrap_err();
         assert!(error.to_string().contains("`dig*`"), "{error}");
         assert_eq!(error.hint(), Some("did you mean dog?"));
+        let all = |pattern: &str| matching(&[pattern.to_owned()], &[]);
+        assert!(all("*").unwrap().is_empty() && all("d*").is_err());
     }
 }

@@ -10,7 +10,8 @@ use crate::{Error, Result, world};
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ScaleSpec {
-    /// Names of single concepts, or patterns of names: `"*"`, `["cat_*", "dog"]`.
+    /// Names of single concepts, or patterns of names: `"*"`, `["cat_*", "dog"]`. All of a data set, and
+    /// all of its pairs, where neither these nor pairs are named.
     #[serde(deserialize_with = "names::one_or_more")]
     pub concepts: Option<Vec<String>>,
     /// Names of pairs, and of larger sets, or patterns.
@@ -167,8 +168,12 @@ impl super::Experiment {
         let matching = |key: &str, given: Vec<String>, known: Vec<&str>| {
             names::matching(&given, &known).map_err(|e| e.of(&format!("`scales.{name}.{key}`")))
         };
-        let concepts = given(&own.concepts, &default.concepts);
-        let pairs = given(&own.pairs, &default.pairs);
+        let mut concepts = given(&own.concepts, &default.concepts);
+        let mut pairs = given(&own.pairs, &default.pairs);
+        let named = [own, default].iter().any(|s| s.concepts.is_some() || s.pairs.is_some());
+        if self.dataset.is_some() && !named {
+            (concepts, pairs) = (vec!["*".to_owned()], vec!["*".to_owned()]);
+        }
         Ok(Scale {
             name: name.to_owned(),
             concepts: matching("concepts", concepts, self.concept_names())?,

@@ -73,7 +73,8 @@ fn customconcept101_has_concepts_pairs_and_their_prompts() {
         format!("[[{DOG}, {GATE}, {end}], [{GATE}, {seat}, {end}], [{DOG}, {GATE}, {end}]]");
     let mut files = listed(&[DOG, GATE], &[("prompts/both.txt", "{0} and {1}\n{1} on a {0}\n")]);
     files.push(("dataset_multiconcept.json", pairs));
-    let found = read("customconcept101", &folder(&borrowed(&files))).unwrap();
+    let dir = folder(&borrowed(&files));
+    let found = read("customconcept101", &dir).unwrap();
     let names: Vec<_> =
         found.concepts.iter().map(|c| (c.name.as_str(), c.category.as_str())).collect();
     assert_eq!(names, [("pet_dog1", "dog"), ("moongate", "moongate")]);
@@ -216,7 +217,8 @@ fn dreambench_plus_plus_has_a_picture_and_captions_of_each_subject() {
         ("data/images/style/03.jpg", ""),
         ("data/captions/style/03.txt", "oil painting\n\nan oil painting of a house"),
     ];
-    let found = read("dreambench++", &folder(&files)).unwrap();
+    let dir = folder(&files);
+    let found = read("dreambench++", &dir).unwrap();
     let names: Vec<&str> = found.concepts.iter().map(|c| c.name.as_str()).collect();
     assert_eq!(names, ["live_subject_animal_00_kitten", "style_03_oil_painting"]);
     let of_kitten = ["A {} on a bed.", "A kittens' {{toy}} and a {}", "an empty room"];
