@@ -107,10 +107,14 @@ fn tokens_of_a_checkpoint_are_not_shown_to_clip() {
     let prompts = r#"{"a": "photo of a dogtoy dog"}"#;
     std::fs::write(desk.path("out/prompts.json"), prompts).unwrap();
     let evaluate = ["evaluate", &folder, "--targets", &targets];
-    let table = |more: &[&str]| ok(&[&evaluate[..], more].concat());
-    let named = table(&["--token", "dogtoy"]);
-    assert_ne!(table(&[]), named);
-    assert_eq!(table(&["--checkpoint", &own]), named);
+    // the protocol knows what CLIP was shown
+    let protocol = |more: &[&str]| {
+        let (_, err) = both(&[&evaluate[..], more].concat());
+        err.lines().find(|line| line.starts_with("protocol: ")).unwrap().to_owned()
+    };
+    let named = protocol(&["--token", "dogtoy"]);
+    assert_ne!(protocol(&[]), named);
+    assert_eq!(protocol(&["--checkpoint", &own]), named);
 }
 
 #[test]

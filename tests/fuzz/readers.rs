@@ -216,7 +216,10 @@ pub fn readers() -> Vec<Reader> {
                     "lora_unet_input_blocks_4_1_proj_in.",
                     ["lora_up.weight", "lora_down.weight", "alpha"],
                 ),
-                lora("unet.mid_block.attentions.0.proj_in.weight.", ["u", "v", "x"]),
+                safetensors(&[
+                    ("unet.conv_in.weight.u", &[3, 2], DType::F32),
+                    ("unet.conv_in.weight.v", &[2, 4, 3, 3], DType::F32),
+                ]),
             ],
             |folder| Delta::load(folder)?.hash().map(|_| ()),
         ),

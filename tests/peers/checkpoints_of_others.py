@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 from diffusers.models.attention_processor import CustomDiffusionAttnProcessor
+from diffusers.training_utils import _collate_lora_metadata
+from diffusers.utils import convert_state_dict_to_diffusers, logging
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from PIL import Image
@@ -203,9 +205,6 @@ def theirs_here(desk, authors):
         for name, weight in model.named_parameters():
             if "lora_" in name:
                 weight.data *= 0.5
-    from diffusers.training_utils import _collate_lora_metadata
-    from diffusers.utils import convert_state_dict_to_diffusers
-
     layers = {
         f"{part}_lora_layers": convert_state_dict_to_diffusers(get_peft_model_state_dict(model))
         for part, model in [("unet", pipe.unet), ("text_encoder", pipe.text_encoder)]
@@ -291,6 +290,7 @@ def main():
     parser.add_argument("--tolerance", type=float, default=0.5)
     args = parser.parse_args()
     torch.set_num_threads(1)
+    logging.disable_progress_bar()
 
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         desk = Desk(args.backbone, args.cdbench, pathlib.Path(folder))

@@ -244,6 +244,22 @@ fn lying_headers_are_errors() {
     assert!(message(Weights::open_file(&path)).contains("64 bytes"));
 }
 
+/// The length of its header is a safetensors file's first number, and may look like a pickle's start.
+#[test]
+fn a_header_of_any_length_is_no_pickle() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("m.safetensors");
+    for length in [0x80, 0x180, 0x280, 0x480] {
+        let header = r#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#;
+        let mut bytes = u64::to_le_bytes(length).to_vec();
+        bytes.extend(format!("{header:<width$}", width = length as usize).as_bytes());
+        bytes.extend(1.5f32.to_le_bytes());
+        std::fs::write(&path, bytes).unwrap();
+        let weights = Weights::open_file(&path).unwrap();
+        assert_eq!(flat(&weights.tensor("a", &[1]).unwrap()), [1.5], "{length}");
+    }
+}
+
 #[test]
 fn saving_refuses_what_would_be_lost() {
     let dir = tempfile::tempdir().unwrap();
