@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::data::{ConceptSource, ExportedSet, load_concepts, world_pair, write_customconcept101};
-use crate::{Error, Result, mini, world};
+use crate::{Error, Result, safefile, world};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -26,7 +26,7 @@ pub struct Args {
 
 /// Runs `cdbench export concepts`.
 pub fn run(args: Args) -> Result<()> {
-    mini::check_empty(&args.dir, args.force)?;
+    safefile::check_room(&args.dir, args.force)?;
     let names: Vec<&str> = world::concepts().iter().map(|concept| concept.name).collect();
     let sources: Vec<_> =
         names.iter().map(|name| ConceptSource::World((*name).to_owned())).collect();

@@ -1,10 +1,12 @@
 //! The command line: stdout is data, stderr is progress, logs and errors.
 
+mod backbone;
 mod bench;
 mod check;
 mod claims;
 mod convert;
 mod device;
+mod doctor;
 mod evaluate;
 mod experiment;
 mod export;
@@ -85,9 +87,10 @@ enum Command {
     /// Look at the embedded world
     #[command(subcommand)]
     World(world::Command),
-    /// Write the embedded model out
-    #[command(subcommand)]
-    Export(export::Command),
+    /// Write a backbone out as a folder in diffusers' layout
+    Export(export::Args),
+    /// Say what this machine and these files can do
+    Doctor(doctor::Args),
     /// Measure this machine on the project's own work
     #[command(subcommand)]
     Bench(bench::Command),
@@ -110,7 +113,8 @@ pub fn main() -> ExitCode {
         Command::Evaluate(args) => evaluate::run(args),
         Command::Pretrain(command) => pretrain::run(command),
         Command::World(command) => world::run(command),
-        Command::Export(command) => export::run(command),
+        Command::Export(args) => export::run(args),
+        Command::Doctor(args) => doctor::run(args),
         Command::Bench(command) => bench::run(command),
     });
     match outcome {

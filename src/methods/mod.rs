@@ -17,6 +17,7 @@ mod dreambooth;
 mod external;
 mod files;
 mod fine_tune_all;
+mod memory;
 mod merge;
 mod pretrained;
 mod recipe;
@@ -42,6 +43,7 @@ pub use delta::{Delta, Undo, refuse_missing, weight_changes};
 pub use description::{Description, Learnt, remove_checkpoint};
 pub use external::{COMMAND, External, OF_SAMPLERS, OF_TRAINERS, fill, shown};
 pub use files::{Conversion, Target, convert, refuse_other_weights, targets};
+pub use memory::{Conditions, Memory, Sizes};
 pub use merge::{MergeReport, MergeSettings, Part, merge};
 pub use recipe::{Recipe, class_prompt, instance_prompt, phrase, token};
 pub use settings::{Modifier, Regularization, Settings};
@@ -78,6 +80,16 @@ pub enum Profile {
     /// Scaled to the mini backbone.
     Mini,
 }
+
+impl Profile {
+    /// Whose numbers suit images of so many pixels a side.
+    pub fn of_size(side: usize) -> Self {
+        if side <= SMALL { Profile::Mini } else { Profile::Sd }
+    }
+}
+
+/// The side in pixels up to which a backbone takes the mini backbone's defaults.
+const SMALL: usize = 128;
 
 /// All methods, in the order of the paper's tables.
 pub fn registry() -> &'static [&'static dyn Method] {

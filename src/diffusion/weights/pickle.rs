@@ -66,11 +66,11 @@ struct Stored {
 }
 
 impl Pickle {
-    /// Whether a file with these first nine bytes is pickled.
+    /// Whether a file with these first nine bytes is pickled. Those of a safetensors file are a number, which may
+    /// begin with any byte, and a brace.
     pub fn is_one(first: &[u8]) -> bool {
-        // safetensors starts with the length of its header, which may be any number, and with the header
-        let safetensors = first.get(8) == Some(&b'{');
-        first.starts_with(&ZIP) || first.first() == Some(&PICKLE) && !safetensors
+        let safetensors = first.get(8) == Some(&b'{') && first[4..8] == [0; 4];
+        !safetensors && (first.starts_with(&ZIP) || first.first() == Some(&PICKLE))
     }
 
     /// Opens a file and finds its tensors.
