@@ -8,6 +8,7 @@ pub mod diffusion;
 mod drawing;
 pub mod engine;
 mod error;
+pub mod hub;
 pub mod methods;
 pub mod metrics;
 pub mod mini;

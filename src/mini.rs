@@ -100,20 +100,7 @@ pub fn clip_folder() -> Result<PathBuf> {
 /// [`Error::Input`] if `to` is there and not empty, unless `force` allows to write over what is in it;
 /// [`Error::Io`].
 pub fn export(to: &Path, force: bool) -> Result<()> {
-    if to.exists() && !to.is_dir() {
-        return Err(Error::input(format!("{}: this is no folder", to.display())));
-    }
-    let empty = match std::fs::read_dir(to) {
-        Ok(mut entries) => entries.next().is_none(),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => true,
-        Err(e) => return Err(Error::io(to)(e)),
-    };
-    if !empty && !force {
-        return Err(Error::input_hint(
-            format!("{}: the folder is not empty", to.display()),
-            "name another, or use --force to write over the files of a model in it",
-        ));
-    }
+    safefile::check_room(to, force)?;
     write(to)
 }
 

@@ -46,6 +46,37 @@ pub fn peak_memory() -> Option<u64> {
     None
 }
 
+/// How much memory the machine has, and how much of it is free, in bytes, where the system tells (Linux).
+pub fn memory() -> Option<(u64, u64)> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let kilobytes = |key: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
+        line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()
+    };
+    Some((kilobytes("MemTotal")? << 10, kilobytes("MemAvailable")? << 10))
+}
+
+/// What of the processor the kernels choose by.
+pub fn processor_features() -> Vec<&'static str> {
+    #[cfg(target_arch = "x86_64")]
+    {
+        let found = [
+            ("avx2", is_x86_feature_detected!("avx2")),
+            ("fma", is_x86_feature_detected!("fma")),
+            ("avx512f", is_x86_feature_detected!("avx512f")),
+        ];
+        found.into_iter().filter(|(_, there)| *there).map(|(name, _)| name).collect()
+    }
+    #[cfg(target_arch = "aarch64")]
+    {
+        vec!["neon"]
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    {
+        vec![]
+    }
+}
+
 /// How many bytes this process can still write where `folder` is, where the system tells.
 pub fn free_space(folder: &Path) -> Option<u64> {
     #[cfg(unix)]

@@ -49,6 +49,29 @@ pub fn write(path: &Path, bytes: impl AsRef<[u8]>) -> Result<()> {
     write_with(path, |out| out.write_all(bytes.as_ref()).map_err(Error::io(path)))
 }
 
+/// Whether a model can be written into the folder `to`.
+///
+/// # Errors
+/// [`Error::Input`] if it is a file, or not empty, unless `force` allows to write over what is in it;
+/// [`Error::Io`].
+pub fn check_room(to: &Path, force: bool) -> Result<()> {
+    if to.exists() && !to.is_dir() {
+        return Err(Error::input(format!("{}: this is no folder", to.display())));
+    }
+    let empty = match std::fs::read_dir(to) {
+        Ok(mut entries) => entries.next().is_none(),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => true,
+        Err(e) => return Err(Error::io(to)(e)),
+    };
+    if !empty && !force {
+        return Err(Error::input_hint(
+            format!("{}: the folder is not empty", to.display()),
+            "name another, or use --force to write over the files of a model in it",
+        ));
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

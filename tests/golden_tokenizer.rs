@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use cdbench::diffusion::tokenizer::Tokenizer;
+use cdbench::diffusion::tokenizer::{ClipPadding, Tokenizer};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -27,7 +27,10 @@ fn golden(name: &str) -> (PathBuf, Golden) {
 }
 
 fn compare(dir: &Path, golden: &Golden) {
-    let mut tokenizer = Tokenizer::load(dir).unwrap();
+    compare_with(Tokenizer::load(dir).unwrap(), golden);
+}
+
+fn compare_with(mut tokenizer: Tokenizer, golden: &Golden) {
     assert_eq!(tokenizer.max_len(), golden.max_length);
     assert_eq!(tokenizer.pad_id(), golden.pad_id);
     for (token, id) in &golden.added {
@@ -65,6 +68,24 @@ fn a_saved_tokenizer_gives_the_same_ids() {
         let (dir, golden) = golden(name);
         let copy = tempfile::tempdir().unwrap();
         Tokenizer::load(&dir).unwrap().save(copy.path()).unwrap();
+        compare(copy.path(), &golden);
+    }
+}
+
+#[test]
+fn the_compiled_in_vocabulary_gives_the_ids_of_transformers() {
+    for (name, padding) in [("clip1", ClipPadding::End), ("clip2", ClipPadding::ExclamationMark)] {
+        let (_, golden) = golden(name);
+        let tokenizer = Tokenizer::clip(padding).unwrap();
+        assert_eq!(tokenizer.vocab_size(), 49408);
+        assert_eq!(tokenizer.token_id("<|startoftext|>"), Some(49406));
+        assert_eq!(tokenizer.token_id("<|endoftext|>"), Some(49407));
+        let copy = tempfile::tempdir().unwrap();
+        tokenizer.save(copy.path()).unwrap();
+        compare_with(tokenizer, &golden);
+        // as this program reads it again, and as transformers' slow tokenizer has it
+        compare(copy.path(), &golden);
+        std::fs::remove_file(copy.path().join("tokenizer.json")).unwrap();
         compare(copy.path(), &golden);
     }
 }

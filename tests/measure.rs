@@ -75,7 +75,9 @@ fn a_measure_is_added_from_outside() {
     let scale = experiment.scale("default").unwrap();
     let machine = Machine { device: Device::Cpu, runtime: Runtime::default(), dtype: DType::F32 };
     let (concepts, pairs) = (&scale.concepts, &scale.pairs);
-    let resources = Resources::new(&experiment, None, concepts, pairs, machine, &store).unwrap();
+    let backbone = experiment.backbone().unwrap();
+    let resources =
+        Resources::new(&experiment, &backbone, concepts, pairs, machine, &store).unwrap();
     let plan = plan(&experiment, &scale, &Filter::default(), &resources).unwrap();
     // nothing asked for real images, so that none are sampled for
     assert!(plan.stages.iter().all(|s| !s.name.contains("captions")));

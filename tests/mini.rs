@@ -76,7 +76,9 @@ fn exports_over_nothing_unasked() {
     assert_eq!(files(&out).len(), 1);
     cdbench(dir.path(), &["export", "mini", name, "--force"]).assert().success();
     assert!(files(&out).len() > 10 && out.join("thesis.tex").is_file());
-    cdbench(dir.path(), &["export", "sd15", name]).assert().code(2);
+    // what is no backbone, and no word that is compiled in
+    let missing = dir.path().join("none").display().to_string();
+    cdbench(dir.path(), &["export", "sd15", &missing]).assert().code(3);
 }
 
 #[test]

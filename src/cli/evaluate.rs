@@ -50,12 +50,12 @@ pub struct Args {
     #[arg(long, value_name = "METRIC", value_delimiter = ',')]
     metrics: Option<Vec<String>>,
 
-    /// `mini`, or a CLIP folder in transformers' layout
+    /// `mini`, a CLIP folder in transformers' layout, or a hub id
     #[arg(long, default_value = mini::NAME)]
     clip: String,
 
-    /// Another extractor that `--metrics` names behind an @: a folder in transformers' layout; may be given
-    /// again
+    /// Another extractor that `--metrics` names behind an @: a folder in transformers' layout or a hub id; may
+    /// be given again
     #[arg(long, value_name = "NAME=DIR", value_parser = extractor)]
     extractor: Vec<(String, ExtractorSpec)>,
 

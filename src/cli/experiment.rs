@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use candle_core::DType;
 use image::RgbImage;
 
+use super::backbone::BackboneArgs;
 use super::device::DeviceName;
 use super::watch::Watcher;
 use crate::clip::Runtime;
@@ -17,7 +18,7 @@ use crate::engine::{
 use crate::metrics::paper;
 use crate::report::{self, Results};
 use crate::spec::{DEFAULT_SCALE, Experiment, Override, Scale};
-use crate::{Error, Result, mini};
+use crate::{Error, Result, hub, mini};
 
 /// Arguments of every command on an experiment.
 #[derive(clap::Args)]
@@ -52,12 +53,11 @@ pub struct Options {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1000))]
     pub seeds: Option<u64>,
 
-    /// `mini`, a folder in diffusers' layout, or a hub id, in place of the experiment's
-    #[arg(long)]
-    pub backbone: Option<String>,
+    #[command(flatten)]
+    pub backbone: BackboneArgs,
 
-    /// `mini`, or a CLIP folder in transformers' layout, in place of the experiment's
-    #[arg(long, value_name = "DIR")]
+    /// `mini`, a CLIP folder in transformers' layout, or a hub id, in place of the experiment's
+    #[arg(long)]
     pub clip: Option<String>,
 
     #[command(flatten)]
@@ -85,7 +85,8 @@ pub struct ComputeArgs {
     pub ort: Runtime,
 }
 
-fn dtype(name: &str) -> std::result::Result<DType, String> {
+/// The type of numbers that a user names.
+pub fn dtype(name: &str) -> std::result::Result<DType, String> {
     match name {
         "f32" => Ok(DType::F32),
         "bf16" => Ok(DType::BF16),
@@ -134,9 +135,12 @@ impl Options {
         self.filter.iter().cloned().for_each(|f| filter.and(f));
         let store = Store::open(&self.store)?;
         let machine = self.compute.machine()?;
-        let backbone = self.backbone.as_deref();
+        let backbone = match self.backbone.backbone {
+            Some(_) => self.backbone.spec(),
+            None => self.backbone.over(experiment.backbone()?),
+        };
         let (concepts, pairs) = (&scale.concepts, &scale.pairs);
-        let resources = Resources::new(&experiment, backbone, concepts, pairs, machine, &store)?;
+        let resources = Resources::new(&experiment, &backbone, concepts, pairs, machine, &store)?;
         let plan = plan(&experiment, &scale, &filter, &resources)?;
         let out = self.report_folder(&experiment.name, &filter);
         Ok(Session { experiment, scale, store, resources, plan, out })
@@ -174,14 +178,13 @@ impl Options {
 /// Characters of a report's folder, but for a hash of those that are left out.
 const LONGEST: usize = 60;
 
-/// A path of the command line, which starts where the command runs, as an experiment may have it.
-fn from_here(path: &str) -> Result<String> {
-    let path = Path::new(path);
-    if path == Path::new(mini::NAME) {
-        return Ok(mini::NAME.into());
+/// A path of the command line, which starts where the command runs, or a hub id, as an experiment may have
+/// it.
+pub fn from_here(given: &str) -> Result<String> {
+    match given {
+        mini::NAME => Ok(given.into()),
+        _ => Ok(hub::below(&std::env::current_dir().map_err(Error::io(Path::new(".")))?, given)),
     }
-    let full = std::path::absolute(path).map_err(Error::io(path))?;
-    Ok(full.to_string_lossy().into_owned())
 }
 
 impl Session {

@@ -2,25 +2,66 @@
 
 use std::path::PathBuf;
 
-use crate::{Result, mini};
+use candle_core::{DType, Device};
+
+use super::backbone::SingleFileArgs;
+use super::experiment::dtype;
+use crate::diffusion::{Backbone, BackboneFiles};
+use crate::{Result, mini, safefile};
 
 const EXAMPLES: &str = "\
 Examples:
   cdbench export mini mini
+  cdbench export v1-5-pruned.safetensors sd15 --dtype f16
+  cdbench export v2-1_768.ckpt sd21 --prediction v
   cdbench sample --backbone ./mini --prompt 'photo of a dog' -o dog.png";
 
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub struct Args {
+    #[command(subcommand)]
+    embedded: Option<Command>,
+
+    #[command(flatten)]
+    backbone: Option<BackboneArgs>,
+}
+
+/// What is compiled in.
 #[derive(clap::Subcommand)]
 pub enum Command {
-    /// The embedded mini backbone in diffusers' layout, with the CLIP that judges it in clip/ in
-    /// transformers' layout
+    /// The embedded mini backbone in diffusers' layout, with the CLIP that judges it in clip/ and the
+    /// identity extractor in dino/, in transformers' layout
     Mini(MiniArgs),
 }
 
 #[derive(clap::Args)]
-#[command(after_help = EXAMPLES)]
 pub struct MiniArgs {
     /// The folder to write; it must be new or empty
     dir: PathBuf,
+
+    /// Type of the backbone's weights: f32, f16 or bf16 [default: as they are]
+    #[arg(long, value_parser = dtype)]
+    dtype: Option<DType>,
+
+    /// Write over the files of a model that is there
+    #[arg(long)]
+    force: bool,
+}
+
+#[derive(clap::Args)]
+pub struct BackboneArgs {
+    /// A single-file checkpoint of SD 1.x or 2.x, a folder in diffusers' layout, or a hub id
+    backbone: String,
+
+    /// The folder to write; it must be new or empty
+    dir: PathBuf,
+
+    /// Type of the weights: f32, f16 or bf16
+    #[arg(long, default_value = "f32", value_parser = dtype)]
+    dtype: DType,
+
+    #[command(flatten)]
+    about: SingleFileArgs,
 
     /// Write over the files of a model that is there
     #[arg(long)]
@@ -28,9 +69,26 @@ pub struct MiniArgs {
 }
 
 /// Runs `cdbench export …`.
-pub fn run(command: Command) -> Result<()> {
-    let Command::Mini(args) = command;
-    mini::export(&args.dir, args.force)?;
-    println!("{}", args.dir.display());
+pub fn run(args: Args) -> Result<()> {
+    let dir = match (args.embedded, args.backbone) {
+        (Some(Command::Mini(args)), _) => {
+            mini::export(&args.dir, args.force)?;
+            if let Some(dtype) = args.dtype {
+                let backbone = Backbone::load(mini::NAME, &Device::Cpu, DType::F32)?;
+                backbone.save(&args.dir, dtype)?;
+            }
+            args.dir
+        }
+        (None, Some(args)) => {
+            safefile::check_room(&args.dir, args.force)?;
+            let spec = args.about.over(args.backbone.as_str().into());
+            let files = BackboneFiles::open(&spec)?;
+            // what is rounded once is not rounded again
+            Backbone::read(&files, &Device::Cpu, args.dtype)?.save(&args.dir, args.dtype)?;
+            args.dir
+        }
+        (None, None) => unreachable!("clap wants one of them"),
+    };
+    println!("{}", dir.display());
     Ok(())
 }

@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 
 use candle_core::DType;
 
+use super::backbone::BackboneArgs;
 use super::experiment::ComputeArgs;
 use crate::data::{Corpus as _, WorldCorpus, check_category};
-use crate::diffusion::Backbone;
-use crate::diffusion::folder::Folder;
+use crate::diffusion::{Backbone, BackboneFiles};
 use crate::engine::{Key, backbone_hash};
 use crate::methods::{
     self, Delta, Description, Learnt, MergeSettings, Modifier, Part, remove_checkpoint,
@@ -36,9 +36,8 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     captions: Option<PathBuf>,
 
-    /// `mini`, a folder in diffusers' layout, or a hub id
-    #[arg(long, default_value = mini::NAME)]
-    backbone: String,
+    #[command(flatten)]
+    backbone: BackboneArgs,
 
     #[command(flatten)]
     compute: ComputeArgs,
@@ -81,15 +80,16 @@ pub fn run(args: Args) -> Result<()> {
         }
         None => WorldCorpus::retrieval().spread_captions(settings.captions),
     };
-    let folder = Folder::open(&args.backbone)?;
-    let backbone = backbone_hash(&folder.root, &mini::cache_folder()?.join("hashes"))?;
+    let spec = args.backbone.spec();
+    let files = BackboneFiles::open(&spec)?;
+    let backbone = backbone_hash(&files, &mini::cache_folder()?.join("hashes"))?;
     let other = |c: &&Checkpoint| c.said.as_ref().is_some_and(|said| said.backbone != backbone);
     if let Some(other) = checkpoints.iter().find(other) {
-        let (folder, backbone) = (other.folder.display(), &args.backbone);
+        let (folder, backbone) = (other.folder.display(), &spec.name);
         tracing::warn!("{folder}: trained on another backbone than `{backbone}`");
     }
 
-    let first = 1 + taken_tokens(&folder.tokenizer);
+    let first = 1 + taken_tokens(&files.blueprint.tokenizer);
     let learnt = checkpoints.iter().zip(&categories).zip(first..).map(|((c, category), number)| {
         let said = c.said.as_ref().and_then(|said| said.concepts.first());
         let own = || c.folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -124,7 +124,7 @@ pub fn run(args: Args) -> Result<()> {
         })
         .collect();
     let machine = args.compute.machine()?;
-    let mut backbone = Backbone::load(&args.backbone, &machine.device, DType::F32)?;
+    let mut backbone = Backbone::read(&files, &machine.device, DType::F32)?;
     let (delta, report) = methods::merge(&mut backbone, &parts, &captions, &settings)?;
     if args.force {
         remove_checkpoint(&args.output)?;

@@ -1,5 +1,6 @@
 //! The command line: stdout is data, stderr is progress, logs and errors.
 
+mod backbone;
 mod bench;
 mod check;
 mod claims;
@@ -81,9 +82,8 @@ enum Command {
     /// Look at the embedded world
     #[command(subcommand)]
     World(world::Command),
-    /// Write the embedded model out
-    #[command(subcommand)]
-    Export(export::Command),
+    /// Write a backbone out as a folder in diffusers' layout
+    Export(export::Args),
     /// Measure this machine on the project's own work
     #[command(subcommand)]
     Bench(bench::Command),
@@ -105,7 +105,7 @@ pub fn main() -> ExitCode {
         Command::Evaluate(args) => evaluate::run(args),
         Command::Pretrain(command) => pretrain::run(command),
         Command::World(command) => world::run(command),
-        Command::Export(command) => export::run(command),
+        Command::Export(args) => export::run(args),
         Command::Bench(command) => bench::run(command),
     });
     match outcome {

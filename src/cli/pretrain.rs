@@ -6,7 +6,7 @@ use candle_core::Device;
 
 use super::device::DeviceName;
 use crate::Result;
-use crate::diffusion::folder::Folder;
+use crate::diffusion::BackboneFiles;
 use crate::pretrain::{self, PretrainConfig};
 
 const EXAMPLES: &str = "\
@@ -106,11 +106,11 @@ pub fn run(command: Command) -> Result<()> {
     };
     let config = PretrainConfig::read(&args.config)?;
     let device = args.device.open()?;
-    let from = args.from.as_deref().map(Folder::open).transpose()?;
+    let from = args.from.as_deref().map(|from| BackboneFiles::open(&from.into())).transpose()?;
     parts.iter().try_for_each(|part| part(&config, &args.out, from.as_ref(), &device))
 }
 
-type Part = fn(&PretrainConfig, &Path, Option<&Folder>, &Device) -> Result<()>;
+type Part = fn(&PretrainConfig, &Path, Option<&BackboneFiles>, &Device) -> Result<()>;
 
 fn report(args: ReportArgs) -> Result<()> {
     let out = args.out.unwrap_or_else(|| args.model.clone());

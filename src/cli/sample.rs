@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 use candle_core::{DType, Device};
 use image::RgbImage;
 
+use super::backbone::BackboneArgs;
 use super::device::DeviceName;
 use super::progress::Progress;
 use crate::data::attention_beside;
-use crate::diffusion::folder::Folder;
 use crate::diffusion::png::Png;
 use crate::diffusion::scheduler::SchedulerKind;
-use crate::diffusion::{Backbone, Request, Sampling};
+use crate::diffusion::{Backbone, BackboneFiles, Request, Sampling};
 use crate::engine::backbone_hash;
 use crate::methods::{Delta, Description};
 use crate::report::{Attended, attention_sheet};
@@ -28,9 +28,8 @@ Examples:
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// mini (embedded), a folder in diffusers' layout, or a hub id: owner/name[@revision]
-    #[arg(long, default_value = mini::NAME)]
-    backbone: String,
+    #[command(flatten)]
+    backbone: BackboneArgs,
 
     /// A checkpoint's folder, as `cdbench train` writes it
     #[arg(long, value_name = "DIR")]
@@ -113,12 +112,13 @@ fn size(text: &str) -> std::result::Result<(usize, usize), String> {
 pub fn run(args: Args) -> Result<()> {
     let output = Output::new(&args.output, args.num as usize)?;
     let checkpoint = args.checkpoint.as_deref().map(checkpoint).transpose()?;
-    let folder = Folder::open(&args.backbone)?;
-    let (width, height) = args.size.unwrap_or_else(|| folder.default_size());
+    let spec = args.backbone.spec();
+    let files = BackboneFiles::open(&spec)?;
+    let (width, height) = args.size.unwrap_or_else(|| files.blueprint.default_size());
     let sampling = Sampling {
         steps: args.steps,
         guidance: args.guidance,
-        scheduler: args.scheduler.unwrap_or_else(|| SchedulerKind::of(&folder.scheduler)),
+        scheduler: args.scheduler.unwrap_or_else(|| SchedulerKind::of(&files.blueprint.scheduler)),
         eta: args.eta,
         height,
         width,
@@ -139,11 +139,11 @@ pub fn run(args: Args) -> Result<()> {
     match &checkpoint {
         Some((_, Some(said))) => {
             eprintln!("checkpoint: {said}");
-            let own = backbone_hash(&folder.root, &mini::cache_folder()?.join("hashes"))?;
+            let own = backbone_hash(&files, &mini::cache_folder()?.join("hashes"))?;
             if said.backbone != own {
                 tracing::warn!(
                     "the checkpoint was trained on another backbone than `{}`",
-                    args.backbone
+                    spec.name
                 );
             }
         }
@@ -153,7 +153,7 @@ pub fn run(args: Args) -> Result<()> {
         _ => {}
     }
     let device = args.device.open()?;
-    let mut backbone = Backbone::load(&args.backbone, &device, DType::F32)?;
+    let mut backbone = Backbone::read(&files, &device, DType::F32)?;
     if let Some((delta, _)) = &checkpoint {
         // nobody samples the backbone as it was
         let _undo = delta.apply(&mut backbone)?;
@@ -219,7 +219,7 @@ fn how(
         ("scheduler", sampling.scheduler.to_string()),
         ("eta", sampling.eta.to_string()),
         ("size", format!("{}x{}", sampling.width, sampling.height)),
-        ("backbone", args.backbone.clone()),
+        ("backbone", args.backbone.spec().to_string()),
         ("checkpoint", checkpoint.to_owned()),
         (SOFTWARE, concat!("cdbench ", env!("CARGO_PKG_VERSION")).to_owned()),
     ];

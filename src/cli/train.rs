@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::backbone::BackboneArgs;
 use super::experiment::{ComputeArgs, do_missing, single_verdict};
 use crate::data::{ConceptSource, OnCorrupt, named_concepts};
 use crate::engine::{CheckpointPlan, Resources, Store, Todo, plan_checkpoint, survey};
@@ -42,11 +43,10 @@ pub struct Args {
     #[arg(long, default_value_t = 0)]
     seed: u64,
 
-    /// `mini`, a folder in diffusers' layout, or a hub id
-    #[arg(long, default_value = mini::NAME)]
-    backbone: String,
+    #[command(flatten)]
+    backbone: BackboneArgs,
 
-    /// CLIP that finds regularisation images: `mini` or a folder in transformers' layout
+    /// CLIP that finds regularisation images: `mini`, a folder in transformers' layout, or a hub id
     #[arg(long)]
     clip: Option<String>,
 
@@ -82,8 +82,9 @@ pub fn run(args: Args) -> Result<()> {
     let experiment = experiment(&args, sources)?;
     let scale = experiment.scale(DEFAULT_SCALE)?;
     let store = Store::open(&args.store)?;
-    let (backbone, machine) = (Some(args.backbone.as_str()), args.compute.machine()?);
-    let resources = Resources::new(&experiment, backbone, &names, &[], machine, &store)?;
+    let machine = args.compute.machine()?;
+    let backbone = args.backbone.spec();
+    let resources = Resources::new(&experiment, &backbone, &names, &[], machine, &store)?;
     let CheckpointPlan { plan, at, recipe } =
         plan_checkpoint(&experiment, &scale, &names, args.seed, &resources)?;
     let stage = &plan.stages[at];

@@ -13,7 +13,7 @@ use super::vit_embedder::VitEmbedder;
 use super::{Embed, Embedder, Runtime, folder};
 use crate::diffusion::config::read_object;
 use crate::error::nearest;
-use crate::{Error, Result};
+use crate::{Error, Result, hub};
 
 /// How extractors are opened.
 #[derive(Clone, Debug)]
@@ -28,10 +28,10 @@ pub struct Opening {
     pub workers: usize,
 }
 
-/// Where an extractor is, as an experiment says it: `dino = "PATH"` or `inception = { onnx = "FILE", … }`.
+/// Where an extractor is, as an experiment says it: `dino = "PATH"`, `dino = "owner/name"` or `inception = { onnx = "FILE", … }`.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ExtractorSpec {
-    /// A folder in transformers' layout, or `mini`.
+    /// A folder in transformers' layout, a hub id, or `mini`.
     Folder(String),
     /// An ONNX file.
     File(FileSpec),
@@ -60,8 +60,8 @@ pub fn how_to_give(name: &str) -> String {
     let known = PUBLISHED.iter().find(|(known, _)| *known == name);
     let known = known.map(|(_, where_)| format!(" ({where_})")).unwrap_or_default();
     format!(
-        "in the experiment: [extractors] {name} = \"PATH\", a folder in transformers' layout, or {name} = \
-         {{ onnx = \"FILE\", size = 224 }}{known}"
+        "in the experiment: [extractors] {name} = \"PATH\", a folder in transformers' layout or a hub id, or \
+         {name} = {{ onnx = \"FILE\", size = 224 }}{known}"
     )
 }
 
@@ -72,10 +72,9 @@ pub fn how_to_give(name: &str) -> String {
 /// is asked for and not there.
 pub fn open_extractor(spec: &ExtractorSpec, opening: &Opening) -> Result<Arc<dyn Embed>> {
     let folder = match spec {
-        ExtractorSpec::Folder(folder) => Path::new(folder),
+        ExtractorSpec::Folder(given) => &folder::find(given)?,
         ExtractorSpec::File(file) => return Ok(Arc::new(File::open(file, opening)?)),
     };
-    folder::check(folder)?;
     let path = folder.join("config.json");
     let object = read_object(&path)?;
     let kind = object.get("model_type").and_then(|kind| kind.as_str()).unwrap_or("missing");
@@ -89,12 +88,10 @@ pub fn open_extractor(spec: &ExtractorSpec, opening: &Opening) -> Result<Arc<dyn
 }
 
 impl ExtractorSpec {
-    /// The same, with relative paths starting at `base`.
+    /// The same, with relative paths starting at `base`. What is no path there may be a hub id.
     pub fn relative_to(&self, base: &Path) -> Self {
         match self {
-            ExtractorSpec::Folder(path) => {
-                ExtractorSpec::Folder(base.join(path).to_string_lossy().into_owned())
-            }
+            ExtractorSpec::Folder(given) => ExtractorSpec::Folder(hub::below(base, given)),
             ExtractorSpec::File(file) => {
                 ExtractorSpec::File(FileSpec { onnx: base.join(&file.onnx), ..file.clone() })
             }

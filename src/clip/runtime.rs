@@ -50,6 +50,8 @@ pub struct Backend {
     pub name: String,
     /// Whether it is ONNX Runtime itself.
     pub native: bool,
+    /// Its library, as the system's loader was asked for it; none if it is part of the program.
+    pub library: Option<PathBuf>,
 }
 
 /// ort holds one table of functions for the whole process.
@@ -84,14 +86,17 @@ impl Backend {
             Runtime::Auto => find(None).inspect_err(|e| tracing::debug!("{e}")).ok(),
         };
         let native = library.is_some();
-        let (api, name) = library.unwrap_or_else(|| (ort_tract::api(), "tract".into()));
+        let (api, name, library) = match library {
+            Some((api, name, library)) => (api, name, Some(library)),
+            None => (ort_tract::api(), "tract".into(), None),
+        };
         if !ort::set_api(api) {
             return Err(device("another part of this process has set up ort", ""));
         }
         let environment = ort::init().with_name("cdbench").with_telemetry(false).build();
         let environment = environment
             .map_err(|e| device(format!("{name} does not start: {e}"), "try --ort tract"))?;
-        let backend = Backend { environment, name, native };
+        let backend = Backend { environment, name, native, library };
         tracing::info!("ONNX files run with {}", backend.name);
         Ok(*chosen.insert(Box::leak(Box::new(backend))))
     }
@@ -103,7 +108,7 @@ pub(super) fn device(message: impl Into<String>, hint: &str) -> Error {
 }
 
 /// Opens ONNX Runtime's library: the one that is `named`, else what the system's loader finds.
-fn find(named: Option<PathBuf>) -> Result<(ort::sys::OrtApi, String)> {
+fn find(named: Option<PathBuf>) -> Result<(ort::sys::OrtApi, String, PathBuf)> {
     let candidates = match named {
         Some(path) => vec![path],
         None => NAMES.iter().map(PathBuf::from).collect(),
@@ -111,7 +116,7 @@ fn find(named: Option<PathBuf>) -> Result<(ort::sys::OrtApi, String)> {
     let mut failures = Vec::new();
     for path in &candidates {
         match open(path) {
-            Ok(found) => return Ok(found),
+            Ok((api, name)) => return Ok((api, name, path.clone())),
             Err(why) => failures.push(format!("{}: {why}", path.display())),
         }
     }

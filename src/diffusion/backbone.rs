@@ -1,4 +1,4 @@
-//! A backbone: all parts of a diffusers folder, loaded, used and saved together.
+//! A backbone: all its parts, loaded, used and saved together.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -6,7 +6,8 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 
 use super::config::{Config, ModelIndex, PerBlock, SchedulerConfig, UNetConfig, VaeConfig};
-use super::folder::{DIFFUSERS_STEM, Folder, TRANSFORMERS_STEM};
+use super::files::{BackboneFiles, Blueprint, Part};
+use super::folder::{DIFFUSERS_STEM, TRANSFORMERS_STEM};
 use super::model::{TextEncoder, UNet, Vae};
 use super::tokenizer::Tokenizer;
 use super::weights::{Weights, save_weights};
@@ -36,35 +37,46 @@ impl Source for Arc<Weights> {
 }
 
 impl Backbone {
-    /// Loads `mini`, a folder in diffusers' layout, or a hub id (`owner/name[@revision]`).
+    /// Loads `mini`, a folder in diffusers' layout, a single file, or a hub id (`owner/name[@revision]`).
+    ///
+    /// # Errors
+    /// As [`BackboneFiles::open`] and [`Backbone::read`].
+    pub fn load(backbone: &str, device: &Device, compute: DType) -> Result<Self> {
+        Self::read(&BackboneFiles::open(&backbone.into())?, device, compute)
+    }
+
+    /// Reads the weights of a backbone on disk.
     ///
     /// Frozen parameters are kept in `compute`, the type of all forward passes but the VAE's, which is
     /// always f32, as its activations overflow in f16.
     ///
     /// # Errors
     /// [`Error::Input`] naming the file, and the key or tensor in it, that is missing or wrong.
-    pub fn load(backbone: &str, device: &Device, compute: DType) -> Result<Self> {
-        let folder = Folder::open(backbone)?;
-        let weights =
-            [folder.text_encoder_weights()?, folder.unet_weights()?, folder.vae_weights()?];
-        let weights = weights.map(Arc::new);
-        let backbone = Backbone::build(folder, device, compute, weights.clone())?;
+    pub fn read(files: &BackboneFiles, device: &Device, compute: DType) -> Result<Self> {
+        let weights = |part| files.weights(part).map(Arc::new);
+        let weights = [weights(Part::TextEncoder)?, weights(Part::UNet)?, weights(Part::Vae)?];
+        let blueprint = files.blueprint.clone();
+        let backbone = Backbone::build(blueprint, device, compute, weights.clone())?;
         weights.iter().try_for_each(|weights| weights.finish())?;
         Ok(backbone)
     }
 
-    /// The backbone that a folder's configurations describe, with random weights: to be trained, or to
-    /// measure speed.
+    /// The backbone that configurations describe, with random weights: to be trained, or to measure speed.
     ///
     /// # Errors
     /// Only candle's.
-    pub fn random(folder: Folder, device: &Device, compute: DType, seed: u64) -> Result<Self> {
+    pub fn random(
+        blueprint: Blueprint,
+        device: &Device,
+        compute: DType,
+        seed: u64,
+    ) -> Result<Self> {
         let sources = [0, 1, 2].map(|part| RandomSource { seed: seed.wrapping_mul(3) + part });
-        Backbone::build(folder, device, compute, sources)
+        Backbone::build(blueprint, device, compute, sources)
     }
 
     fn build<S: Source + 'static>(
-        folder: Folder,
+        blueprint: Blueprint,
         device: &Device,
         compute: DType,
         [text, unet, vae]: [S; 3],
@@ -73,12 +85,12 @@ impl Backbone {
         let unet = Builder::new(unet, device, compute);
         let vae = Builder::new(vae, device, DType::F32);
         Ok(Backbone {
-            text_encoder: TextEncoder::new(&text, &folder.text_encoder)?,
-            unet: UNet::new(&unet, &folder.unet)?,
-            vae: Vae::new(&vae, &folder.vae)?,
-            tokenizer: folder.tokenizer,
-            scheduler: folder.scheduler,
-            index: folder.index,
+            text_encoder: TextEncoder::new(&text, &blueprint.text_encoder)?,
+            unet: UNet::new(&unet, &blueprint.unet)?,
+            vae: Vae::new(&vae, &blueprint.vae)?,
+            tokenizer: blueprint.tokenizer,
+            scheduler: blueprint.scheduler,
+            index: blueprint.index,
             device: device.clone(),
         })
     }

@@ -1,18 +1,20 @@
-//! Stable Diffusion: what its folder holds, its networks, and how it is sampled.
+//! Stable Diffusion: what its files hold, its networks, and how it is sampled.
 
 mod attention;
 mod backbone;
 pub mod config;
-pub mod folder;
-pub mod hub;
+mod files;
+pub(crate) mod folder;
 pub mod model;
 pub mod png;
 pub mod presets;
 mod sample;
 pub mod scheduler;
+mod single_file;
 pub mod tokenizer;
 pub mod weights;
 
 pub use attention::{AttentionMaps, WordMap, load_maps, save_maps};
 pub use backbone::Backbone;
+pub use files::{BackboneFiles, BackboneSpec, Blueprint, Content, Part};
 pub use sample::{GUIDANCE, Request, Sample, Sampling, from_rgb, to_rgb};

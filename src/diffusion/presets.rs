@@ -1,8 +1,87 @@
-//! The published architectures, for work that needs no weights.
+//! The published architectures: for files that do not say their own, and for work that needs no weights.
+
+use std::path::Path;
+
+use serde_json::json;
 
 use super::config::{
-    DownBlock::*, HiddenAct, PerBlock, TextEncoderConfig, UNetConfig, UpBlock::*, VaeConfig,
+    BetaSchedule, DownBlock::*, Extra, HiddenAct, ModelIndex, PerBlock, PredictionType,
+    SchedulerConfig, TextEncoderConfig, UNetConfig, UpBlock::*, VaeConfig,
 };
+use super::files::Blueprint;
+use super::tokenizer::{ClipPadding, Tokenizer};
+use crate::Result;
+
+/// A family of published models.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Version {
+    /// Stable Diffusion 1.1 to 1.5.
+    Sd1,
+    /// Stable Diffusion 2.0 and 2.1.
+    Sd2,
+}
+
+impl Version {
+    /// The family whose UNet attends to so many features of a text.
+    pub(super) fn of_text_width(features: usize) -> Option<Self> {
+        match features {
+            768 => Some(Version::Sd1),
+            1024 => Some(Version::Sd2),
+            _ => None,
+        }
+    }
+
+    /// What it is called.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Version::Sd1 => "Stable Diffusion 1.x",
+            Version::Sd2 => "Stable Diffusion 2.x",
+        }
+    }
+}
+
+/// All that a published model has beside its weights. Of 2.x the models that predict velocity are those for
+/// 768 pixels.
+///
+/// # Errors
+/// None but a bug's.
+pub(super) fn blueprint(version: Version, prediction_type: PredictionType) -> Result<Blueprint> {
+    let (mut architecture, padding, sampler) = match version {
+        Version::Sd1 => (sd15(), ClipPadding::End, "PNDMScheduler"),
+        Version::Sd2 => (sd21(), ClipPadding::ExclamationMark, "DDIMScheduler"),
+    };
+    if version == Version::Sd2 && prediction_type == PredictionType::VPrediction {
+        let unit = architecture.vae.downscale();
+        architecture.unet.sample_size = Some(PerBlock::All(768 / unit));
+        architecture.vae.sample_size = PerBlock::All(768);
+        architecture.unet.upcast_attention = true;
+    }
+    let scheduler = SchedulerConfig {
+        _class_name: sampler.into(),
+        beta_start: 0.00085,
+        beta_end: 0.012,
+        beta_schedule: BetaSchedule::ScaledLinear,
+        prediction_type,
+        steps_offset: 1,
+        clip_sample: Some(false),
+        set_alpha_to_one: Some(false),
+        // without it, diffusers' PNDM takes Runge-Kutta steps first
+        extra: Extra::from_iter([("skip_prk_steps".to_owned(), json!(true))]),
+        ..SchedulerConfig::default()
+    };
+    let blueprint = Blueprint {
+        index: ModelIndex {
+            scheduler: ["diffusers".into(), sampler.into()],
+            ..ModelIndex::default()
+        },
+        unet: architecture.unet,
+        vae: architecture.vae,
+        text_encoder: architecture.text_encoder,
+        scheduler,
+        tokenizer: Tokenizer::clip(padding)?,
+    };
+    blueprint.fitted(Path::new(version.name()))
+}
 
 /// The networks of a backbone.
 pub struct Architecture {
@@ -87,6 +166,15 @@ mod tests {
             assert!(architecture.text_encoder.check().is_ok());
             assert!(architecture.unet.check().is_ok());
             assert!(architecture.vae.check().is_ok());
+        }
+        for version in [Version::Sd1, Version::Sd2] {
+            for prediction in [PredictionType::Epsilon, PredictionType::VPrediction] {
+                let blueprint = blueprint(version, prediction).unwrap();
+                assert!(blueprint.scheduler.check().is_ok() && blueprint.index.check().is_ok());
+                let large = version == Version::Sd2 && prediction == PredictionType::VPrediction;
+                let side = if large { 768 } else { 512 };
+                assert_eq!(blueprint.default_size(), (side, side));
+            }
         }
     }
 }

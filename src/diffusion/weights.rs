@@ -17,7 +17,8 @@ use self::file::WeightFile;
 use super::config::read_object;
 use crate::nn::all_finite;
 use crate::{Error, Result, safefile};
-pub(super) use forms::{Form, forms};
+use forms::forms;
+pub(crate) use forms::{listed_weights, missing_weights};
 
 /// Attention projections before diffusers 0.18, where files of the VAE still carry them.
 const OLD_ATTENTION: [(&str, &str); 4] =
@@ -29,9 +30,62 @@ const OLD_ATTENTION: [(&str, &str); 4] =
 /// while it is mapped ends the process, as with every memory map.
 pub struct Weights {
     files: Vec<WeightFile>,
-    /// Which file has which tensor.
-    keys: BTreeMap<String, usize>,
+    /// Where each tensor lies.
+    keys: BTreeMap<String, Place>,
     taken: Mutex<BTreeSet<String>>,
+}
+
+/// Where a tensor lies.
+struct Place {
+    /// Which file.
+    file: usize,
+    /// What it is called there.
+    name: String,
+    /// What of it is meant.
+    piece: Piece,
+}
+
+/// What of a tensor in a file is meant by a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Piece {
+    /// All of it.
+    Whole,
+    /// One of several tensors of the same shape that lie one behind the other, in their first dimension.
+    Stacked {
+        /// Which.
+        index: usize,
+        /// Of how many.
+        of: usize,
+    },
+}
+
+impl Piece {
+    /// The shape that a tensor of `shape` in the file gives.
+    fn shape(self, mut shape: Vec<usize>) -> Vec<usize> {
+        if let (Piece::Stacked { of, .. }, Some(rows)) = (self, shape.first_mut()) {
+            *rows /= of;
+        }
+        shape
+    }
+
+    /// The shape that the file's tensor must have to give one of `shape`.
+    fn whole(self, shape: &[usize]) -> Vec<usize> {
+        let mut shape = shape.to_vec();
+        if let (Piece::Stacked { of, .. }, Some(rows)) = (self, shape.first_mut()) {
+            *rows *= of;
+        }
+        shape
+    }
+
+    fn of(self, tensor: &Tensor) -> Result<Tensor> {
+        match self {
+            Piece::Whole => Ok(tensor.clone()),
+            Piece::Stacked { index, of } => {
+                let rows = tensor.dim(0)? / of;
+                Ok(tensor.narrow(0, index * rows, rows)?.contiguous()?)
+            }
+        }
+    }
 }
 
 impl Weights {
@@ -111,7 +165,8 @@ impl Weights {
         let mut keys = BTreeMap::new();
         for (i, file) in files.iter().enumerate() {
             for key in file.keys() {
-                if keys.insert(key.clone(), i).is_some() {
+                let place = Place { file: i, name: key.clone(), piece: Piece::Whole };
+                if keys.insert(key.clone(), place).is_some() {
                     return Err(Error::input(format!(
                         "{}: the tensor `{key}` is in another shard, too",
                         file.path.display()
@@ -122,7 +177,31 @@ impl Weights {
         Ok(Weights { files, keys, taken: Mutex::new(BTreeSet::new()) })
     }
 
-    /// The names of all tensors, sorted, as they are in the file.
+    /// The same files under other names: `names` says what is meant by each of their keys, which may be
+    /// several tensors or, where it plays no role, none.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if two keys mean the same tensor.
+    pub fn renamed(self, names: impl Fn(&str) -> Vec<(String, Piece)>) -> Result<Self> {
+        let mut keys: BTreeMap<String, Place> = BTreeMap::new();
+        for (key, Place { file, name, piece: own }) in self.keys {
+            for (meant, piece) in names(&key) {
+                let piece = if piece == Piece::Whole { own } else { piece };
+                let place = Place { file, name: name.clone(), piece };
+                if let Some(other) = keys.insert(meant.clone(), place) {
+                    return Err(Error::input(format!(
+                        "{}: `{}` and `{name}` are both `{meant}`",
+                        self.files[file].path.display(),
+                        other.name
+                    )));
+                }
+            }
+        }
+        Ok(Weights { keys, ..self })
+    }
+
+    /// The names of all tensors, sorted; of files that were not [renamed](Weights::renamed), as they have
+    /// them.
     pub fn keys(&self) -> impl Iterator<Item = &str> {
         self.keys.keys().map(String::as_str)
     }
@@ -145,8 +224,8 @@ impl Weights {
 
     /// The shape of tensor `key`, if there is one.
     pub fn shape(&self, key: &str) -> Option<Vec<usize>> {
-        let (name, file) = self.find(key)?;
-        self.files[file].shape(&name)
+        let Place { file, name, piece } = self.find(key)?.1;
+        Some(piece.shape(self.files[*file].shape(name)?))
     }
 
     /// The tensor `key` on the CPU, in f32 whatever its type in the file.
@@ -158,25 +237,28 @@ impl Weights {
     /// [`Error::Input`] naming the file, the key, the shape or type found and the one wanted, or saying
     /// that a value is not finite.
     pub fn tensor(&self, key: &str, want: &[usize]) -> Result<Tensor> {
-        let Some((name, file)) = self.find(key) else {
+        let Some((asked, Place { file, name, piece })) = self.find(key) else {
             return Err(Error::input(format!(
                 "{}: the tensor `{key}` of shape {want:?} is missing",
                 self.origin()
             )));
         };
-        let file = &self.files[file];
+        let file = &self.files[*file];
         let path = &file.path;
-        let found = file.shape(&name).unwrap_or_default();
+        let found = file.shape(name).unwrap_or_default();
+        let whole = piece.whole(want);
         // projections of old VAEs are 1×1 convolutions
         let convolution =
             is_attention(key) && found.len() == 4 && found[..2] == *want && found[2..] == [1, 1];
-        if found != want && !convolution {
+        if found != whole && !convolution {
+            let meant = if name == asked { String::new() } else { format!(", that is `{asked}`,") };
             return Err(Error::input(format!(
-                "{}: the tensor `{name}` has the shape {found:?}, but the configuration asks for {want:?}",
+                "{}: the tensor `{name}`{meant} has the shape {found:?}, but the configuration asks for \
+                 {whole:?}",
                 path.display()
             )));
         }
-        match file.dtype(&name) {
+        match file.dtype(name) {
             Ok(DType::F32 | DType::F16 | DType::BF16 | DType::F64) => {}
             found => {
                 let found = found.map_or_else(|name| name, |dtype| format!("{dtype:?}"));
@@ -186,14 +268,14 @@ impl Weights {
                 )));
             }
         }
-        let tensor = file.load(&name)?.to_dtype(DType::F32)?.reshape(want)?;
+        let tensor = piece.of(&file.load(name)?)?.to_dtype(DType::F32)?.reshape(want)?;
         if !all_finite(&tensor)? {
             return Err(Error::input_hint(
                 format!("{}: the tensor `{name}` has values that are not finite", path.display()),
                 "the file is damaged, or the training that wrote it diverged",
             ));
         }
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner).insert(name);
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner).insert(asked.clone());
         Ok(tensor)
     }
 
@@ -205,8 +287,8 @@ impl Weights {
         let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         let harmless =
             |key: &str| key.ends_with("position_ids") || key.ends_with("num_batches_tracked");
-        let unused: Vec<_> =
-            self.keys().filter(|key| !taken.contains(*key) && !harmless(key)).collect();
+        let unused = self.keys.iter().filter(|(key, _)| !taken.contains(*key) && !harmless(key));
+        let unused: Vec<&str> = unused.map(|(_, place)| place.name.as_str()).collect();
         if unused.is_empty() {
             return Ok(());
         }
@@ -218,7 +300,7 @@ impl Weights {
                 unused.len(),
                 unused[..unused.len().min(4)].join(", ")
             ),
-            "config.json and the weights must belong to the same model",
+            "the configurations and the weights must belong to the same model",
         ))
     }
 
@@ -231,16 +313,17 @@ impl Weights {
         }
     }
 
-    fn find(&self, key: &str) -> Option<(String, usize)> {
-        let known = |name: String| self.keys.get(&name).map(|file| (name, *file));
-        known(key.to_owned())
+    /// What `key` is called here, and where it lies.
+    fn find(&self, key: &str) -> Option<(&String, &Place)> {
+        let known = |name: &str| self.keys.get_key_value(name);
+        known(key)
             // transformers 5 leaves out the prefix that version 4 wrote
-            .or_else(|| known(key.strip_prefix("text_model.")?.to_owned()))
+            .or_else(|| known(key.strip_prefix("text_model.")?))
             .or_else(|| {
                 let (new, old) = OLD_ATTENTION
                     .iter()
                     .find(|(new, _)| is_attention(key) && key.contains(&format!(".{new}.")))?;
-                known(key.replace(&format!(".{new}."), &format!(".{old}.")))
+                known(&key.replace(&format!(".{new}."), &format!(".{old}.")))
             })
     }
 }

@@ -12,11 +12,10 @@ use super::key::hex;
 use super::store::{Store, file_hash};
 use crate::clip::{Embed, ExtractorSpec, Opening, Runtime, how_to_give, open_extractor};
 use crate::data::{self, Concept, ConceptSource, Corpus, Prompt, PromptSource, is_clutter};
-use crate::diffusion::Backbone;
 use crate::diffusion::config::SchedulerConfig;
-use crate::diffusion::folder::Folder;
 use crate::diffusion::tokenizer::Tokenizer;
 use crate::diffusion::weights::Weights;
+use crate::diffusion::{Backbone, BackboneFiles, BackboneSpec, Content, Part};
 use crate::methods::{Profile, taken_tokens};
 use crate::metrics::Chosen;
 use crate::spec::Experiment;
@@ -51,13 +50,13 @@ impl Machine {
 /// See the module.
 pub struct Resources {
     machine: Machine,
-    backbone: String,
+    /// What it was given as.
+    name: String,
+    backbone: BackboneFiles,
     files: String,
     identity: String,
     profile: Profile,
     size: (usize, usize),
-    scheduler: SchedulerConfig,
-    tokenizer: Tokenizer,
     taken_tokens: usize,
     parameters: Vec<String>,
     numbers: Numbers,
@@ -89,42 +88,44 @@ const THRESHOLD: f32 = 0.85;
 /// The same for the judge that comes with a backbone, whose cosines spread wider.
 const OWN_THRESHOLD: f32 = 0.7;
 
-/// The side in pixels up to which a backbone takes the mini backbone's defaults.
-const SMALL: usize = 128;
-
 impl Resources {
-    /// Finds what `experiment` names, for the concepts and pairs given. `backbone` replaces the
-    /// experiment's.
+    /// Finds what `experiment` names, for the concepts and pairs given; `backbone` is the experiment's own
+    /// or replaces it.
     ///
     /// # Errors
     /// What is missing or cannot be read, by name.
     pub fn new(
         experiment: &Experiment,
-        backbone: Option<&str>,
+        backbone: &BackboneSpec,
         concepts: &[String],
         pairs: &[String],
         machine: Machine,
         store: &Store,
     ) -> Result<Self> {
-        let backbone = match backbone {
-            Some(given) => given.to_owned(),
-            None => own_backbone(experiment)?,
-        };
-        let folder = Folder::open(&backbone)?;
+        let (name, backbone) = (backbone.name.clone(), BackboneFiles::open(backbone)?);
         // headers alone: a file that is missing or cut is named before anything runs
-        let [unet, vae, text_encoder] =
-            [folder.unet_weights()?, folder.vae_weights()?, folder.text_encoder_weights()?];
-        let files = backbone_hash(&folder.root, &store.hashes())?;
+        let [unet, vae, text_encoder] = [
+            backbone.weights(Part::UNet)?,
+            backbone.weights(Part::Vae)?,
+            backbone.weights(Part::TextEncoder)?,
+        ];
+        let files = backbone_hash(&backbone, &store.hashes())?;
         let identity = match machine.dtype {
             DType::F32 => files.clone(),
             dtype => hex(format!("{files} {dtype:?}")),
         };
-        let own = folder.root.join("clip");
+        let folder = |path: PathBuf| ExtractorSpec::Folder(path.to_string_lossy().into_owned());
         let (clip, threshold) = match experiment.evaluation.clip.as_deref() {
-            Some("mini") => (Some(mini::clip_folder()?), OWN_THRESHOLD),
-            Some(path) => (Some(below(&experiment.base, Path::new(path))), THRESHOLD),
-            None if own.join("config.json").is_file() => (Some(own), OWN_THRESHOLD),
-            None => (None, THRESHOLD),
+            Some(mini::NAME) => (Some(folder(mini::clip_folder()?)), OWN_THRESHOLD),
+            Some(given) => {
+                let given = ExtractorSpec::Folder(given.to_owned());
+                (Some(given.relative_to(&experiment.base)), THRESHOLD)
+            }
+            // a training may do without
+            None => match backbone.companion(CLIP) {
+                Some(own) => (Some(folder(own)), OWN_THRESHOLD),
+                None => (None, THRESHOLD),
+            },
         };
         let metrics = experiment.registry.choose(experiment.metrics.as_deref())?;
         if experiment.extractors.contains_key(CLIP) {
@@ -133,8 +134,6 @@ impl Resources {
                 format!("give it as `evaluation.{CLIP}` or with --{CLIP}"),
             ));
         }
-        // a training may do without
-        let clip = clip.map(|folder| ExtractorSpec::Folder(folder.to_string_lossy().into_owned()));
         let mut extractors: BTreeMap<String, ExtractorSpec> =
             clip.into_iter().map(|clip| (CLIP.to_owned(), clip)).collect();
         for chosen in &metrics {
@@ -142,36 +141,31 @@ impl Resources {
             if name == CLIP || extractors.contains_key(name) {
                 continue;
             }
-            let own = folder.root.join(name);
             let spec = match experiment.extractors.get(name) {
                 Some(ExtractorSpec::Folder(path)) if path == mini::NAME => {
-                    ExtractorSpec::Folder(mini::folder()?.join(name).to_string_lossy().into_owned())
+                    folder(mini::folder()?.join(name))
                 }
                 Some(spec) => spec.relative_to(&experiment.base),
                 // what comes with a backbone needs no words
-                None if own.join("config.json").is_file() => {
-                    ExtractorSpec::Folder(own.to_string_lossy().into_owned())
-                }
-                None => {
+                None => backbone.companion(name).map(folder).ok_or_else(|| {
                     let metric = &chosen.metric.name;
-                    return Err(Error::input_hint(
+                    Error::input_hint(
                         format!("nothing says where the extractor `{name}` of `{metric}` is"),
                         how_to_give(name),
-                    ));
-                }
+                    )
+                })?,
             };
             extractors.insert(name.clone(), spec);
         }
         let mut resources = Resources {
-            size: folder.default_size(),
+            size: backbone.blueprint.default_size(),
             profile: Profile::Mini,
             machine,
-            backbone,
+            name,
             files,
             identity,
-            taken_tokens: taken_tokens(&folder.tokenizer),
-            tokenizer: folder.tokenizer,
-            scheduler: folder.scheduler,
+            taken_tokens: taken_tokens(&backbone.blueprint.tokenizer),
+            backbone,
             numbers: numbers(&unet),
             parameters: parameters(&unet, &vae, &text_encoder),
             concepts: BTreeMap::new(),
@@ -183,11 +177,10 @@ impl Resources {
             corpora: Mutex::default(),
             base: experiment.base.clone(),
         };
-        let small = resources.size.0.max(resources.size.1) <= SMALL;
-        resources.profile =
-            experiment.profile.unwrap_or(if small { Profile::Mini } else { Profile::Sd });
+        let usual = Profile::of_size(resources.size.0.max(resources.size.1));
+        resources.profile = experiment.profile.unwrap_or(usual);
         let regularization = &experiment.regularization;
-        if !small
+        if usual == Profile::Sd
             && [&regularization.corpus, &regularization.validation]
                 .iter()
                 .any(|c| c.starts_with("mini"))
@@ -195,7 +188,7 @@ impl Resources {
             tracing::warn!(
                 "`{}` is regularised with, or compared to, the mini world's pictures of 64 pixels; \
                  `regularization.corpus` and `regularization.validation` take captioned photographs",
-                resources.backbone
+                resources.name
             );
         }
         let mut wanted = concepts.to_vec();
@@ -233,7 +226,7 @@ impl Resources {
 
     /// The name or path of the backbone.
     pub fn backbone_name(&self) -> &str {
-        &self.backbone
+        &self.name
     }
 
     /// The hash of the backbone's configurations and weights, and of their type.
@@ -248,12 +241,12 @@ impl Resources {
 
     /// The noise schedule that the backbone was trained with.
     pub fn scheduler(&self) -> &SchedulerConfig {
-        &self.scheduler
+        &self.backbone.blueprint.scheduler
     }
 
     /// The backbone's tokenizer, as it is before any concept is learnt.
     pub fn tokenizer(&self) -> &Tokenizer {
-        &self.tokenizer
+        &self.backbone.blueprint.tokenizer
     }
 
     /// The names of the backbone's parameters, each with its model's in front.
@@ -294,9 +287,9 @@ impl Resources {
     /// The backbone, freshly loaded.
     ///
     /// # Errors
-    /// As [`Backbone::load`].
+    /// As [`Backbone::read`].
     pub fn load_backbone(&self) -> Result<Backbone> {
-        Backbone::load(&self.backbone, &self.machine.device, self.machine.dtype)
+        Backbone::read(&self.backbone, &self.machine.device, self.machine.dtype)
     }
 
     /// What is measured.
@@ -332,9 +325,9 @@ impl Resources {
         }
         let missing = || match name {
             CLIP => Error::input_hint(
-                format!("nothing says which CLIP judges images of `{}`", self.backbone),
-                "give --clip, or `evaluation.clip` in an experiment, with a folder in transformers' \
-                 layout (openai/clip-vit-base-patch32 is the paper's)",
+                format!("nothing says which CLIP judges images of `{}`", self.name),
+                "give --clip, or `evaluation.clip` in an experiment, with a hub id or a folder in \
+                 transformers' layout (openai/clip-vit-base-patch32 is the paper's)",
             ),
             _ => Error::input_hint(format!("no extractor `{name}` is given"), how_to_give(name)),
         };
@@ -388,56 +381,25 @@ fn find_pair(experiment: &Experiment, name: &str) -> Result<(Vec<String>, Vec<Pr
     Ok((sources.map(|s| s.name().to_owned()).to_vec(), prompts))
 }
 
-/// The experiment's backbone: a folder, which like every path in an experiment starts at its file's, or
-/// what is no path.
-fn own_backbone(experiment: &Experiment) -> Result<String> {
-    let name = &experiment.backbone;
-    let folder = below(&experiment.base, Path::new(name));
-    if name == mini::NAME {
-        return Ok(name.clone());
-    }
-    if folder.exists() {
-        return Ok(folder.to_string_lossy().into_owned());
-    }
-    if Path::new(name).exists() {
-        return Err(Error::input_hint(
-            format!("`backbone` is `{name}`, but there is no {}", folder.display()),
-            "paths in an experiment start at its file's folder; --backbone starts where you are",
-        ));
-    }
-    Ok(name.clone())
-}
-
-/// The hash of all that is computed with: configurations, tokenizer and weights of a folder in diffusers'
-/// layout, by their names. `cache` keeps the hashes of files.
+/// The hash of all that is computed with: configurations, tokenizer and weights of a backbone, by their
+/// names. `cache` keeps the hashes of files.
 ///
 /// # Errors
 /// A file that cannot be read.
-pub fn backbone_hash(folder: &Path, cache: &Path) -> Result<String> {
-    let mut files = vec![];
-    for part in ["unet", "vae", "text_encoder", "tokenizer", "scheduler"] {
-        let dir = folder.join(part);
-        for entry in std::fs::read_dir(&dir).map_err(Error::io(&dir))? {
-            let entry = entry.map_err(Error::io(&dir))?;
-            let path = entry.path();
-            let kept = ["json", "safetensors", "txt"];
-            if is_clutter(&entry.file_name().to_string_lossy()) {
-                continue;
-            }
-            if path.extension().is_some_and(|e| kept.iter().any(|k| e == *k)) {
-                files.push((
-                    format!("{part}/{}", path.file_name().unwrap_or_default().display()),
-                    path,
-                ));
-            }
+pub fn backbone_hash(backbone: &BackboneFiles, cache: &Path) -> Result<String> {
+    let mut hashes = vec![];
+    for (name, content) in backbone.contents()? {
+        if is_clutter(&name) {
+            continue;
         }
+        let hash = match content {
+            Content::File(path) => file_hash(&path, cache)?,
+            Content::Text(text) => hex(text),
+        };
+        hashes.push((name, hash));
     }
-    files.sort();
-    let mut text = String::new();
-    for (name, path) in files {
-        text += &format!("{name} {}\n", file_hash(&path, cache)?);
-    }
-    Ok(hex(text))
+    hashes.sort();
+    Ok(hex(hashes.iter().map(|(name, hash)| format!("{name} {hash}\n")).collect::<String>()))
 }
 
 fn numbers(unet: &Weights) -> Numbers {

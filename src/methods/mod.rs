@@ -75,6 +75,16 @@ pub enum Profile {
     Mini,
 }
 
+impl Profile {
+    /// Whose numbers suit images of so many pixels a side.
+    pub fn of_size(side: usize) -> Self {
+        if side <= SMALL { Profile::Mini } else { Profile::Sd }
+    }
+}
+
+/// The side in pixels up to which a backbone takes the mini backbone's defaults.
+const SMALL: usize = 128;
+
 /// All methods, in the order of the paper's tables.
 pub fn registry() -> &'static [&'static dyn Method] {
     &[

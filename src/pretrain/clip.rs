@@ -10,9 +10,9 @@ use super::config::PretrainConfig;
 use super::drive::{Drive, Findings};
 use super::judge::Judge;
 use super::scenes::{SceneStream, held_out, pictures};
-use super::{model_folder, read_params_by_words, whole_batch};
+use super::{model_folder, part_of, read_params_by_words, whole_batch};
 use crate::clip::Clip;
-use crate::diffusion::folder::Folder;
+use crate::diffusion::BackboneFiles;
 use crate::diffusion::model::TextEncoder;
 use crate::diffusion::tokenizer::Tokenizer;
 use crate::diffusion::weights::Weights;
@@ -33,7 +33,7 @@ const SEED_OFFSET: u64 = 7_000_003;
 pub fn pretrain_clip(
     config: &PretrainConfig,
     out: &Path,
-    from: Option<&Folder>,
+    from: Option<&BackboneFiles>,
     device: &Device,
 ) -> Result<()> {
     let recipe = &config.clip;
@@ -48,7 +48,7 @@ pub fn pretrain_clip(
     model.check(Path::new("clip.model"))?;
     let clip = Clip::new(&Builder::new(RandomSource { seed }, device, DType::F32), &model)?;
     if let Some(from) = from {
-        let folder = from.root.join("clip");
+        let folder = part_of(from, "clip")?;
         let weights = Weights::open(&folder, "model")?;
         let words = [&Tokenizer::load(&folder)?, &tokenizer];
         read_params_by_words(clip.params(), &weights, TextEncoder::TABLE, words)?;

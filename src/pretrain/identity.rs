@@ -11,9 +11,9 @@ use super::config::PretrainConfig;
 use super::drive::{Drive, Findings};
 use super::judge::unit_features;
 use super::scenes::{SceneStream, pictures};
-use super::{model_folder, read_params, whole_batch};
+use super::{model_folder, part_of, read_params, whole_batch};
 use crate::clip::{Vit, contrastive_loss};
-use crate::diffusion::folder::Folder;
+use crate::diffusion::BackboneFiles;
 use crate::diffusion::weights::Weights;
 use crate::nn::{Builder, RandomSource, Var};
 use crate::train::{BatchSize, Part, Streams, Task};
@@ -34,14 +34,15 @@ const FOLDER: &str = "dino";
 pub fn pretrain_identity(
     config: &PretrainConfig,
     out: &Path,
-    from: Option<&Folder>,
+    from: Option<&BackboneFiles>,
     device: &Device,
 ) -> Result<()> {
     let recipe = &config.identity;
     let seed = config.seed + SEED_OFFSET;
     let builder = Builder::new(RandomSource { seed }, device, DType::F32);
     let vit = Vit::new(&builder, &recipe.model)?;
-    if let Some(from) = from.map(|from| from.root.join(FOLDER)).filter(|dir| dir.is_dir()) {
+    let from = from.map(|from| part_of(from, FOLDER)).transpose()?;
+    if let Some(from) = from.filter(|dir| dir.is_dir()) {
         read_params(vit.params(), &Weights::open(&from, "model")?)?;
     }
     let params = vit.params().to_vec();

@@ -30,8 +30,8 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Tensor};
 
+use crate::diffusion::BackboneFiles;
 use crate::diffusion::config::{Config as _, VaeConfig};
-use crate::diffusion::folder::Folder;
 use crate::diffusion::tokenizer::Tokenizer;
 use crate::diffusion::weights::Weights;
 use crate::nn::Param;
@@ -92,15 +92,26 @@ fn whole_batch(part: &Part, images: usize, name: &str) -> Result<()> {
     ))
 }
 
+/// A file or folder of the backbone that a training starts from.
+fn part_of(from: &BackboneFiles, name: &str) -> Result<PathBuf> {
+    let folder = from.folder().map(|folder| folder.join(name));
+    folder.ok_or_else(|| {
+        Error::input_hint(
+            format!("--from: a single file has no {name}"),
+            "give a folder in diffusers' layout, or mini",
+        )
+    })
+}
+
 /// Copies the autoencoder of a backbone into the run folder, if that has none.
-fn adopt_autoencoder(from: &Folder, out: &Path) -> Result<()> {
+fn adopt_autoencoder(from: &BackboneFiles, out: &Path) -> Result<()> {
     let to = model_folder(out);
     if to.join(VaeConfig::FILE).is_file() {
         return Ok(());
     }
     // weights first: a configuration says that they are there
     for file in [VAE_WEIGHTS, VaeConfig::FILE] {
-        let source = from.root.join(file);
+        let source = part_of(from, file)?;
         let bytes = std::fs::read(&source).map_err(Error::io(&source))?;
         safefile::write(&to.join(file), bytes)?;
     }

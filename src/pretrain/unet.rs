@@ -10,12 +10,12 @@ use super::scenes::{SceneStream, pictures_of_bytes};
 use super::{adopt_autoencoder, model_folder, read_params, read_params_by_words};
 use crate::data::{PAPER_SIZES, augment, scene_image};
 use crate::diffusion::config::{Config as _, ModelIndex, VaeConfig};
-use crate::diffusion::folder::Folder;
+use crate::diffusion::folder::DIFFUSERS_STEM;
 use crate::diffusion::model::{TextEncoder, Vae};
 use crate::diffusion::scheduler::{NoiseSchedule, SchedulerKind};
 use crate::diffusion::tokenizer::Tokenizer;
-use crate::diffusion::weights::save_weights;
-use crate::diffusion::{Backbone, Request, Sampling};
+use crate::diffusion::weights::{Weights, save_weights};
+use crate::diffusion::{Backbone, BackboneFiles, Blueprint, Part as ModelPart, Request, Sampling};
 use crate::nn::{Param, Var, no_grad, parallel};
 use crate::rng::Rng;
 use crate::train::{BatchSize, Noised, Part, Streams, Task, loss};
@@ -32,7 +32,7 @@ use crate::{Error, Result};
 pub fn pretrain_unet(
     config: &PretrainConfig,
     out: &Path,
-    from: Option<&Folder>,
+    from: Option<&BackboneFiles>,
     device: &Device,
 ) -> Result<()> {
     let recipe = &config.unet;
@@ -42,9 +42,9 @@ pub fn pretrain_unet(
     }
     let backbone = backbone(recipe, &folder, device, config.seed)?;
     if let Some(from) = from {
-        read_params(backbone.unet.params(), &from.unet_weights()?)?;
-        let words = [&from.tokenizer, &backbone.tokenizer];
-        let weights = from.text_encoder_weights()?;
+        read_params(backbone.unet.params(), &from.weights(ModelPart::UNet)?)?;
+        let words = [&from.blueprint.tokenizer, &backbone.tokenizer];
+        let weights = from.weights(ModelPart::TextEncoder)?;
         read_params_by_words(backbone.text_encoder.params(), &weights, TextEncoder::TABLE, words)?;
     }
     let mut params = backbone.unet.params().to_vec();
@@ -78,8 +78,8 @@ fn backbone(recipe: &UNetRecipe, folder: &Path, device: &Device, seed: u64) -> R
     for (role, token) in [("bos", "<start>"), ("eos", "<end>"), ("pad", "<pad>")] {
         text_encoder.extra.insert(format!("{role}_token_id"), tokenizer.token_id(token).into());
     }
-    let folder = Folder {
-        root: folder.to_owned(),
+    let weights = Weights::open(&folder.join("vae"), DIFFUSERS_STEM)?;
+    let blueprint = Blueprint {
         index: index(),
         unet: recipe.model.clone(),
         vae: VaeConfig::read(folder)?,
@@ -87,8 +87,7 @@ fn backbone(recipe: &UNetRecipe, folder: &Path, device: &Device, seed: u64) -> R
         scheduler: recipe.scheduler.clone(),
         tokenizer,
     };
-    let weights = folder.vae_weights()?;
-    let backbone = Backbone::random(folder, device, DType::F32, seed)?;
+    let backbone = Backbone::random(blueprint, device, DType::F32, seed)?;
     read_params(backbone.vae.params(), &weights)?;
     Ok(backbone)
 }

@@ -10,9 +10,9 @@ use super::drive::{Drive, Findings, started};
 use super::scenes::{SceneStream, bytes, held_out, pictures};
 use super::{VAE_WEIGHTS, adopt_autoencoder, model_folder, read_params};
 use crate::diffusion::config::{Config as _, VaeConfig};
-use crate::diffusion::folder::Folder;
 use crate::diffusion::model::Vae;
 use crate::diffusion::weights::{Weights, save_weights};
+use crate::diffusion::{BackboneFiles, Part as ModelPart};
 use crate::nn::{Builder, Param, RandomSource, Var, no_grad, ops, parallel};
 use crate::train::{BatchSize, Part, Streams, Task};
 use crate::world::{self, SIZE, Scene};
@@ -27,13 +27,13 @@ use crate::{Error, Result};
 pub fn pretrain_vae(
     config: &PretrainConfig,
     out: &Path,
-    from: Option<&Folder>,
+    from: Option<&BackboneFiles>,
     device: &Device,
 ) -> Result<()> {
     let builder = Builder::new(RandomSource { seed: config.seed }, device, DType::F32);
     let vae = Vae::new(&builder, &config.vae.model)?;
     if let Some(from) = from {
-        read_params(vae.params(), &from.vae_weights()?)?;
+        read_params(vae.params(), &from.weights(ModelPart::Vae)?)?;
     }
     let params = vae.params().to_vec();
     run("vae", &config.vae.recipe, vae, params, config, out, device)
@@ -47,7 +47,7 @@ pub fn pretrain_vae(
 pub fn pretrain_decoder(
     config: &PretrainConfig,
     out: &Path,
-    from: Option<&Folder>,
+    from: Option<&BackboneFiles>,
     device: &Device,
 ) -> Result<()> {
     if let Some(from) = from {

@@ -12,11 +12,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::clip::ExtractorSpec;
 use crate::data::{FolderSource, PromptSource, check_name};
-use crate::diffusion::GUIDANCE;
+use crate::diffusion::config::PredictionType;
 use crate::diffusion::scheduler::SchedulerKind;
+use crate::diffusion::{BackboneSpec, GUIDANCE};
 use crate::error::nearest;
 use crate::metrics::Registry;
-use crate::{Error, Result, readfile};
+use crate::{Error, Result, mini, readfile};
 
 pub use overrides::Override;
 pub use row::{Point, Row, RowSampling};
@@ -37,9 +38,15 @@ pub struct Experiment {
     /// lists the pairs.
     #[serde(default)]
     pub study: Vec<String>,
-    /// Default of `--backbone`: `mini`, a diffusers folder or a hub id.
-    #[serde(default = "mini")]
+    /// Default of `--backbone`: `mini`, a diffusers folder, a single file or a hub id.
+    #[serde(default = "built_in")]
     pub backbone: String,
+    /// Of a single file: a folder with its configurations and its tokenizer.
+    #[serde(default)]
+    pub backbone_config: Option<PathBuf>,
+    /// Of a single file: what its UNet predicts, `epsilon` or `v`.
+    #[serde(default)]
+    pub prediction: Option<Prediction>,
     /// Which defaults the methods take; by the backbone's image size where it is not given.
     #[serde(default)]
     pub profile: Option<crate::methods::Profile>,
@@ -78,8 +85,28 @@ pub struct Experiment {
     pub registry: Registry,
 }
 
-fn mini() -> String {
-    "mini".into()
+fn built_in() -> String {
+    mini::NAME.into()
+}
+
+/// What a UNet predicts, in the words of users.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Prediction {
+    /// The noise: SD 1.x, 2.x base.
+    Epsilon,
+    /// The velocity: SD 2.x for 768 pixels.
+    V,
+}
+
+impl Prediction {
+    /// In diffusers' words.
+    pub fn kind(self) -> PredictionType {
+        match self {
+            Prediction::Epsilon => PredictionType::Epsilon,
+            Prediction::V => PredictionType::VPrediction,
+        }
+    }
 }
 
 /// How many concepts a cell has.
@@ -179,7 +206,9 @@ impl Experiment {
             title: row.title()?,
             table: None,
             study: vec![],
-            backbone: mini(),
+            backbone: built_in(),
+            backbone_config: None,
+            prediction: None,
             profile: None,
             sampling: SamplingSpec::default(),
             metrics: None,
@@ -224,6 +253,27 @@ impl Experiment {
         experiment.base = base.to_owned();
         experiment.check()?;
         Ok(experiment)
+    }
+
+    /// Its backbone, with paths that start where the program runs: in the file they start at its folder.
+    ///
+    /// # Errors
+    /// [`Error::Input`] for a path that is there from where the program runs, and not from the file's folder.
+    pub fn backbone(&self) -> Result<BackboneSpec> {
+        let (given, full) = (&self.backbone, self.base.join(&self.backbone));
+        if given != mini::NAME && !full.exists() && Path::new(given).exists() {
+            return Err(Error::input_hint(
+                format!("`backbone` is `{given}`, but there is no {}", full.display()),
+                "paths in an experiment start at its file's folder; --backbone starts where you are",
+            ));
+        }
+        // what is there is a path, and all else as it stands
+        let path = given != mini::NAME && full.exists();
+        Ok(BackboneSpec {
+            name: if path { full.to_string_lossy().into_owned() } else { given.clone() },
+            config: self.backbone_config.as_ref().map(|folder| self.base.join(folder)),
+            prediction: self.prediction.map(Prediction::kind),
+        })
     }
 
     fn check(&self) -> Result<()> {

@@ -109,6 +109,12 @@ impl Trainable {
         Ok(params.iter().zip(chosen).filter(|(_, c)| *c).map(|((_, p), _)| (*p).clone()).collect())
     }
 
+    /// Whether a parameter of this name, which has its model's in front, is of the set.
+    pub fn has(&self, name: &str) -> bool {
+        let patterns = self.0.iter().flat_map(|word| patterns(word));
+        both_names(name).any(|name| patterns.clone().any(|p| distance(p, name) == 0))
+    }
+
     /// Whether every word is a parameter's among `names`, which have their models' in front: what
     /// [`Trainable::select`] will say of a model that is not loaded yet.
     ///

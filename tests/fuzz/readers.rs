@@ -16,7 +16,7 @@ use cdbench::diffusion::config::{Config, SchedulerConfig, UNetConfig, VaeConfig}
 use cdbench::diffusion::png::Png;
 use cdbench::diffusion::tokenizer::Tokenizer;
 use cdbench::diffusion::weights::{Weights, save_weights};
-use cdbench::diffusion::{WordMap, load_maps, save_maps};
+use cdbench::diffusion::{BackboneFiles, Part, WordMap, load_maps, save_maps};
 use cdbench::engine::read_image;
 use cdbench::methods::Delta;
 use cdbench::report::Baseline;
@@ -63,6 +63,19 @@ fn safetensors(tensors: &[(&str, &[usize], DType)]) -> Vec<u8> {
     });
     save_weights(&path, tensors).unwrap();
     std::fs::read(path).unwrap()
+}
+
+/// What an SD 2.x is told by, and a stacked tensor.
+fn single_file() -> Vec<u8> {
+    let attention = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight";
+    let stacked = "cond_stage_model.model.transformer.resblocks.0.attn.in_proj_bias";
+    safetensors(&[
+        ("model.diffusion_model.input_blocks.0.0.weight", &[1, 4, 3, 3], DType::F16),
+        (attention, &[1, 1024], DType::F16),
+        ("first_stage_model.quant_conv.bias", &[1], DType::F32),
+        (stacked, &[6], DType::F32),
+        ("model_ema.decay", &[1], DType::F32),
+    ])
 }
 
 fn shard(members: &[(&str, &[u8])]) -> Vec<u8> {
@@ -132,7 +145,7 @@ pub fn readers() -> Vec<Reader> {
     vec![
         reader(
             "pictures",
-            29,
+            27,
             "a.jpg",
             vec![
                 encoded(ImageFormat::Jpeg),
@@ -165,6 +178,11 @@ pub fn readers() -> Vec<Reader> {
                 weights.tensor(key, &weights.shape(key).unwrap())?;
             }
             Ok(())
+        }),
+        reader("single files", 2, "x.safetensors", vec![single_file()], |folder| {
+            let file = folder.join("x.safetensors").display().to_string();
+            let files = BackboneFiles::open(&file.as_str().into())?;
+            files.weights(Part::TextEncoder)?.finish()
         }),
         reader("attention maps", 1, "a.safetensors", vec![maps], |folder| {
             load_maps(&folder.join("a.safetensors")).map(|_| ())

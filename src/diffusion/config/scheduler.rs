@@ -31,6 +31,17 @@ pub enum PredictionType {
     Sample,
 }
 
+impl PredictionType {
+    /// In words.
+    pub fn what(self) -> &'static str {
+        match self {
+            PredictionType::Epsilon => "noise",
+            PredictionType::VPrediction => "velocity",
+            PredictionType::Sample => "the clean sample",
+        }
+    }
+}
+
 /// Which of the training timesteps a sampler visits (Lin et al. 2024, table 2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

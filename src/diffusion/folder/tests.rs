@@ -1,5 +1,8 @@
 use super::*;
+use crate::diffusion::config::read_object;
+use crate::diffusion::tokenizer::Tokenizer;
 use crate::diffusion::weights::save_weights;
+use crate::diffusion::{BackboneFiles, BackboneSpec};
 use candle_core::{DType, Device, Tensor};
 
 /// A backbone folder with small configurations and one tensor a part.
@@ -25,9 +28,9 @@ pub(crate) fn backbone_folder(root: &Path) {
     VaeConfig::default().write(root).unwrap();
     SchedulerConfig::default().write(root).unwrap();
     Tokenizer::word_level(&["a", "dog"], 8).unwrap().save(&root.join("tokenizer")).unwrap();
-    for (dir, stem) in WEIGHTS {
+    for part in Part::ALL {
         let one = Tensor::ones(1, DType::F32, &Device::Cpu).unwrap();
-        let file = root.join(dir).join(format!("{stem}.safetensors"));
+        let file = root.join(part.name()).join(format!("{}.safetensors", stem(part)));
         save_weights(&file, [("w".into(), one, DType::F32)]).unwrap();
     }
 }
@@ -55,12 +58,10 @@ fn a_whole_folder_opens() {
     let dir = tempfile::tempdir().unwrap();
     backbone_folder(dir.path());
     assert_eq!(missing(dir.path()), Vec::<String>::new());
-    let backbone = Folder::open(dir.path().to_str().unwrap()).unwrap();
-    assert_eq!(backbone.tokenizer.max_len(), 8);
-    for weights in
-        [backbone.unet_weights(), backbone.vae_weights(), backbone.text_encoder_weights()]
-    {
-        weights.unwrap().tensor("w", &[1]).unwrap();
+    let backbone = BackboneFiles::open(&dir.path().to_str().unwrap().into()).unwrap();
+    assert_eq!(backbone.blueprint.tokenizer.max_len(), 8);
+    for part in Part::ALL {
+        backbone.weights(part).unwrap().tensor("w", &[1]).unwrap();
     }
 }
 
@@ -83,7 +84,7 @@ fn parts_must_fit_each_other() {
         edit(dir.path(), file, |object| {
             object.insert(key.into(), value.into());
         });
-        let error = message(Folder::open_folder(dir.path()));
+        let error = message(BackboneFiles::open_folder(dir.path()));
         assert!(words.iter().all(|word| error.contains(word)), "{error}");
     }
 }
@@ -95,8 +96,8 @@ fn a_padded_table_takes_new_tokens_behind_its_rows() {
     edit(dir.path(), "text_encoder/config.json", |object| {
         object.insert("vocab_size".into(), 64.into());
     });
-    let folder = Folder::open_folder(dir.path()).unwrap();
-    let mut tokenizer = folder.tokenizer.clone();
+    let folder = BackboneFiles::open_folder(dir.path()).unwrap();
+    let mut tokenizer = folder.blueprint.tokenizer.clone();
     assert_eq!(tokenizer.encode_words("a dog").unwrap(), [4, 5]);
     assert_eq!(tokenizer.add_token("<new1>").unwrap(), 64);
     assert_eq!(tokenizer.encode_words("a <new1> dog").unwrap(), [4, 64, 5]);
@@ -116,15 +117,17 @@ fn what_is_missing_is_named() {
         backbone_folder(dir.path());
         std::fs::remove_file(dir.path().join(file)).unwrap();
         let folder = file.split('/').next().unwrap();
-        assert!(message(Folder::open_folder(dir.path())).contains(folder));
+        assert!(message(BackboneFiles::open_folder(dir.path())).contains(folder));
         assert!(missing(dir.path())[0].starts_with(folder));
     }
     let dir = tempfile::tempdir().unwrap();
     backbone_folder(dir.path());
     std::fs::remove_file(dir.path().join("vae/diffusion_pytorch_model.safetensors")).unwrap();
     assert_eq!(missing(dir.path()), ["vae/diffusion_pytorch_model.safetensors"]);
-    let backbone = Folder::open_folder(dir.path()).unwrap();
-    assert!(message(backbone.vae_weights()).contains("vae: diffusion_pytorch_model.safetensors"));
+    let backbone = BackboneFiles::open_folder(dir.path()).unwrap();
+    assert!(
+        message(backbone.weights(Part::Vae)).contains("vae: diffusion_pytorch_model.safetensors")
+    );
 }
 
 #[test]
@@ -143,12 +146,14 @@ fn missing_shards_are_named() {
 #[test]
 fn neither_folder_nor_hub_id_is_an_error() {
     for name in ["/nowhere/at/all", "nowhere", "./a/b", "~/models/sd", ""] {
-        let error = Folder::open(name).err().unwrap();
-        assert!(error.to_string().contains("no such folder"), "{error}");
+        let error = BackboneFiles::open(&name.into()).err().unwrap();
+        assert!(error.to_string().contains("no such file or folder"), "{error}");
         assert!(error.hint().unwrap().contains("owner/name"));
     }
     let empty = tempfile::tempdir().unwrap();
-    assert!(message(Folder::open_folder(empty.path())).contains("model_index.json"));
+    let given = BackboneSpec { config: Some("x".into()), ..empty.path().to_str().unwrap().into() };
+    assert!(message(BackboneFiles::open(&given)).contains("configurations"));
+    assert!(message(BackboneFiles::open_folder(empty.path())).contains("model_index.json"));
 }
 
 fn listed(files: &[&str]) -> Vec<String> {

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use serde_json::{Map, Value};
-use tokenizers::models::bpe::BPE;
+use tokenizers::models::bpe::{BPE, BpeBuilder};
 use tokenizers::normalizers::replace::ReplacePattern;
 use tokenizers::normalizers::{
     Lowercase, NFC, NormalizerWrapper, Replace, Sequence as Normalizers,
@@ -19,8 +19,8 @@ use super::LARGEST_MAX_LEN;
 use crate::diffusion::config::read_object;
 use crate::{Error, Result, readfile};
 
-const START: &str = "<|startoftext|>";
-const END: &str = "<|endoftext|>";
+pub(super) const START: &str = "<|startoftext|>";
+pub(super) const END: &str = "<|endoftext|>";
 
 /// Bytes of a `tokenizer.json`; the largest vocabularies take some tens of millions.
 const MAX_TOKENIZER: u64 = 256 << 20;
@@ -139,27 +139,34 @@ pub(super) fn pipeline(dir: &Path, settings: &Settings) -> Result<tokenizers::To
     let bad = |e: &dyn std::fmt::Display| {
         Error::input(format!("{} with {}: {e}", vocab.display(), merges.display()))
     };
+    let model = BPE::from_file(vocab_path, merges_path);
+    clip_pipeline(model, settings).map_err(|e| bad(&e))
+}
+
+/// CLIP's pipeline on its word pieces.
+pub(super) fn clip_pipeline(
+    pieces: BpeBuilder,
+    settings: &Settings,
+) -> tokenizers::Result<tokenizers::Tokenizer> {
     let role = |role| settings.named(role).unwrap_or(END).to_owned();
-    let model = BPE::from_file(vocab_path, merges_path)
+    let model = pieces
         .end_of_word_suffix("</w>".into())
         .continuing_subword_prefix(String::new())
         .unk_token(role("unk_token"))
-        .build()
-        .map_err(|e| bad(&e))?;
+        .build()?;
     let mut tokenizer = tokenizers::Tokenizer::new(model);
-    let whitespace =
-        Replace::new(ReplacePattern::Regex(r"\s+".into()), " ").map_err(|e| bad(&e))?;
+    let whitespace = Replace::new(ReplacePattern::Regex(r"\s+".into()), " ")?;
     let normalizers: Vec<NormalizerWrapper> = vec![NFC.into(), whitespace.into(), Lowercase.into()];
-    tokenizer.with_normalizer(Some(Normalizers::new(normalizers))).map_err(|e| bad(&e))?;
+    tokenizer.with_normalizer(Some(Normalizers::new(normalizers)))?;
     let words =
         Split::new(SplitPattern::Regex(CLIP_WORDS.into()), SplitDelimiterBehavior::Removed, true);
     let pre_tokenizers: Vec<PreTokenizerWrapper> =
-        vec![words.map_err(|e| bad(&e))?.into(), ByteLevel::new(false, true, true).into()];
+        vec![words?.into(), ByteLevel::new(false, true, true).into()];
     tokenizer.with_pre_tokenizer(Some(PreTokenizers::new(pre_tokenizers)));
 
     let (bos, eos) = (role("bos_token"), role("eos_token"));
-    let id = |token: &str| {
-        let missing = || bad(&format!("the vocabulary has no token `{token}`"));
+    let id = |token: &str| -> tokenizers::Result<u32> {
+        let missing = || format!("the vocabulary has no token `{token}`").into();
         tokenizer.token_to_id(token).ok_or_else(missing)
     };
     let (bos_id, eos_id) = (id(&bos)?, id(&eos)?);

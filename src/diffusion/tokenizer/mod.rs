@@ -4,19 +4,25 @@
 //! builds the pipeline of transformers' `CLIPTokenizer`. Pads and truncates as transformers does
 //! with `padding="max_length", truncation=True`: the end token is always kept.
 
+mod clip;
 mod files;
 mod remarks;
 
+use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::path::Path;
 
 use serde_json::json;
+use tokenizers::models::ModelWrapper;
 use tokenizers::models::wordlevel::WordLevel;
 use tokenizers::normalizers::Lowercase;
 use tokenizers::pre_tokenizers::whitespace::Whitespace;
-use tokenizers::{AddedToken, PaddingParams, PaddingStrategy, PostProcessor, TruncationParams};
+use tokenizers::{
+    AddedToken, Model as _, PaddingParams, PaddingStrategy, PostProcessor, TruncationParams,
+};
 
 use crate::{Error, Result, safefile};
+pub use clip::ClipPadding;
 use files::Settings;
 
 /// Length where the files give none: CLIP's.
@@ -274,12 +280,26 @@ impl Tokenizer {
         self.pad_id
     }
 
+    /// All that ids depend on.
+    pub(super) fn meaning(&self) -> String {
+        self.inner.to_string(false).unwrap_or_default()
+    }
+
     /// Writes `tokenizer.json` and `tokenizer_config.json` into `dir`, for this program and for
-    /// transformers.
+    /// transformers, and of word pieces the files that its `CLIPTokenizer` reads in their place.
     pub fn save(&self, dir: &Path) -> Result<()> {
         let bad = |e: &dyn std::fmt::Display| Error::input(format!("{}: {e}", dir.display()));
         let text = self.inner.to_string(true).map_err(|e| bad(&e))?;
         safefile::write(&dir.join("tokenizer.json"), text)?;
+        if let ModelWrapper::BPE(pieces) = self.inner.get_model() {
+            pieces.save(dir, None).map_err(|e| bad(&e))?;
+            let own = |id: &u32| self.inner.get_model().id_to_token(*id).is_none();
+            let added = self.inner.get_added_vocabulary().get_vocab();
+            let added: BTreeMap<&str, u32> =
+                added.iter().filter(|(_, id)| own(id)).map(|(t, id)| (t.as_str(), *id)).collect();
+            let text = serde_json::to_string_pretty(&added).map_err(|e| bad(&e))?;
+            safefile::write(&dir.join("added_tokens.json"), text + "\n")?;
+        }
         let mut config = json!({
             "model_max_length": self.max_len,
             "tokenizer_class": self.class,

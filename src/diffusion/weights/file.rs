@@ -29,7 +29,7 @@ impl WeightFile {
     pub fn open(path: &Path) -> Result<Self> {
         let mut first = vec![];
         let file = File::open(path).map_err(Error::io(path))?;
-        file.take(4).read_to_end(&mut first).map_err(Error::io(path))?;
+        file.take(9).read_to_end(&mut first).map_err(Error::io(path))?;
         let kind = match Pickle::is_one(&first) {
             true => Kind::Pickled(Pickle::open(path)?),
             false => Kind::Safetensors(map(path)?),

@@ -1,5 +1,9 @@
 //! The forms in which a model's weights lie in its folder.
 
+use std::path::Path;
+
+use crate::diffusion::config::read_object;
+
 /// Variants beside the weights without one, best first.
 const VARIANTS: [&str; 3] = ["fp16", "bf16", "non_ema"];
 
@@ -59,4 +63,47 @@ impl Form {
             && !rest.contains(['/', '\\'])
             && VARIANTS.iter().all(|v| of(v) == (*v == self.variant))
     }
+}
+
+/// What a folder still lacks of the weights `stem` in `dir` below it, as paths below it.
+pub(crate) fn missing_weights(root: &Path, dir: &str, stem: &str) -> Vec<String> {
+    let has = |file: &str| root.join(file).is_file();
+    let path = |file: &str| below(dir, file);
+    let forms = forms(stem);
+    match forms.iter().find(|form| has(&path(&form.file))) {
+        None => vec![path(&forms[0].file)],
+        Some(form) if !form.sharded => vec![],
+        Some(form) => {
+            let object = read_object(&root.join(path(&form.file))).unwrap_or_default();
+            let shards = object.get("weight_map").and_then(|map| map.as_object());
+            let shards = shards.into_iter().flat_map(|map| map.values());
+            let mut shards: Vec<_> = shards.filter_map(|v| v.as_str()).collect();
+            shards.sort_unstable();
+            shards.dedup();
+            shards.into_iter().map(path).filter(|shard| !has(shard)).collect()
+        }
+    }
+}
+
+/// Which of the files `listed` to download for the weights `stem` in `dir`; the error names one that
+/// should be there and is not.
+pub(crate) fn listed_weights(
+    listed: &[String],
+    dir: &str,
+    stem: &str,
+) -> std::result::Result<Vec<String>, String> {
+    let path = |file: &str| below(dir, file);
+    let forms = forms(stem);
+    let Some(form) = forms.iter().find(|form| listed.contains(&path(&form.file))) else {
+        return Err(path(&forms[0].file));
+    };
+    let folder = below(dir, "");
+    let is_shard =
+        |file: &&String| file.strip_prefix(&folder).is_some_and(|name| form.has_shard(stem, name));
+    let shards = listed.iter().filter(is_shard).cloned();
+    Ok([path(&form.file)].into_iter().chain(shards).collect())
+}
+
+fn below(dir: &str, file: &str) -> String {
+    if dir.is_empty() { file.to_owned() } else { format!("{dir}/{file}") }
 }

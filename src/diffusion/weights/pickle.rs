@@ -66,9 +66,11 @@ struct Stored {
 }
 
 impl Pickle {
-    /// Whether a file with these first bytes is pickled.
+    /// Whether a file with these first bytes is pickled. Those of a safetensors file are a number, which may
+    /// begin with any byte, and a brace.
     pub fn is_one(first: &[u8]) -> bool {
-        first.starts_with(&ZIP) || first.first() == Some(&PICKLE)
+        let safetensors = first.get(8) == Some(&b'{') && first[4..8] == [0; 4];
+        !safetensors && (first.starts_with(&ZIP) || first.first() == Some(&PICKLE))
     }
 
     /// Opens a file and finds its tensors.

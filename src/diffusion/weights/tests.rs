@@ -217,6 +217,42 @@ fn every_truncation_is_an_error() {
 }
 
 #[test]
+fn a_header_may_begin_as_pickles_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("m.safetensors");
+    let mut first = BTreeSet::new();
+    for n in 0..32 {
+        let name = "w".repeat(1 + 8 * n);
+        save_weights(&path, [(name.clone(), tensor(&[1.0], &[1]), DType::F32)]).unwrap();
+        Weights::open_file(&path).unwrap().tensor(&name, &[1]).unwrap();
+        first.insert(std::fs::read(&path).unwrap()[0]);
+    }
+    assert!(first.contains(&0x80), "{first:?}");
+}
+
+#[test]
+fn files_can_have_other_names_and_stacked_tensors() {
+    let (_dir, path) = saved();
+    let stacked = |key: &str| match key {
+        "a" => (0..2).map(|i| (format!("row{i}"), Piece::Stacked { index: i, of: 2 })).collect(),
+        _ => vec![],
+    };
+    let weights = Weights::open_file(&path).unwrap().renamed(stacked).unwrap();
+    assert_eq!(weights.keys().collect::<Vec<_>>(), ["row0", "row1"]);
+    assert_eq!(weights.shape("row1"), Some(vec![1, 3]));
+    assert_eq!(flat(&weights.tensor("row1", &[1, 3]).unwrap()), [0.1, 0.0, 7.0]);
+    // under both names
+    let error = message(weights.tensor("row0", &[2, 3]));
+    assert!(error.contains("`a`") && error.contains("`row0`"), "{error}");
+    assert!(message(weights.finish()).contains(": a"), "what is not used has the file's name");
+    weights.tensor("row0", &[1, 3]).unwrap();
+    weights.finish().unwrap();
+    let twice = |_: &str| vec![("x".to_owned(), Piece::Whole)];
+    let error = message(Weights::open_file(&path).unwrap().renamed(twice));
+    assert!(error.contains("`a`") && error.contains("`b`") && error.contains("`x`"), "{error}");
+}
+
+#[test]
 fn lying_headers_are_errors() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("m.safetensors");

@@ -1,4 +1,5 @@
 use super::*;
+use crate::diffusion::folder::{self, LAYOUT};
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
@@ -81,10 +82,13 @@ fn cached(cache: &Path, revision: &str) -> PathBuf {
 fn a_complete_snapshot_needs_no_network() {
     let dir = tempfile::tempdir().unwrap();
     let snapshot = cached(dir.path(), "main");
-    assert_eq!(hub(dir.path()).backbone(&id("owner/name")).unwrap(), snapshot);
+    assert_eq!(hub(dir.path()).folder(&id("owner/name"), &LAYOUT).unwrap(), snapshot);
     // by commit, too
-    assert_eq!(hub(dir.path()).backbone(&id("owner/name@0123456789abcdef")).unwrap(), snapshot);
-    assert!(hub(dir.path()).backbone(&id("owner/name@v2")).is_err());
+    assert_eq!(
+        hub(dir.path()).folder(&id("owner/name@0123456789abcdef"), &LAYOUT).unwrap(),
+        snapshot
+    );
+    assert!(hub(dir.path()).folder(&id("owner/name@v2"), &LAYOUT).is_err());
 }
 
 #[test]
@@ -92,18 +96,18 @@ fn what_cannot_be_had_is_said_with_where_to_put_it() {
     let dir = tempfile::tempdir().unwrap();
     let cache = dir.path().display().to_string();
     let offline = Hub { offline: true, ..hub(dir.path()) };
-    let error = offline.backbone(&id("owner/name@v2")).unwrap_err();
+    let error = offline.folder(&id("owner/name@v2"), &LAYOUT).unwrap_err();
     assert!(error.to_string().contains("HF_HUB_OFFLINE"), "{error}");
     let hint = error.hint().unwrap();
     for part in ["owner/name --revision v2", "models--owner--name", &cache] {
         assert!(hint.contains(part), "{hint}");
     }
-    let error = hub(dir.path()).backbone(&id("owner/name")).unwrap_err();
+    let error = hub(dir.path()).folder(&id("owner/name"), &LAYOUT).unwrap_err();
     assert!(error.to_string().contains("downloading failed"), "{error}");
 
     let snapshot = cached(dir.path(), "main");
     std::fs::remove_file(snapshot.join("vae/diffusion_pytorch_model.safetensors")).unwrap();
-    let error = offline.backbone(&id("owner/name")).unwrap_err().to_string();
+    let error = offline.folder(&id("owner/name"), &LAYOUT).unwrap_err().to_string();
     assert!(error.contains("vae/diffusion_pytorch_model.safetensors is missing"), "{error}");
 }
 
@@ -189,16 +193,16 @@ fn what_is_downloaded_is_found_again_without_a_network() {
     ];
     let all = files.map(str::to_owned).to_vec();
     let online = Hub { endpoint: Some(serve(remote.path().to_owned(), all)), ..hub(cache.path()) };
-    let folder = online.backbone(&id("owner/name")).unwrap();
+    let folder = online.folder(&id("owner/name"), &LAYOUT).unwrap();
     assert!(folder.starts_with(cache.path()) && !folder.join("README.md").exists());
-    folder::Folder::open_folder(&folder).unwrap();
+    crate::diffusion::BackboneFiles::open_folder(&folder).unwrap();
     let offline = Hub { offline: true, ..hub(cache.path()) };
-    assert_eq!(offline.backbone(&id("owner/name")).unwrap(), folder);
+    assert_eq!(offline.folder(&id("owner/name"), &LAYOUT).unwrap(), folder);
 
     let few = Hub {
         endpoint: Some(serve(remote.path().to_owned(), vec!["README.md".into()])),
         ..hub(&cache.path().join("other"))
     };
-    let error = few.backbone(&id("owner/name")).unwrap_err().to_string();
+    let error = few.folder(&id("owner/name"), &LAYOUT).unwrap_err().to_string();
     assert!(error.contains("it has no model_index.json"), "{error}");
 }

@@ -1,11 +1,10 @@
-//! Backbones by hub id: from the cache that Python's libraries share, or downloaded into it.
+//! Models by hub id: from the cache that Python's libraries share, or downloaded into it.
 
 use std::path::{Path, PathBuf};
 
 use hf_hub::api::sync::{ApiBuilder, ApiError};
 use hf_hub::{Cache, Repo, RepoType};
 
-use super::folder;
 use crate::{Error, Result};
 
 /// A model on the hub.
@@ -44,6 +43,19 @@ impl std::fmt::Display for HubId {
             revision => write!(f, "{}@{revision}", self.repo),
         }
     }
+}
+
+/// What is needed of a model on the hub.
+pub struct Layout {
+    /// What the model is, in messages.
+    pub what: &'static str,
+    /// Whose layout its folder has.
+    pub owner: &'static str,
+    /// Which of the files that the hub lists to download; the error names one that should be there and
+    /// is not.
+    pub wanted: fn(&[String]) -> std::result::Result<Vec<String>, String>,
+    /// What a folder still lacks, as paths below it.
+    pub missing: fn(&Path) -> Vec<String>,
 }
 
 /// Where models are cached, and whether more may be fetched.
@@ -94,15 +106,36 @@ impl Hub {
         })
     }
 
-    /// The folder of a backbone: what the cache has, if it is complete (no newer version is looked
-    /// for), or else downloaded.
+    /// Where models are cached.
+    pub fn cache(&self) -> &Path {
+        &self.cache
+    }
+
+    /// Whether downloads are forbidden.
+    pub fn is_offline(&self) -> bool {
+        self.offline
+    }
+
+    /// The models that the cache has something of, by their ids.
+    pub fn models(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(&self.cache).into_iter().flatten().flatten();
+        let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+        let mut models: Vec<String> = names
+            .filter_map(|name| Some(name.strip_prefix("models--")?.replace("--", "/")))
+            .collect();
+        models.sort();
+        models
+    }
+
+    /// The folder of a model: what the cache has, if it is complete (no newer version is looked for), or
+    /// else downloaded.
     ///
     /// # Errors
     /// [`Error::Input`] that says what to fetch and where to put it.
-    pub fn backbone(&self, id: &HubId) -> Result<PathBuf> {
+    pub fn folder(&self, id: &HubId, layout: &Layout) -> Result<PathBuf> {
         let cached = self.snapshot(id);
         let reason = match &cached {
-            Some(folder) => match folder::missing(folder).as_slice() {
+            Some(folder) => match (layout.missing)(folder).as_slice() {
                 [] => return Ok(folder.clone()),
                 missing => format!("in the cache, {} is missing", missing.join(", ")),
             },
@@ -111,7 +144,7 @@ impl Hub {
         let failure = if self.offline {
             "HF_HUB_OFFLINE forbids downloads".to_owned()
         } else {
-            match self.download(id) {
+            match self.download(id, layout) {
                 Ok(folder) => return Ok(folder),
                 Err(failure) => failure,
             }
@@ -121,13 +154,14 @@ impl Hub {
             revision => format!(" --revision {revision}"),
         };
         Err(Error::input_hint(
-            format!("backbone `{id}`: {reason} ({}), and {failure}", self.cache.display()),
+            format!("{} `{id}`: {reason} ({}), and {failure}", layout.what, self.cache.display()),
             format!(
                 "where there is a network, run `hf download {}{revision}` and copy the cache's \
-                 folder {} to {}; or give the path of a folder in diffusers' layout",
+                 folder {} to {}; or give the path of a folder in {}' layout",
                 id.repo,
                 id.cache_name(),
                 self.cache.display(),
+                layout.owner,
             ),
         ))
     }
@@ -143,8 +177,8 @@ impl Hub {
         (plain && folder.is_dir()).then_some(folder)
     }
 
-    /// Fetches what a backbone needs; the error is the end of a sentence.
-    fn download(&self, id: &HubId) -> std::result::Result<PathBuf, String> {
+    /// Fetches what is needed; the error is the end of a sentence.
+    fn download(&self, id: &HubId, layout: &Layout) -> std::result::Result<PathBuf, String> {
         let failed = |e: ApiError| format!("downloading failed: {e}");
         let mut builder = ApiBuilder::from_cache(Cache::new(self.cache.clone()))
             .with_token(self.token.clone())
@@ -157,39 +191,39 @@ impl Hub {
         let api = builder.build().map_err(failed)?.repo(repo);
         let listed = api.info().map_err(failed)?.siblings;
         let listed: Vec<_> = listed.into_iter().map(|file| file.rfilename).collect();
-        let wanted = folder::wanted(&listed).map_err(|missing| {
-            format!("the hub's copy is no diffusers folder: it has no {missing}")
+        let wanted = (layout.wanted)(&listed).map_err(|missing| {
+            format!("the hub's copy is not in {}' layout: it has no {missing}", layout.owner)
         })?;
         for file in wanted {
             api.get(&file).map_err(failed)?;
         }
         let folder = self.snapshot(id).ok_or("the download is not in the cache")?;
-        match folder::missing(&folder).as_slice() {
+        match (layout.missing)(&folder).as_slice() {
             [] => Ok(folder),
             missing => Err(format!("after downloading, {} is missing", missing.join(", "))),
         }
     }
 }
 
-/// Resolves what a user gives as a backbone: a folder, or a hub id.
+/// What a user gives as the path of a model, or as its hub id; nothing where it is neither.
 ///
 /// # Errors
-/// [`Error::Input`] if it is neither, or the hub's model cannot be had.
-pub fn resolve(backbone: &str) -> Result<PathBuf> {
-    let path = Path::new(backbone);
-    if path.is_dir() {
-        return Ok(path.to_owned());
+/// [`Error::Input`] if the hub's model cannot be had.
+pub fn find(given: &str, layout: &Layout) -> Result<Option<PathBuf>> {
+    let path = Path::new(given);
+    if path.exists() {
+        return Ok(Some(path.to_owned()));
     }
-    match HubId::parse(backbone) {
-        Some(id) if !path.exists() => Hub::from_env()?.backbone(&id),
-        _ if path.is_file() => Err(Error::input_hint(
-            format!("backbone `{backbone}`: this is a file, and a backbone is a folder"),
-            "make one in Python: StableDiffusionPipeline.from_single_file(file).save_pretrained(folder)",
-        )),
-        _ => Err(Error::input_hint(
-            format!("backbone `{backbone}`: there is no such folder"),
-            "give mini, a folder in diffusers' layout, or a hub id such as owner/name",
-        )),
+    HubId::parse(given).map(|id| Hub::from_env()?.folder(&id, layout)).transpose()
+}
+
+/// What stands as the path of a model in a file of `base`, or is typed there: a path that starts at
+/// `base`, but for a hub id.
+pub fn below(base: &Path, given: &str) -> String {
+    let full = base.join(given);
+    match HubId::parse(given) {
+        Some(_) if !full.exists() => given.to_owned(),
+        _ => full.to_string_lossy().into_owned(),
     }
 }
 
