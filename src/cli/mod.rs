@@ -5,6 +5,7 @@ mod bench;
 mod check;
 mod claims;
 mod device;
+mod doctor;
 mod evaluate;
 mod experiment;
 mod export;
@@ -84,6 +85,8 @@ enum Command {
     World(world::Command),
     /// Write a backbone out as a folder in diffusers' layout
     Export(export::Args),
+    /// Say what this machine and these files can do
+    Doctor(doctor::Args),
     /// Measure this machine on the project's own work
     #[command(subcommand)]
     Bench(bench::Command),
@@ -106,6 +109,7 @@ pub fn main() -> ExitCode {
         Command::Pretrain(command) => pretrain::run(command),
         Command::World(command) => world::run(command),
         Command::Export(args) => export::run(args),
+        Command::Doctor(args) => doctor::run(args),
         Command::Bench(command) => bench::run(command),
     });
     match outcome {
