@@ -176,5 +176,6 @@ if __name__ == "__main__":
         save_file({k: v.contiguous() for k, v in tensors.items()}, sys.argv[2])
     else:
         names = {name: convert(HERE / name)[1] for name in ["sd1", "sd2"]}
-        text = json.dumps(names, indent=0, separators=(",", ":"))
-        (HERE / "single_file_names.json").write_text(text + "\n")
+        lines = lambda of: ",\n".join(f"{json.dumps(k)}: {json.dumps(v)}" for k, v in of.items())
+        parts = [f'"{name}": {{\n{lines(of)}\n}}' for name, of in names.items()]
+        (HERE / "single_file_names.json").write_text("{" + ",\n".join(parts) + "}\n")
