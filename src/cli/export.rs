@@ -18,13 +18,33 @@ Examples:
   cdbench sample --backbone ./mini --prompt 'photo of a dog' -o dog.png";
 
 #[derive(clap::Args)]
-#[command(after_help = EXAMPLES, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+#[command(
+    after_help = EXAMPLES,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true
+)]
 pub struct Args {
     #[command(subcommand)]
     embedded: Option<Command>,
 
+    /// A single-file checkpoint of SD 1.x or 2.x, a folder in diffusers' layout, or a hub id
+    #[arg(required = true)]
+    backbone: Option<String>,
+
+    /// The folder to write; it must be new or empty
+    #[arg(required = true)]
+    dir: Option<PathBuf>,
+
+    /// Type of the weights: f32, f16 or bf16
+    #[arg(long, default_value = "f32", value_parser = dtype)]
+    dtype: DType,
+
     #[command(flatten)]
-    backbone: Option<BackboneArgs>,
+    about: SingleFileArgs,
+
+    /// Write over the files of a model that is there
+    #[arg(long)]
+    force: bool,
 }
 
 /// What is compiled in.
@@ -51,30 +71,10 @@ pub struct MiniArgs {
     force: bool,
 }
 
-#[derive(clap::Args)]
-pub struct BackboneArgs {
-    /// A single-file checkpoint of SD 1.x or 2.x, a folder in diffusers' layout, or a hub id
-    backbone: String,
-
-    /// The folder to write; it must be new or empty
-    dir: PathBuf,
-
-    /// Type of the weights: f32, f16 or bf16
-    #[arg(long, default_value = "f32", value_parser = dtype)]
-    dtype: DType,
-
-    #[command(flatten)]
-    about: SingleFileArgs,
-
-    /// Write over the files of a model that is there
-    #[arg(long)]
-    force: bool,
-}
-
 /// Runs `cdbench export …`.
 pub fn run(args: Args) -> Result<()> {
-    let dir = match (args.embedded, args.backbone) {
-        (Some(Command::Mini(args)), _) => {
+    let dir = match (args.embedded, args.backbone, args.dir) {
+        (Some(Command::Mini(args)), ..) => {
             mini::export(&args.dir, args.force)?;
             if let Some(dtype) = args.dtype {
                 let backbone = Backbone::load(mini::NAME, &Device::Cpu, DType::F32)?;
@@ -82,16 +82,17 @@ pub fn run(args: Args) -> Result<()> {
             }
             args.dir
         }
-        (Some(Command::Concepts(args)), _) => return export_concepts::run(args),
-        (None, Some(args)) => {
-            safefile::check_room(&args.dir, args.force)?;
-            let spec = args.about.over(args.backbone.as_str().into());
-            let files = BackboneFiles::open(&spec)?;
+        (Some(Command::Concepts(args)), ..) => return export_concepts::run(args),
+        (None, Some(backbone), Some(dir)) => {
+            safefile::check_room(&dir, args.force)?;
+            let files = BackboneFiles::open(&args.about.over(backbone.as_str().into()))?;
             // what is rounded once is not rounded again
-            Backbone::read(&files, &Device::Cpu, args.dtype)?.save(&args.dir, args.dtype)?;
-            args.dir
+            Backbone::read(&files, &Device::Cpu, args.dtype)?.save(&dir, args.dtype)?;
+            dir
         }
-        (None, None) => unreachable!("clap wants one of them"),
+        (None, ..) => {
+            unreachable!("clap wants a backbone and a folder where nothing else is named")
+        }
     };
     println!("{}", dir.display());
     Ok(())

@@ -292,7 +292,10 @@ impl Weights {
         let harmless =
             |key: &str| key.ends_with("position_ids") || key.ends_with("num_batches_tracked");
         let unused = self.keys.iter().filter(|(key, _)| !taken.contains(*key) && !harmless(key));
-        let unused: Vec<&str> = unused.map(|(_, place)| place.name.as_str()).collect();
+        let mut unused: Vec<&str> = unused.map(|(_, place)| place.name.as_str()).collect();
+        // several names may stand for parts of one tensor
+        unused.sort_unstable();
+        unused.dedup();
         if unused.is_empty() {
             return Ok(());
         }

@@ -246,7 +246,8 @@ pub fn readers() -> Vec<Reader> {
         reader("single files", 2, "x.safetensors", vec![single_file()], |folder| {
             let file = folder.join("x.safetensors").display().to_string();
             let files = BackboneFiles::open(&file.as_str().into())?;
-            files.weights(Part::TextEncoder)?.finish()
+            let stacked = "text_model.encoder.layers.0.self_attn.k_proj.bias";
+            files.weights(Part::TextEncoder)?.tensor(stacked, &[2]).map(|_| ())
         }),
         reader("attention maps", 1, "a.safetensors", vec![maps], |folder| {
             load_maps(&folder.join("a.safetensors")).map(|_| ())
