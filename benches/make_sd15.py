@@ -3,7 +3,7 @@
     pip install -r tests/golden/requirements.txt
     python benches/make_sd15.py DIR [--size 64] [--judge DIR]
 
-With `--judge` a CLIP of B/32's size is written, too, as experiments/sd_smoke.toml wants it. `--size` is the side of the
+With `--judge` a CLIP of B/32's size is written, too, as experiments/extra/sd_smoke.toml wants it. `--size` is the side of the
 pictures that the folder says it was trained on; the networks are the same at any.
 The configuration is SD 1.5's; the tokenizer is the small one of `tests/golden`, padded to 49408 entries.
 """

@@ -1,6 +1,6 @@
 """Textual Inversion on diffusers' and transformers' classes, as a method of others: see docs/external-methods.md.
 
-experiments/peers.toml runs it; `train` learns an embedding for each concept, `sample` draws what it is asked for.
+experiments/extra/peers.toml runs it; `train` learns an embedding for each concept, `sample` draws what it is asked for.
 """
 
 import argparse
