@@ -76,7 +76,7 @@ fn a_data_set_alone_is_all_that_it_has() {
     ok(&["export", "concepts", &data]);
     let text = "name = \"all\"\ntitle = \"all\"\nmetrics = [\"image-alignment\"]\n\
         dataset = { kind = \"customconcept101\", path = \"mini101\" }\n\
-        [[rows]]\nmethod = \"merge\"\n[scales.default]\n";
+        [[rows]]\nmethod = \"custom-diffusion\"\n[scales.default]\n";
     std::fs::write(&file, text).unwrap();
     let (all, _) = ok(&["run", &file, "--store", &store, "--dry-run"]);
     // a row and three anchors on ten concepts and five pairs
