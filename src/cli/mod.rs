@@ -11,6 +11,7 @@ mod export;
 mod export_concepts;
 mod live;
 mod merge;
+mod pictures;
 mod pretrain;
 mod progress;
 mod report;

@@ -35,6 +35,15 @@ pub fn keys(results: &Results) -> BTreeSet<&str> {
 /// # Errors
 /// The drawing library's.
 pub fn curves(results: &Results, key: &str) -> Result<Option<Figure>> {
+    let panels = panels(results, key);
+    match panels.is_empty() {
+        true => Ok(None),
+        false => figure(format!("sweep over {key}"), &Panels::new(panels)).map(Some),
+    }
+}
+
+/// A panel for each part of the table and metric that has something of the sweep.
+pub(super) fn panels(results: &Results, key: &str) -> Vec<Panel> {
     let groups = groups(results);
     let mut looks = Looks::default();
     let mut panels = vec![];
@@ -43,10 +52,7 @@ pub fn curves(results: &Results, key: &str) -> Result<Option<Figure>> {
             panels.extend(panel(group, groups.len() > 1, metric, key, &mut looks));
         }
     }
-    match panels.is_empty() {
-        true => Ok(None),
-        false => figure(format!("sweep over {key}"), &Panels::new(panels)).map(Some),
-    }
+    panels
 }
 
 /// The points of all sweeps as rows of a table: where each stands, and every metric with its interval.
@@ -78,24 +84,34 @@ pub fn long_table(results: &Results) -> (Vec<String>, Vec<sheet::Row>) {
 }
 
 /// A metric over the values of a key.
-struct Panel {
-    title: String,
-    key: String,
-    ticks: Vec<(f64, String)>,
-    x: (f64, f64),
-    y: (f64, f64),
-    digits: usize,
-    lines: Vec<Line>,
-    anchors: Vec<(String, f64)>,
-    outside: Vec<String>,
+pub(super) struct Panel {
+    pub title: String,
+    /// The group's name.
+    pub group: String,
+    pub key: String,
+    pub ticks: Vec<(f64, String)>,
+    pub x: (f64, f64),
+    pub y: (f64, f64),
+    pub digits: usize,
+    pub lines: Vec<Line>,
+    pub anchors: Vec<(String, f64)>,
+    pub outside: Vec<String>,
 }
 
-struct Line {
-    label: String,
-    color: RGBColor,
-    marker: Marker,
+pub(super) struct Line {
+    pub label: String,
+    pub color: RGBColor,
+    pub marker: Marker,
     /// In order of x.
-    points: Vec<(f64, Estimate)>,
+    pub points: Vec<Point>,
+}
+
+/// A point of a sweep.
+pub(super) struct Point {
+    pub x: f64,
+    pub y: Estimate,
+    /// The row's label.
+    pub row: String,
 }
 
 fn panel(
@@ -115,7 +131,7 @@ fn panel(
     for (row, label) in rows.iter().zip(&labels) {
         let Some(found) = row.estimate(metric) else { continue };
         let shown = metric.scaled(found);
-        let point = (axis.at(&value(row)), shown);
+        let point = Point { x: axis.at(&value(row)), y: shown, row: row.label.to_owned() };
         match lines.iter_mut().find(|l| l.label == *label) {
             Some(line) => line.points.push(point),
             None => {
@@ -125,11 +141,11 @@ fn panel(
         }
     }
     for line in &mut lines {
-        line.points.sort_by(|a, b| a.0.total_cmp(&b.0));
+        line.points.sort_by(|a, b| a.x.total_cmp(&b.x));
     }
     let ends = |e: &Estimate| e.interval().unwrap_or((e.mean, e.mean));
-    let values = lines.iter().flat_map(|l| &l.points).flat_map(|(_, e)| {
-        let (low, high) = ends(e);
+    let values = lines.iter().flat_map(|l| &l.points).flat_map(|p| {
+        let (low, high) = ends(&p.y);
         [low, high]
     });
     let (low, high) = span(values)?;
@@ -154,6 +170,7 @@ fn panel(
     };
     Some(Panel {
         title,
+        group: group.name.to_owned(),
         key: key.to_owned(),
         x: axis.range(),
         ticks: axis.ticks,
@@ -368,7 +385,7 @@ fn draw_panel<DB: DrawingBackend>(
     }
     for line in &panel.lines {
         let with = |pick: fn((f64, f64)) -> f64| {
-            let ends = line.points.iter().filter_map(move |(x, e)| Some((*x, pick(e.interval()?))));
+            let ends = line.points.iter().filter_map(move |p| Some((p.x, pick(p.y.interval()?))));
             ends.collect::<Vec<_>>()
         };
         let mut band = with(|(low, _)| low);
@@ -378,7 +395,7 @@ fn draw_panel<DB: DrawingBackend>(
         }
     }
     for line in &panel.lines {
-        let points: Vec<(f64, f64)> = line.points.iter().map(|(x, e)| (*x, e.mean)).collect();
+        let points: Vec<(f64, f64)> = line.points.iter().map(|p| (p.x, p.y.mean)).collect();
         let stroke = line.color.stroke_width(2 * SCALE);
         drawn(chart.draw_series([PathElement::new(points.clone(), stroke)]))?;
         let (edge, body) =
