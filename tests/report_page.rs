@@ -3,6 +3,8 @@
 mod fixture;
 
 use std::collections::BTreeSet;
+use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -200,8 +202,42 @@ fn browser() -> Option<PathBuf> {
     std::env::split_paths(&path).flat_map(|dir| names.map(|n| dir.join(n))).find(|p| p.is_file())
 }
 
-/// The page with a script that uses it; what the script found.
-fn driven(browser: &Path, folder: &Path) -> Value {
+/// A web server of a folder, for as long as the test runs: its address.
+fn served(folder: PathBuf) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}/", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let mut head = vec![];
+            let mut byte = [0];
+            while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).is_ok_and(|n| n == 1) {
+                head.push(byte[0]);
+            }
+            let head = String::from_utf8_lossy(&head).into_owned();
+            let name = head.split_whitespace().nth(1).unwrap_or("/").trim_start_matches('/');
+            let kind = match name.rsplit('.').next() {
+                Some("html") => "text/html",
+                Some("js") => "text/javascript",
+                Some("css") => "text/css",
+                Some("jpg") => "image/jpeg",
+                _ => "image/png",
+            };
+            let (status, body) = match std::fs::read(folder.join(name)) {
+                Ok(body) => ("200 OK", body),
+                Err(_) => ("404 Not Found", vec![]),
+            };
+            let length = body.len();
+            let head = format!(
+                "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
+            );
+            let _ = stream.write_all(&[head.as_bytes(), &body].concat());
+        }
+    });
+    address
+}
+
+/// The page with a script that uses it, at an address; what the script found.
+fn driven(browser: &Path, folder: &Path, address: &str) -> Value {
     let page = std::fs::read_to_string(folder.join("index.html")).unwrap();
     let first = "<script defer src=\"page/data.js\">";
     let script = "<script defer src=\"page/drive.js\"></script>\n";
@@ -214,7 +250,7 @@ fn driven(browser: &Path, folder: &Path) -> Value {
         .args(["--disable-background-networking", "--disable-component-update"])
         .args(["--virtual-time-budget=60000", "--window-size=1300,900"])
         .arg(format!("--user-data-dir={}", profile.path().display()))
-        .arg(format!("file://{}", folder.join("driven.html").display()))
+        .arg(format!("{address}driven.html"))
         .output()
         .unwrap();
     let dom = String::from_utf8_lossy(&out.stdout);
@@ -234,11 +270,14 @@ fn the_page_works_in_a_browser() {
     let (dir, store) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let results = nasty();
     render(&results, &Files::of(&results, store.path()), dir.path()).unwrap();
-    let verdict = driven(&browser, dir.path());
-    assert_eq!(verdict["faults"], serde_json::json!([]));
-    let found = verdict["found"].as_array().unwrap();
-    let wrong: Vec<&Value> = found.iter().filter(|f| f[1] != true).map(|f| &f[0]).collect();
-    assert!(wrong.is_empty() && found.len() > 40, "{wrong:?} of {}", found.len());
+    let disk = format!("file://{}/", dir.path().display());
+    for address in [disk, served(dir.path().to_owned())] {
+        let verdict = driven(&browser, dir.path(), &address);
+        assert_eq!(verdict["faults"], serde_json::json!([]), "{address}");
+        let found = verdict["found"].as_array().unwrap();
+        let wrong: Vec<&Value> = found.iter().filter(|f| f[1] != true).map(|f| &f[0]).collect();
+        assert!(wrong.is_empty() && found.len() > 40, "{address}: {wrong:?} of {}", found.len());
+    }
 }
 
 /// What a large report takes: `CDBENCH_LARGE=FOLDER [CDBENCH_SIDE=64] [CDBENCH_IMAGES=20000] cargo test --release

@@ -13,6 +13,9 @@
   const all = (query, from = document) => [...from.querySelectorAll(query)];
   const one = (query, from = document) => from.querySelector(query);
   const frame = () => new Promise((done) => { setTimeout(done, 50); });
+  const scrolled = (scroller) => new Promise((done) => {
+    scroller.addEventListener("scroll", () => requestAnimationFrame(() => setTimeout(done, 50)), { once: true });
+  });
   const press = (element, key) => element.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true, cancelable: true }));
   const choose = async (name, value) => {
     const list = one(`.filters [name="${name}"]`);
@@ -21,7 +24,7 @@
     await frame();
   };
   const status = () => one(".status").textContent;
-  const images = () => Number(status().replace(/^.* of /, "").replace(/[^0-9].*/, ""));
+  const images = () => parseInt(status().replaceAll(",", ""), 10);
   const tiles = () => all(".scroller .tile").sort((a, b) => {
     const [x, y] = [a.getBoundingClientRect(), b.getBoundingClientRect()];
     return x.top - y.top || x.left - y.left;
@@ -66,7 +69,7 @@
     check("Escape hides what is said", tip.hidden);
     const box = marks[3].getBoundingClientRect();
     panel.dispatchEvent(new PointerEvent("pointermove", { clientX: box.x + box.width / 2, clientY: box.y + box.height / 2 }));
-    check("the pointer finds marks", !tip.hidden && / to |alignment/.test(tip.textContent));
+    check("the pointer finds marks", !tip.hidden && /\d\.\d/.test(tip.textContent));
     const entry = one('[data-figure="scatter"] .legend button');
     entry.click();
     check("a row can be hidden", marks.some((m) => m.style.display === "none"));
@@ -124,13 +127,11 @@
 
     const scroller = one(".scroller");
     scroller.scrollTop = scroller.scrollHeight;
-    await frame();
-    await frame();
+    await scrolled(scroller);
     const last = Number(tiles().at(-1).dataset.i);
     check("it scrolls to the last image", last === count - 1);
     scroller.scrollTop = 0;
-    await frame();
-    await frame();
+    await scrolled(scroller);
     tiles()[0].focus();
     press(document.activeElement, "ArrowRight");
     const second = document.activeElement;
@@ -166,7 +167,7 @@
   function requests() {
     const base = new URL(".", location.href).href;
     const asked = performance.getEntriesByType("resource").map((e) => e.name);
-    check("nothing outside of the folder was asked for", asked.length > 5 && asked.every((url) => url.startsWith(base)));
+    check("nothing outside of the folder was asked for", (location.protocol === "file:" || asked.length > 5) && asked.every((url) => url.startsWith(base)));
     const links = all("a[href]").map((a) => a.href).filter((url) => !url.startsWith(base));
     check("no link leaves the folder", links.length === 0);
     const named = all("input, select, button").every((e) => e.closest("label")?.textContent.trim()

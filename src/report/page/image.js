@@ -91,7 +91,7 @@ page.image = (() => {
     const look = viewer().looks.get(c.label);
     const text = command(i);
     const move = (by, name, sign) => make("button", {
-      type: "button", "aria-label": name, disabled: !list[current + by], onclick: () => step(by),
+      type: "button", "aria-label": name, disabled: list[current + by] == null, onclick: () => step(by),
     }, sign);
     const note = data.samples.exact ? null
       : make("p", { class: "note" }, "A JPEG of the image; the store has it as it was made.");

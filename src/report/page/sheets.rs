@@ -108,9 +108,11 @@ pub fn strip(pictures: &[RgbImage], folder: &Folder) -> Result<Option<(String, u
     if pictures.is_empty() {
         return Ok(None);
     }
-    let mut page = RgbImage::from_pixel(SIDE * pictures.len() as u32, SIDE, EMPTY);
+    let longest = pictures.iter().map(|p| p.width().max(p.height())).max();
+    let side = longest.unwrap_or(SIDE).clamp(1, SIDE);
+    let mut page = RgbImage::from_pixel(side * pictures.len() as u32, side, EMPTY);
     for (i, picture) in pictures.iter().enumerate() {
-        place(&mut page, picture, (SIDE * i as u32, 0), SIDE);
+        place(&mut page, picture, (side * i as u32, 0), side);
     }
     let bytes = jpeg(&page)?;
     let name = format!("page/sheets/targets-{}.jpg", name_of(&bytes));

@@ -6,7 +6,7 @@ page.viewer = (() => {
   const samples = data.samples;
   const AHEAD = 2;
   const GAP = 8;
-  const state = { set: "", of: "", prompt: "", seed: "", run: "", place: {}, hidden: new Set(), sort: "", by: "", wall: false, size: 96 };
+  const state = { set: "", of: "", prompt: "", seed: "", run: "", place: {}, hidden: new Set(), sort: "", by: "", wall: false, size: matchMedia("(max-width: 640px)").matches ? 96 : 128 };
   const parts = {};
   let rows = [];
   let view = [];
@@ -67,7 +67,6 @@ page.viewer = (() => {
     const best = metric && (metric.more ? 1 : -1);
     const rank = (v) => (v == null ? Infinity : up * best * v);
     let lines = rows.filter((row) => matches(row)).map((row) => row.images.filter(chosen)).filter((l) => l.length);
-    parts.count = lines.reduce((n, l) => n + l.length, 0);
     if (metric) {
       const of = (line) => {
         const own = state.by ? line.filter((i) => cell(i).label === state.by) : line;
@@ -80,7 +79,6 @@ page.viewer = (() => {
       if (state.wall && state.by) lines = lines.filter(([i]) => cell(i).label === state.by);
     }
     parts.metric = metric || metrics[0];
-    parts.rows = lines.length;
     if (state.wall) {
       const flat = lines.flat();
       const across = Math.max(1, Math.floor((parts.scroller.clientWidth - GAP) / (state.size + GAP)));
@@ -90,7 +88,7 @@ page.viewer = (() => {
   }
 
   const narrow = () => matchMedia("(max-width: 640px)").matches;
-  const height = () => state.size + 46 + (!state.wall && narrow() ? 44 : 0);
+  const height = () => state.size + 60 + (!state.wall && narrow() ? 44 : 0);
 
   // a thumbnail of a sheet
   function thumb(i, size) {
@@ -127,7 +125,7 @@ page.viewer = (() => {
       onpointerenter: () => targets(i),
     }, thumb(i, state.size),
     make("span", { class: "label" }, looks.has(label) ? dot(looks.get(label), 11) : null, label),
-    make("span", { class: "value" }, found == null ? "" : `${parts.metric.title} ${shown(parts.metric, found)}`));
+    make("span", { class: "value" }, found == null ? "" : `${shown(parts.metric, found)} ${parts.metric.title}`));
     button.style.width = `${state.size}px`;
     return make("div", { role: "gridcell" }, button);
   }
@@ -198,11 +196,11 @@ page.viewer = (() => {
       current = [0, 0];
       parts.scroller.scrollTop = 0;
     }
-    const count = parts.count.toLocaleString("en");
-    parts.status.textContent = view.length
-      ? `${count} ${parts.count === 1 ? "image" : "images"} in ${parts.rows.toLocaleString("en")} rows of one prompt and seed`
+    const count = view.reduce((n, line) => n + line.length, 0);
+    const where = state.wall ? ", one by one" : `, ${view.length.toLocaleString("en")} rows of the same prompt and seed`;
+    parts.status.textContent = count
+      ? `${count.toLocaleString("en")} ${count === 1 ? "image" : "images"}${where}`
       : "No image is left: choose less.";
-    if (state.wall) parts.status.textContent = `${parts.rows.toLocaleString("en")} of ${count} images, one by one`;
     parts.scroller.setAttribute("aria-rowcount", view.length);
     if (!view.length) parts.targets.replaceChildren();
     targeted = "";
@@ -326,7 +324,7 @@ page.viewer = (() => {
     parts.sort = select("sort", "Sort by", orders, "prompt");
     parts.by = select("by", "of", pairs([...looks.keys()].filter((l) => parts.labels.has(l))), "the best of each row");
     const radio = (wall, text) => make("label", {},
-      make("input", { type: "radio", name: "layout", value: wall, checked: state.wall === wall, onchange: () => { state.wall = wall; refresh(); } }), text);
+      make("input", { type: "radio", name: "layout", value: String(wall), checked: state.wall === wall, onchange: () => { state.wall = wall; refresh(); } }), text);
     const size = make("label", { class: "choice" }, "Size", make("input", {
       type: "range", min: 48, max: 256, step: 16, value: state.size, name: "size",
       oninput: (e) => { state.size = Number(e.target.value); refresh(true); },
