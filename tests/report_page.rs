@@ -4,9 +4,11 @@ mod fixture;
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::sync::mpsc::{self, Receiver};
+use std::time::Duration;
 
 use cdbench::report::{ImageRow, Origin, Pictures, Results, render, render_tables};
 use fixture::results;
@@ -202,63 +204,96 @@ fn browser() -> Option<PathBuf> {
     std::env::split_paths(&path).flat_map(|dir| names.map(|n| dir.join(n))).find(|p| p.is_file())
 }
 
-/// A web server of a folder, for as long as the test runs: its address.
-fn served(folder: PathBuf) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = format!("http://{}/", listener.local_addr().unwrap());
-    std::thread::spawn(move || {
-        for mut stream in listener.incoming().flatten() {
-            let mut head = vec![];
-            let mut byte = [0];
-            while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).is_ok_and(|n| n == 1) {
-                head.push(byte[0]);
-            }
-            let head = String::from_utf8_lossy(&head).into_owned();
-            let name = head.split_whitespace().nth(1).unwrap_or("/").trim_start_matches('/');
-            let kind = match name.rsplit('.').next() {
-                Some("html") => "text/html",
-                Some("js") => "text/javascript",
-                Some("css") => "text/css",
-                Some("jpg") => "image/jpeg",
-                _ => "image/png",
-            };
-            let (status, body) = match std::fs::read(folder.join(name)) {
-                Ok(body) => ("200 OK", body),
-                Err(_) => ("404 Not Found", vec![]),
-            };
-            let length = body.len();
-            let head = format!(
-                "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
-            );
-            let _ = stream.write_all(&[head.as_bytes(), &body].concat());
-        }
-    });
-    address
+/// A web server of a folder, for as long as the test runs, that hears what pages found.
+struct Server {
+    address: String,
+    found: Receiver<String>,
 }
 
-/// The page with a script that uses it, at an address; what the script found.
-fn driven(browser: &Path, folder: &Path, address: &str) -> Value {
+impl Server {
+    fn new(folder: PathBuf) -> Server {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = format!("http://{}/", listener.local_addr().unwrap());
+        let (tell, found) = mpsc::channel();
+        std::thread::spawn(move || {
+            for mut stream in listener.incoming().flatten() {
+                let path = asked(&mut stream);
+                match path.strip_prefix("verdict?") {
+                    Some(verdict) => drop(tell.send(verdict.to_owned())),
+                    None => answer(&mut stream, &folder.join(path)),
+                }
+            }
+        });
+        Server { address, found }
+    }
+}
+
+/// The path of a request.
+fn asked(stream: &mut TcpStream) -> String {
+    let (mut head, mut byte) = (vec![], [0]);
+    while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).is_ok_and(|n| n == 1) {
+        head.push(byte[0]);
+    }
+    let head = String::from_utf8_lossy(&head);
+    head.split_whitespace().nth(1).unwrap_or("/").trim_start_matches('/').to_owned()
+}
+
+fn answer(stream: &mut TcpStream, path: &Path) {
+    let kind = match path.extension().and_then(|e| e.to_str()) {
+        Some("html") => "text/html",
+        Some("js") => "text/javascript",
+        Some("css") => "text/css",
+        Some("jpg") => "image/jpeg",
+        _ => "image/png",
+    };
+    let (status, body) = match std::fs::read(path) {
+        Ok(body) => ("200 OK", body),
+        Err(_) => ("404 Not Found", vec![]),
+    };
+    let length = body.len();
+    let head = format!(
+        "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
+    );
+    let _ = stream.write_all(&[head.as_bytes(), &body].concat());
+}
+
+/// The bytes that `%` and two digits stand for.
+fn unescaped(text: &str) -> String {
+    let mut bytes = vec![];
+    let mut rest = text.as_bytes();
+    while let Some((&first, others)) = rest.split_first() {
+        let code = others.get(..2).and_then(|d| std::str::from_utf8(d).ok());
+        let code = code.and_then(|d| u8::from_str_radix(d, 16).ok()).filter(|_| first == b'%');
+        bytes.push(code.unwrap_or(first));
+        rest = if code.is_some() { &others[2..] } else { others };
+    }
+    String::from_utf8(bytes).unwrap()
+}
+
+/// Opens the page in the browser with a script that uses it; what the script found.
+fn driven(browser: &Path, folder: &Path, address: &str, server: &Server) -> Value {
     let page = std::fs::read_to_string(folder.join("index.html")).unwrap();
     let first = "<script defer src=\"page/data.js\">";
     let script = "<script defer src=\"page/drive.js\"></script>\n";
     std::fs::write(folder.join("driven.html"), page.replace(first, &format!("{script}{first}")))
         .unwrap();
-    std::fs::write(folder.join("page/drive.js"), include_str!("page/drive.js")).unwrap();
+    let drive = format!("window.driven = {:?};\n{}", server.address, include_str!("page/drive.js"));
+    std::fs::write(folder.join("page/drive.js"), drive).unwrap();
     let profile = tempfile::tempdir().unwrap();
-    let out = Command::new(browser)
-        .args(["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--dump-dom"])
+    let mut child = Command::new(browser)
+        .args(["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"])
         .args(["--disable-background-networking", "--disable-component-update"])
-        .args(["--virtual-time-budget=60000", "--window-size=1300,900"])
+        .args(["--window-size=1300,900", "--remote-debugging-port=0"])
         .arg(format!("--user-data-dir={}", profile.path().display()))
         .arg(format!("{address}driven.html"))
-        .output()
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
         .unwrap();
-    let dom = String::from_utf8_lossy(&out.stdout);
-    let verdict =
-        dom.split("<pre id=\"verdict\">").nth(1).and_then(|rest| rest.split("</pre>").next());
-    let verdict = verdict.unwrap_or_else(|| panic!("{}", String::from_utf8_lossy(&out.stderr)));
-    let plain = verdict.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&");
-    serde_json::from_str(&plain).unwrap()
+    let verdict = server.found.recv_timeout(Duration::from_secs(120));
+    let _ = child.kill();
+    let _ = child.wait();
+    serde_json::from_str(&unescaped(&verdict.expect("a verdict in time"))).unwrap()
 }
 
 #[test]
@@ -270,9 +305,9 @@ fn the_page_works_in_a_browser() {
     let (dir, store) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let results = nasty();
     render(&results, &Files::of(&results, store.path()), dir.path()).unwrap();
-    let disk = format!("file://{}/", dir.path().display());
-    for address in [disk, served(dir.path().to_owned())] {
-        let verdict = driven(&browser, dir.path(), &address);
+    let server = Server::new(dir.path().to_owned());
+    for address in [format!("file://{}/", dir.path().display()), server.address.clone()] {
+        let verdict = driven(&browser, dir.path(), &address, &server);
         assert_eq!(verdict["faults"], serde_json::json!([]), "{address}");
         let found = verdict["found"].as_array().unwrap();
         let wrong: Vec<&Value> = found.iter().filter(|f| f[1] != true).map(|f| &f[0]).collect();
