@@ -4,6 +4,7 @@
 //! files it was written to.
 
 mod attention;
+mod axis;
 mod bars;
 mod baseline;
 mod check;

@@ -42,7 +42,7 @@ pub fn samples(
     let drawn = sheets(&images, &sets, finder, folder)?;
     let (mut prompts, mut asked, mut seeds) = (Names::new(), Names::new(), Names::new());
     let (mut folders, mut origins) = (Names::new(), Names::new());
-    let mut columns: [Vec<Value>; 8] = Default::default();
+    let mut columns: [Vec<Value>; 7] = Default::default();
     let mut commands: Vec<Value> = vec![];
     for image in &images {
         let (place, name) = image.file.rsplit_once('/').unwrap_or(("", &image.file));
@@ -56,7 +56,7 @@ pub fn samples(
             }
             origin = number.into();
         }
-        let values: [Value; 8] = [
+        let values: [Value; 7] = [
             cells[image.cell.as_str()].into(),
             prompts.number(&json!([image.of, image.prompt, image.text_prompt]).to_string()).into(),
             prompt,
@@ -64,11 +64,10 @@ pub fn samples(
             folders.number(place).into(),
             name.into(),
             origin,
-            attention(image).into(),
         ];
         columns.iter_mut().zip(values).for_each(|(column, value)| column.push(value));
     }
-    let names = ["cell", "prompt", "asked", "seed", "folder", "file", "origin", "attention"];
+    let names = ["cell", "prompt", "asked", "seed", "folder", "file", "origin"];
     let mut out: Map<String, Value> =
         names.iter().map(|n| (*n).to_owned()).zip(columns.map(Value::from)).collect();
     out.extend(places(&drawn));
@@ -89,11 +88,6 @@ pub fn samples(
     }))
 }
 
-/// Whether it is known what an image attends to.
-fn attention(image: &ImageRow) -> bool {
-    !image.maps.is_empty()
-}
-
 /// Sheet, slot and name of each whole image; −1 where it is lost.
 fn places(drawn: &Sheets) -> [(String, Value); 3] {
     let of = |value: &dyn Fn(&Place) -> Value, lost: Value| -> Value {
@@ -106,10 +100,10 @@ fn places(drawn: &Sheets) -> [(String, Value); 3] {
     ]
 }
 
-/// Every metric's values, each a number, or a list of those with each concept. Nobody reads more digits
-/// than a float has.
+/// Every metric's values, each a number, or a list of those with each concept. Nobody reads more than
+/// seven digits.
 fn values(results: &Results, images: &[&ImageRow]) -> Value {
-    let shown = |found: f64| Value::from(found as f32);
+    let shown = |found: f64| Value::from(format!("{found:.6e}").parse().unwrap_or(found));
     let mut out = Map::new();
     for name in results.metrics.iter().filter(|m| m.of_images()).map(|m| &m.name) {
         let of = |image: &&ImageRow| match image.values.get(name).map(Vec::as_slice) {

@@ -10,7 +10,6 @@ use image::codecs::jpeg::JpegEncoder;
 use image::imageops::{replace, thumbnail};
 use image::{Rgb, RgbImage};
 use rayon::prelude::*;
-use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use crate::drawing::{drawn, write_png};
@@ -31,7 +30,7 @@ const QUALITY: u8 = 88;
 const EMPTY: Rgb<u8> = Rgb([205; 3]);
 
 /// Where a picture is on the page.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone)]
 pub struct Place {
     /// The number of its sheet.
     pub sheet: usize,
