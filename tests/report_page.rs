@@ -244,6 +244,7 @@ fn answer(stream: &mut TcpStream, path: &Path) {
         Some("js") => "text/javascript",
         Some("css") => "text/css",
         Some("jpg") => "image/jpeg",
+        Some("svg") => "image/svg+xml",
         _ => "image/png",
     };
     let (status, body) = match std::fs::read(path) {

@@ -5,10 +5,12 @@ page.figures = (() => {
   const [WIDTH, HEIGHT] = [460, 380];
   const ROOM = { left: 64, right: 14, top: 30, bottom: 58 };
   const NEAR = 28;
+  // of the lines of anchors, as the pictures have them
+  const DASHES = ["6 4", "1.5 3", "10 3", "3 2"];
   const tip = document.getElementById("tip");
 
   function ticks([low, high]) {
-    const raw = (high - low) / 5;
+    const raw = (high - low) / 7;
     const size = 10 ** Math.floor(Math.log10(raw));
     const step = [1, 2, 5, 10].map((k) => k * size).find((s) => s >= raw) || raw;
     const out = [];
@@ -64,7 +66,7 @@ page.figures = (() => {
   }
 
   // a mark, and where it answers
-  function drawn(mark, at) {
+  function drawn(mark, at, dashed) {
     const place = (p) => `${at.x(p[0]).toFixed(2)},${at.y(p[1]).toFixed(2)}`;
     if (mark.k === "band") {
       return [draw("polygon", { points: mark.points.map(place).join(" "), fill: mark.color, class: "band" })];
@@ -72,6 +74,7 @@ page.figures = (() => {
     if (mark.k === "line") {
       const line = draw("polyline", {
         points: mark.points.map(place).join(" "), stroke: mark.color, class: mark.dash ? "line dash" : "line",
+        "stroke-dasharray": mark.dash ? DASHES[dashed.indexOf(mark.label) % DASHES.length] : null,
       });
       const [a, b] = [mark.points[0], mark.points[mark.points.length - 1]];
       return [line, mark.said && [(at.x(a[0]) + at.x(b[0])) / 2, at.y(a[1])]];
@@ -116,7 +119,7 @@ page.figures = (() => {
   }
   const hideTip = () => { tip.hidden = true; };
 
-  function panelOf(panel, title) {
+  function panelOf(panel, title, dashed) {
     const scale = ([low, high], from, to) => (v) => from + ((v - low) / (high - low)) * (to - from);
     const at = {
       x: scale(panel.x.range, ROOM.left, WIDTH - ROOM.right),
@@ -128,7 +131,7 @@ page.figures = (() => {
     }, ...axes(panel, at));
     const marks = [];
     for (const mark of panel.marks) {
-      const [shape, place] = drawn(mark, at);
+      const [shape, place] = drawn(mark, at, dashed);
       shape.dataset.s = mark.s ?? "";
       svg.append(shape);
       if (mark.said && place) marks.push({ mark, shape, place });
@@ -200,7 +203,12 @@ page.figures = (() => {
   }
 
   function build(figure) {
-    const panels = figure.panels.map((p) => panelOf(p, figure.title));
+    const dashed = [...new Set(figure.panels.flatMap((p) => p.marks).filter((m) => m.dash).map((m) => m.label))];
+    const sign = (e) => (dashed.includes(e.label)
+      ? draw("svg", { viewBox: "0 0 28 12", width: 28, height: 12, "aria-hidden": "true" }, draw("line", {
+        x2: 28, y1: 6, y2: 6, stroke: e.color, class: "dash", "stroke-dasharray": DASHES[dashed.indexOf(e.label) % DASHES.length],
+      })) : dot(e));
+    const panels = figure.panels.map((p) => panelOf(p, figure.title, dashed));
     const entry = (e, s) => make("button", {
       type: "button", "aria-pressed": "true", title: "Show or hide",
       onclick: (event) => {
@@ -210,7 +218,7 @@ page.figures = (() => {
           panel.querySelectorAll(`[data-s="${s}"]`).forEach((shape) => { shape.style.display = on ? "" : "none"; });
         }
       },
-    }, dot(e), e.label);
+    }, sign(e), e.label);
     const outside = figure.panels.filter((p) => p.outside.length)
       .map((p) => `Outside of ${p.title}: ${p.outside.join(", ")}.`);
     const files = [".svg", ".png"].map((end) => figure.name + end).filter((f) => data.files.includes(f));

@@ -18,9 +18,10 @@ use super::table::Table;
 use crate::{Result, safefile};
 
 /// The page's own files.
-const FILES: [(&str, &str); 8] = [
+const FILES: [(&str, &str); 9] = [
     ("index.html", include_str!("index.html")),
     ("page/page.css", include_str!("page.css")),
+    ("page/icon.svg", include_str!("icon.svg")),
     ("page/base.js", include_str!("base.js")),
     ("page/tables.js", include_str!("tables.js")),
     ("page/figures.js", include_str!("figures.js")),
