@@ -18,7 +18,7 @@ page.tables = (() => {
   function entryOf(entry, column) {
     let cell;
     if (entry == null) cell = make("td", { class: "number" }, "–");
-    else if (typeof entry === "string") cell = make("td", {}, entry);
+    else if (typeof entry === "string") cell = make("td", { class: "text" }, entry);
     else cell = number(entry);
     if (column.startsWith("paper")) cell.classList.add("paper");
     return cell;
@@ -43,7 +43,7 @@ page.tables = (() => {
     const hidden = new Set();
     let sort = null;
     const grid = make("table", {});
-    const columns = ["", ...table.columns];
+    const textual = (i) => table.sections.some((s) => s.rows.some((r) => typeof r.entries[i] === "string"));
 
     function by(column) {
       const down = column >= 0;
@@ -59,10 +59,10 @@ page.tables = (() => {
     function head(i) {
       const direction = sort?.column === i ? (sort.down ? "descending" : "ascending") : "none";
       const sign = { none: "", ascending: " ▲", descending: " ▼" }[direction];
-      const name = i < 0 ? "method" : columns[i + 1];
+      const name = i >= 0 ? table.columns[i] : table.name === "claims" ? "comparison" : "method";
       const button = make("button", { type: "button", onclick: () => by(i) }, name,
         make("span", { "aria-hidden": "true" }, sign));
-      return make("th", { scope: "col", "aria-sort": direction, class: name.startsWith("paper") ? "paper" : null }, button);
+      return make("th", { scope: "col", "aria-sort": direction, class: textual(i) ? "text" : null }, button);
     }
 
     function line(row, anchor) {

@@ -69,14 +69,13 @@ page.viewer = (() => {
     let lines = rows.filter((row) => matches(row)).map((row) => row.images.filter(chosen)).filter((l) => l.length);
     if (metric) {
       const of = (line) => {
-        const own = state.by ? line.filter((i) => cell(i).label === state.by) : line;
+        const own = state.by && !state.wall ? line.filter((i) => cell(i).label === state.by) : line;
         return Math.min(Infinity, ...own.map((i) => rank(value(i, metric))));
       };
       if (state.wall) lines = lines.flat().map((i) => [i]);
       const keyed = lines.map((line) => [of(line), line]);
       // the same order for the same values
       lines = keyed.map((k, i) => [...k, i]).sort((a, b) => a[0] - b[0] || a[2] - b[2]).map((k) => k[1]);
-      if (state.wall && state.by) lines = lines.filter(([i]) => cell(i).label === state.by);
     }
     parts.metric = metric || metrics[0];
     if (state.wall) {
@@ -273,7 +272,7 @@ page.viewer = (() => {
     parts.prompt.fill(pairs(distinct(left("prompt").map((row) => prompt(row.first).text))));
     parts.seed.fill(pairs(distinct(left("seed").map((row) => seed(row.first))).sort((a, b) => a.length - b.length || (a < b ? -1 : 1))));
     parts.sort.list.value = state.sort;
-    parts.by.element.hidden = !state.sort;
+    parts.by.element.hidden = !state.sort || state.wall;
     const here = new Set(rows.filter((row) => matches(row)).flatMap((row) => row.images.map((i) => cell(i).label)));
     parts.methods.querySelectorAll("input").forEach((box) => {
       box.checked = !state.hidden.has(box.value);
@@ -324,7 +323,7 @@ page.viewer = (() => {
     parts.sort = select("sort", "Sort by", orders, "prompt");
     parts.by = select("by", "of", pairs([...looks.keys()].filter((l) => parts.labels.has(l))), "the best of each row");
     const radio = (wall, text) => make("label", {},
-      make("input", { type: "radio", name: "layout", value: String(wall), checked: state.wall === wall, onchange: () => { state.wall = wall; refresh(); } }), text);
+      make("input", { type: "radio", name: "layout", value: String(wall), checked: state.wall === wall, onchange: () => { state.wall = wall; options(); refresh(); } }), text);
     const size = make("label", { class: "choice" }, "Size", make("input", {
       type: "range", min: 48, max: 256, step: 16, value: state.size, name: "size",
       oninput: (e) => { state.size = Number(e.target.value); refresh(true); },
