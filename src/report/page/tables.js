@@ -15,9 +15,9 @@ page.tables = (() => {
     return make("td", { title: interval, class: "number" }, value, half);
   }
 
-  function entryOf(entry, column) {
+  function entryOf(entry, column, textual) {
     let cell;
-    if (entry == null) cell = make("td", { class: "number" }, "–");
+    if (entry == null) cell = make("td", { class: textual ? "text" : "number" }, "–");
     else if (typeof entry === "string") cell = make("td", { class: "text" }, entry);
     else cell = number(entry);
     if (column.startsWith("paper")) cell.classList.add("paper");
@@ -68,7 +68,7 @@ page.tables = (() => {
     function line(row, anchor) {
       return make("tr", { class: anchor ? "anchor" : null },
         make("th", { scope: "row" }, row.label),
-        ...shownColumns().map((i) => entryOf(row.entries[i], table.columns[i])));
+        ...shownColumns().map((i) => entryOf(row.entries[i], table.columns[i], textual(i))));
     }
 
     function section(part) {

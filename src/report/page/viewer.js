@@ -366,8 +366,8 @@ page.viewer = (() => {
     document.querySelectorAll(".filters select").forEach((list) => { list.value = read(list.name); });
     options();
     refresh();
-    document.getElementById("samples").scrollIntoView();
     focus(0, 0);
+    document.getElementById("samples").scrollIntoView();
   }
 
   const back = () => focus(...current);
