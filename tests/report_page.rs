@@ -1,5 +1,6 @@
 //! The report as a page: what it has, that no text becomes more than text, and how it behaves in a browser.
 
+#[allow(dead_code)] // not every test uses all of it
 mod fixture;
 
 use std::collections::BTreeSet;
