@@ -104,8 +104,8 @@ fn all_of_the_report_is_on_the_page() {
     let first = &data["tables"][0]["sections"][0]["rows"][0];
     let markdown = std::fs::read_to_string(dir.path().join("table.md")).unwrap();
     let entry = &first["entries"][0];
-    let shown = format!("{}", entry["text"].as_str().unwrap());
-    assert!(markdown.contains(&shown) && entry["ends"][0].is_string(), "{first}");
+    let shown = entry["text"].as_str().unwrap();
+    assert!(markdown.contains(shown) && entry["ends"][0].is_string(), "{first}");
 
     // an image a row, each with its sheet, its whole image and its values; one is lost
     let samples = &data["samples"];
@@ -125,7 +125,7 @@ fn all_of_the_report_is_on_the_page() {
         let prompt = &samples["prompts"][images["prompt"][index].as_u64().unwrap() as usize];
         let row = results.images.iter().find(|row| {
             cell["id"] == row.cell.as_str()
-                && *seed == row.seed.to_string()
+                && seed.as_str().unwrap().parse() == Ok(row.seed)
                 && prompt[1] == row.prompt
         });
         let row = row.unwrap_or_else(|| panic!("{cell} {seed} {prompt}"));
@@ -342,7 +342,7 @@ fn a_large_report_is_measured() {
                     cell: own.id.clone(),
                     prompt: n / each,
                     text_prompt: format!("photo of a concept {concept} in place {}", n / each),
-                    seed: ((n / each) << 20 | n % each) as u64,
+                    seed: (((n / each) << 20) | (n % each)) as u64,
                     values: [
                         (fixture::TEXT.to_owned(), vec![((n * 37) % 101) as f64 / 101.0 + 0.3]),
                         (fixture::IMAGE.to_owned(), vec![((n * 53) % 97) as f64 / 97.0]),
