@@ -4,13 +4,12 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use candle_core::DType;
-use image::RgbImage;
 
 use super::backbone::BackboneArgs;
 use super::device::DeviceName;
+use super::pictures::Stored;
 use super::watch::Watcher;
 use crate::clip::Runtime;
-use crate::diffusion::{WordMap, load_maps};
 use crate::engine::{
     self, Cell, Event, Filter, Key, Machine, Outcome, Plan, Resources, Store, Todo, plan, results,
     survey,
@@ -234,7 +233,7 @@ impl Session {
 
     /// Writes the report.
     pub fn report(&self, results: &Results) -> Result<()> {
-        report::render(results, self, &self.out)
+        report::render(results, &Stored::new(self), &self.out)
     }
 
     /// Writes the report without its pictures.
@@ -271,24 +270,6 @@ impl Session {
         match outcome.failed.into_iter().next() {
             Some((_, error)) if cells == of => Err(error),
             _ => Err(Error::Incomplete(text)),
-        }
-    }
-}
-
-impl report::Pictures for Session {
-    fn sample(&self, row: &report::ImageRow) -> Option<RgbImage> {
-        engine::read_image(&self.store.root().join(&row.file)).ok()
-    }
-
-    fn targets(&self, concept: &str) -> Vec<RgbImage> {
-        let concept = self.resources.concept(concept);
-        concept.map_or(vec![], |c| c.targets.iter().map(|t| t.image.clone()).collect())
-    }
-
-    fn maps(&self, row: &report::ImageRow) -> Vec<WordMap> {
-        match row.maps.is_empty() {
-            true => vec![],
-            false => load_maps(&self.store.root().join(&row.maps)).unwrap_or_default(),
         }
     }
 }

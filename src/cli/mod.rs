@@ -13,6 +13,7 @@ mod export;
 mod export_concepts;
 mod live;
 mod merge;
+mod pictures;
 mod pretrain;
 mod progress;
 mod report;

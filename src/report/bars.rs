@@ -28,6 +28,15 @@ pub fn families(results: &Results) -> BTreeSet<&str> {
 /// # Errors
 /// The drawing library's.
 pub fn bars(results: &Results, family: &str) -> Result<Option<Figure>> {
+    let panels = panels(results, family);
+    match panels.is_empty() {
+        true => Ok(None),
+        false => figure(family.to_owned(), &Panels(panels)).map(Some),
+    }
+}
+
+/// A panel for each part of the table that has something of the family.
+pub(super) fn panels(results: &Results, family: &str) -> Vec<Panel> {
     let metrics: Vec<&Metric> =
         results.metrics.iter().filter(|m| m.family.as_deref() == Some(family)).collect();
     let groups = groups(results);
@@ -46,27 +55,44 @@ pub fn bars(results: &Results, family: &str) -> Result<Option<Figure>> {
             let names = metrics.iter().map(|m| m.title.clone()).collect();
             let unit = metrics.first().map_or("", |m| m.unit.as_str());
             let axis = format!("{family} {unit}").trim_end().to_owned();
-            panels.push(Panel { title: title(group), axis, names, rows });
+            let name = group.name.to_owned();
+            panels.push(Panel { title: title(group), group: name, axis, names, rows });
         }
     }
-    match panels.is_empty() {
-        true => Ok(None),
-        false => figure(family.to_owned(), &Panels(panels)).map(Some),
-    }
+    panels
 }
 
-struct Panel {
-    title: String,
-    axis: String,
-    names: Vec<String>,
-    rows: Vec<Bars>,
+/// A part of the table.
+pub(super) struct Panel {
+    pub title: String,
+    /// The group's name.
+    pub group: String,
+    pub axis: String,
+    /// Of the metrics.
+    pub names: Vec<String>,
+    pub rows: Vec<Bars>,
 }
 
 /// The bars of a row, one a metric.
-struct Bars {
-    label: String,
-    color: RGBColor,
-    values: Vec<Option<Estimate>>,
+pub(super) struct Bars {
+    pub label: String,
+    pub color: RGBColor,
+    pub values: Vec<Option<Estimate>>,
+}
+
+impl Panel {
+    /// Where its axis ends.
+    pub fn top(&self) -> f64 {
+        let ends = self.rows.iter().flat_map(|r| r.values.iter().flatten());
+        let top = ends.map(|e| e.interval().map_or(e.mean, |(_, high)| high)).fold(0.0, f64::max);
+        if top > 0.0 { 1.08 * top } else { 1.0 }
+    }
+
+    /// The left end and the width of the bar of row `row` in the room of metric `metric`, of which each has 1.
+    pub fn bar(&self, row: usize, metric: usize) -> (f64, f64) {
+        let wide = FILLED / self.rows.len() as f64;
+        (metric as f64 + (1.0 - FILLED) / 2.0 + row as f64 * wide, wide)
+    }
 }
 
 struct Panels(Vec<Panel>);
@@ -87,9 +113,7 @@ impl Picture for Panels {
 }
 
 fn draw_panel<DB: DrawingBackend>(area: &DrawingArea<DB, Shift>, panel: &Panel) -> Result<()> {
-    let ends = panel.rows.iter().flat_map(|r| r.values.iter().flatten());
-    let top = ends.map(|e| e.interval().map_or(e.mean, |(_, high)| high)).fold(0.0, f64::max);
-    let top = if top > 0.0 { 1.08 * top } else { 1.0 };
+    let top = panel.top();
     let count = panel.names.len();
     let mut chart = drawn(
         ChartBuilder::on(area)
@@ -115,11 +139,10 @@ fn draw_panel<DB: DrawingBackend>(area: &DrawingArea<DB, Shift>, panel: &Panel) 
             .axis_desc_style(font(15.0).color(&FAINT))
             .draw(),
     )?;
-    let wide = FILLED / panel.rows.len() as f64;
     for (j, row) in panel.rows.iter().enumerate() {
         for (i, found) in row.values.iter().enumerate() {
             let Some(found) = found else { continue };
-            let left = i as f64 + (1.0 - FILLED) / 2.0 + j as f64 * wide;
+            let (left, wide) = panel.bar(j, i);
             let ends = [(left + 0.04 * wide, 0.0), (left + 0.96 * wide, found.mean)];
             drawn(chart.draw_series([Rectangle::new(ends, row.color.filled())]))?;
             if let Some((low, high)) = found.interval() {

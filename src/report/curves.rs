@@ -1,12 +1,13 @@
 //! Curves of a sweep, as in Figs. 14 and 20 of the paper: every metric over the values of a key, with the
 //! band of its 95 % interval; and the same as a long table.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use plotters::coord::Shift;
 use plotters::element::DashedPathElement;
 use plotters::prelude::*;
 
+use super::axis::Axis;
 use super::plot::{FAINT, Figure, GREY, INK, Looks, Marker, Picture, SCALE, figure, font, px};
 use super::results::Results;
 use super::sheet;
@@ -20,8 +21,6 @@ const PANEL: (u32, u32) = (330, 270);
 const LEGEND: u32 = 200;
 /// Panels side by side.
 const ACROSS: usize = 3;
-/// Values whose largest is so many times the least stand on a logarithmic axis.
-const LOGARITHMIC: f64 = 20.0;
 /// An anchor farther from the curves than this many times their range is named and not drawn.
 const OUTSIDE: f64 = 0.8;
 
@@ -35,6 +34,15 @@ pub fn keys(results: &Results) -> BTreeSet<&str> {
 /// # Errors
 /// The drawing library's.
 pub fn curves(results: &Results, key: &str) -> Result<Option<Figure>> {
+    let panels = panels(results, key);
+    match panels.is_empty() {
+        true => Ok(None),
+        false => figure(format!("sweep over {key}"), &Panels::new(panels)).map(Some),
+    }
+}
+
+/// A panel for each part of the table and metric that has something of the sweep.
+pub(super) fn panels(results: &Results, key: &str) -> Vec<Panel> {
     let groups = groups(results);
     let mut looks = Looks::default();
     let mut panels = vec![];
@@ -43,10 +51,7 @@ pub fn curves(results: &Results, key: &str) -> Result<Option<Figure>> {
             panels.extend(panel(group, groups.len() > 1, metric, key, &mut looks));
         }
     }
-    match panels.is_empty() {
-        true => Ok(None),
-        false => figure(format!("sweep over {key}"), &Panels::new(panels)).map(Some),
-    }
+    panels
 }
 
 /// The points of all sweeps as rows of a table: where each stands, and every metric with its interval.
@@ -78,24 +83,34 @@ pub fn long_table(results: &Results) -> (Vec<String>, Vec<sheet::Row>) {
 }
 
 /// A metric over the values of a key.
-struct Panel {
-    title: String,
-    key: String,
-    ticks: Vec<(f64, String)>,
-    x: (f64, f64),
-    y: (f64, f64),
-    digits: usize,
-    lines: Vec<Line>,
-    anchors: Vec<(String, f64)>,
-    outside: Vec<String>,
+pub(super) struct Panel {
+    pub title: String,
+    /// The group's name.
+    pub group: String,
+    pub key: String,
+    pub ticks: Vec<(f64, String)>,
+    pub x: (f64, f64),
+    pub y: (f64, f64),
+    pub digits: usize,
+    pub lines: Vec<Line>,
+    pub anchors: Vec<(String, f64)>,
+    pub outside: Vec<String>,
 }
 
-struct Line {
-    label: String,
-    color: RGBColor,
-    marker: Marker,
+pub(super) struct Line {
+    pub label: String,
+    pub color: RGBColor,
+    pub marker: Marker,
     /// In order of x.
-    points: Vec<(f64, Estimate)>,
+    pub points: Vec<Point>,
+}
+
+/// A point of a sweep.
+pub(super) struct Point {
+    pub x: f64,
+    pub y: Estimate,
+    /// The row's label.
+    pub row: String,
 }
 
 fn panel(
@@ -115,7 +130,7 @@ fn panel(
     for (row, label) in rows.iter().zip(&labels) {
         let Some(found) = row.estimate(metric) else { continue };
         let shown = metric.scaled(found);
-        let point = (axis.at(&value(row)), shown);
+        let point = Point { x: axis.at(&value(row)), y: shown, row: row.label.to_owned() };
         match lines.iter_mut().find(|l| l.label == *label) {
             Some(line) => line.points.push(point),
             None => {
@@ -125,11 +140,11 @@ fn panel(
         }
     }
     for line in &mut lines {
-        line.points.sort_by(|a, b| a.0.total_cmp(&b.0));
+        line.points.sort_by(|a, b| a.x.total_cmp(&b.x));
     }
     let ends = |e: &Estimate| e.interval().unwrap_or((e.mean, e.mean));
-    let values = lines.iter().flat_map(|l| &l.points).flat_map(|(_, e)| {
-        let (low, high) = ends(e);
+    let values = lines.iter().flat_map(|l| &l.points).flat_map(|p| {
+        let (low, high) = ends(&p.y);
         [low, high]
     });
     let (low, high) = span(values)?;
@@ -154,6 +169,7 @@ fn panel(
     };
     Some(Panel {
         title,
+        group: group.name.to_owned(),
         key: key.to_owned(),
         x: axis.range(),
         ticks: axis.ticks,
@@ -178,48 +194,6 @@ fn line_label(row: &Row, key: &str) -> String {
     match others.is_empty() {
         true => row.series().to_owned(),
         false => format!("{}, {}", row.series(), others.join(", ")),
-    }
-}
-
-/// Where the values of a key stand: numbers at their size, words one after the other.
-struct Axis {
-    ticks: Vec<(f64, String)>,
-    places: BTreeMap<String, f64>,
-}
-
-impl Axis {
-    fn new(values: impl Iterator<Item = String>) -> Self {
-        let mut distinct: Vec<String> = vec![];
-        for value in values {
-            if !distinct.contains(&value) {
-                distinct.push(value);
-            }
-        }
-        let numbers: Option<Vec<f64>> = distinct.iter().map(|v| v.parse::<f64>().ok()).collect();
-        let at: Vec<f64> = match numbers {
-            Some(numbers) => {
-                let least = numbers.iter().copied().fold(f64::INFINITY, f64::min);
-                let most = numbers.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-                let far = least > 0.0 && most / least >= LOGARITHMIC;
-                numbers.into_iter().map(|n| if far { n.ln() } else { n }).collect()
-            }
-            None => (0..distinct.len()).map(|i| i as f64).collect(),
-        };
-        let mut ticks: Vec<(f64, String)> = at.into_iter().zip(distinct).collect();
-        ticks.sort_by(|a, b| a.0.total_cmp(&b.0));
-        let places = ticks.iter().map(|(at, value)| (value.clone(), *at)).collect();
-        Axis { ticks, places }
-    }
-
-    fn at(&self, value: &str) -> f64 {
-        self.places.get(value).copied().unwrap_or(0.0)
-    }
-
-    fn range(&self) -> (f64, f64) {
-        let first = self.ticks.first().map_or(0.0, |t| t.0);
-        let last = self.ticks.last().map_or(1.0, |t| t.0);
-        let room = 0.05 * (last - first).max(1e-9);
-        (first - room, last + room)
     }
 }
 
@@ -368,7 +342,7 @@ fn draw_panel<DB: DrawingBackend>(
     }
     for line in &panel.lines {
         let with = |pick: fn((f64, f64)) -> f64| {
-            let ends = line.points.iter().filter_map(move |(x, e)| Some((*x, pick(e.interval()?))));
+            let ends = line.points.iter().filter_map(move |p| Some((p.x, pick(p.y.interval()?))));
             ends.collect::<Vec<_>>()
         };
         let mut band = with(|(low, _)| low);
@@ -378,7 +352,7 @@ fn draw_panel<DB: DrawingBackend>(
         }
     }
     for line in &panel.lines {
-        let points: Vec<(f64, f64)> = line.points.iter().map(|(x, e)| (*x, e.mean)).collect();
+        let points: Vec<(f64, f64)> = line.points.iter().map(|p| (p.x, p.y.mean)).collect();
         let stroke = line.color.stroke_width(2 * SCALE);
         drawn(chart.draw_series([PathElement::new(points.clone(), stroke)]))?;
         let (edge, body) =
@@ -439,24 +413,5 @@ impl Panels {
             y += 4.0;
         }
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn ticks(values: &[&str]) -> Vec<(f64, String)> {
-        Axis::new(values.iter().map(|v| (*v).to_owned())).ticks
-    }
-
-    #[test]
-    fn numbers_stand_at_their_size_and_words_in_a_row() {
-        let even = ticks(&["200", "50", "100", "50"]);
-        assert_eq!(even, [(50.0, "50".into()), (100.0, "100".into()), (200.0, "200".into())]);
-        let far = ticks(&["1e-4", "1e-2"]);
-        assert!((far[1].0 - far[0].0 - 100f64.ln()).abs() < 1e-9, "logarithmic: {far:?}");
-        let words = ticks(&["rare", "normal"]);
-        assert_eq!(words, [(0.0, "rare".into()), (1.0, "normal".into())]);
     }
 }

@@ -37,12 +37,22 @@ impl<'a> Folder<'a> {
         Folder { root, names: RefCell::default() }
     }
 
+    /// Where it is.
+    pub fn root(&self) -> &'a Path {
+        self.root
+    }
+
     /// Where to write a file of the report.
     pub fn file(&self, name: impl Into<String>) -> PathBuf {
         let name = name.into();
         let path = self.root.join(&name);
         self.names.borrow_mut().insert(name);
         path
+    }
+
+    /// The files so far.
+    pub fn names(&self) -> Vec<String> {
+        self.names.borrow().iter().cloned().collect()
     }
 
     /// Removes what the report before had and this one has not.
@@ -60,8 +70,10 @@ impl<'a> Folder<'a> {
                 _ => {}
             }
         }
-        // gone if nothing is left in it
-        let _ = std::fs::remove_dir(self.root.join("grids"));
+        // gone if nothing is left in them
+        for name in ["grids", "attention", "page/images", "page/sheets", "page"] {
+            let _ = std::fs::remove_dir(self.root.join(name));
+        }
         let text = serde_json::to_string_pretty(&names).unwrap_or_default();
         safefile::write(&self.root.join(LIST), text + "\n")
     }

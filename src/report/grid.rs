@@ -1,5 +1,7 @@
 //! Samples of a concept or pair: methods × prompts, with the targets on the left.
 
+use std::path::PathBuf;
+
 use image::imageops::{FilterType, replace, resize};
 use image::{Rgb, RgbImage};
 use plotters::style::FontStyle;
@@ -25,7 +27,7 @@ const DOUBLED: u32 = 80;
 const EMPTY: Rgb<u8> = Rgb([238; 3]);
 
 /// Finds the pictures of a report.
-pub trait Pictures {
+pub trait Pictures: Sync {
     /// The picture of a row; none if it is lost.
     fn sample(&self, row: &ImageRow) -> Option<RgbImage>;
 
@@ -36,6 +38,28 @@ pub trait Pictures {
     fn maps(&self, _row: &ImageRow) -> Vec<WordMap> {
         vec![]
     }
+
+    /// The file of the picture of a row, if it has one: what is in it is not read again while the file is
+    /// the same.
+    fn file(&self, _row: &ImageRow) -> Option<PathBuf> {
+        None
+    }
+
+    /// How the picture of a row was made, if that is known.
+    fn origin(&self, _row: &ImageRow) -> Option<Origin> {
+        None
+    }
+}
+
+/// How a picture was made.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Origin {
+    /// What it was asked for by, with modifier tokens.
+    pub prompt: String,
+    /// The key of its checkpoint, if it is not of the backbone.
+    pub checkpoint: Option<String>,
+    /// The command that samples it again, but for prompt and seed; none where no command of ours does.
+    pub command: Option<String>,
 }
 
 /// The grid of one concept set of a group, of the images that were asked for by `of`; none where no row

@@ -4,6 +4,7 @@
 //! files it was written to.
 
 mod attention;
+mod axis;
 mod bars;
 mod baseline;
 mod check;
@@ -18,6 +19,7 @@ mod grid;
 mod latex;
 mod md;
 mod overlay;
+mod page;
 mod plot;
 mod preference;
 mod render;
@@ -34,7 +36,7 @@ pub use check::{Change, CheckOutcome, Tolerance, Verdict, check};
 pub use claims_page::ClaimsPage;
 pub use csv::Csv;
 pub use folder::report_of;
-pub use grid::Pictures;
+pub use grid::{Origin, Pictures};
 pub use latex::Latex;
 pub use md::Markdown;
 pub use overlay::{Attended, attention_sheet, overlay};

@@ -13,6 +13,7 @@ use super::folder::Folder;
 use super::grid::{Pictures, grid};
 use super::latex::Latex;
 use super::md::{Markdown, escape};
+use super::page;
 use super::preference;
 use super::results::Results;
 use super::scatter::{ScatterOptions, scatter};
@@ -23,8 +24,8 @@ use super::view::groups;
 use crate::drawing::write_png;
 use crate::{Result, safefile};
 
-/// Writes a report into the folder `out`: `README.md`, tables, figure, grids, and the data they are made
-/// of. Each file is whole or not there, and of the report that was there before nothing is left. Nothing
+/// Writes a report into the folder `out`: `README.md`, tables, figure, grids, the data they are made of, and
+/// all of that as a page, `index.html`. Each file is whole or not there, and of the report that was there before nothing is left. Nothing
 /// is computed but views.
 ///
 /// # Errors
@@ -104,6 +105,10 @@ fn write(results: &Results, pictures: Option<&dyn Pictures>, out: &Path) -> Resu
     let _ = write!(text, "\n## Files\n\n");
     let _ = writeln!(
         text,
+        "- `index.html`: this report to look at in a browser, with all samples; it needs `page/`"
+    );
+    let _ = writeln!(
+        text,
         "- `results.csv`: a row a cell; `images.csv`: a row an image; `report.json`: the rest"
     );
     let _ = writeln!(text, "- `table.md`, `table.tex`: all tables, those by concept too");
@@ -126,6 +131,7 @@ fn write(results: &Results, pictures: Option<&dyn Pictures>, out: &Path) -> Resu
         results.experiment, results.scale
     );
     safefile::write(&folder.file("README.md"), text)?;
+    page::write(results, &shown, pictures, &folder)?;
     folder.finish()
 }
 
@@ -209,7 +215,7 @@ fn file_name(concepts: &[String]) -> String {
 }
 
 /// Part of a file's name in which nothing is a path.
-fn plain(name: &str) -> String {
+pub(super) fn plain(name: &str) -> String {
     let plain = |c: char| if c.is_alphanumeric() || "-_".contains(c) { c } else { '_' };
     name.chars().map(plain).collect()
 }

@@ -34,7 +34,7 @@ pub struct ScatterOptions {
 pub fn scatter(results: &Results, options: ScatterOptions) -> Result<Option<Figure>> {
     let mut axes = results.metrics.iter().filter(|m| m.of_images());
     let (Some(x), Some(y)) = (axes.next(), axes.next()) else { return Ok(None) };
-    let panels = Panels(panels(results, [x, y], options));
+    let panels = Panels(panels(results, [x, y], options, &mut Looks::default()));
     if panels.0.is_empty() {
         return Ok(None);
     }
@@ -59,30 +59,43 @@ impl Picture for Panels {
     }
 }
 
-struct Panel {
-    title: String,
+/// A part of the table.
+pub(super) struct Panel {
+    pub title: String,
+    /// The group's name.
+    pub group: String,
     axes: [String; 2],
-    series: Vec<Series>,
-    outside: Vec<String>,
-    x: (f64, f64),
-    y: (f64, f64),
+    pub series: Vec<Series>,
+    /// Anchors that are named and not drawn.
+    pub outside: Vec<String>,
+    pub x: (f64, f64),
+    pub y: (f64, f64),
 }
 
-struct Series {
-    label: String,
+/// A row of the table.
+pub(super) struct Series {
+    pub label: String,
+    /// The row's own label, where that is of a point of a sweep.
+    pub row: String,
     /// Where a point of a sweep stands on its axes; what is no number is at 0.
-    sweep: Option<Vec<f64>>,
-    anchor: bool,
-    color: RGBColor,
-    marker: Marker,
-    mean: [Estimate; 2],
-    concepts: Vec<(f64, f64)>,
+    pub sweep: Option<Vec<f64>>,
+    pub anchor: bool,
+    pub color: RGBColor,
+    pub marker: Marker,
+    pub mean: [Estimate; 2],
+    /// Each concept set with its means.
+    pub concepts: Vec<(Vec<String>, (f64, f64))>,
     paper: Option<(f64, f64)>,
 }
 
-fn panels(results: &Results, axes: [&Metric; 2], options: ScatterOptions) -> Vec<Panel> {
+/// The panels of the figure; none where no method has both metrics.
+pub(super) fn panels(
+    results: &Results,
+    axes: [&Metric; 2],
+    options: ScatterOptions,
+    looks: &mut Looks,
+) -> Vec<Panel> {
     let groups = groups(results);
-    let mut looks = Looks::default();
     let paper = paper_table(results).filter(|_| options.paper);
     let mut panels = vec![];
     for group in &groups {
@@ -91,7 +104,7 @@ fn panels(results: &Results, axes: [&Metric; 2], options: ScatterOptions) -> Vec
             let mean = [row.estimate(axes[0])?, row.estimate(axes[1])?];
             let concepts = group.concepts.iter().filter_map(|set| {
                 let of = |m: &Metric| Some(row.estimate_where(m, &|c| c.concepts == *set)?.mean);
-                Some((of(axes[0])?, of(axes[1])?))
+                Some((set.to_vec(), (of(axes[0])?, of(axes[1])?)))
             });
             let concepts = concepts.collect();
             let label = row.series();
@@ -100,8 +113,8 @@ fn panels(results: &Results, axes: [&Metric; 2], options: ScatterOptions) -> Vec
             let of = |i: usize| Some(found?.values.get(&axes[i].name)? / axes[i].scale);
             let paper = of(0).zip(of(1));
             let sweep = row.place().map(|p| p.values().map(|v| v.parse().unwrap_or(0.0)).collect());
-            let (label, anchor) = (label.to_owned(), row.anchor);
-            Some(Series { label, sweep, anchor, color, marker, mean, concepts, paper })
+            let (label, row, anchor) = (label.to_owned(), row.label.to_owned(), row.anchor);
+            Some(Series { label, row, sweep, anchor, color, marker, mean, concepts, paper })
         };
         let series: Vec<Series> = group.rows.iter().filter_map(&mut of_row).collect();
         if series.iter().any(|s| !s.anchor) {
@@ -119,7 +132,7 @@ fn panel(group: &Group, axes: [String; 2], series: Vec<Series>) -> Panel {
                 s.mean[axis].interval().unwrap_or((s.mean[axis].mean, s.mean[axis].mean));
             s.concepts
                 .iter()
-                .copied()
+                .map(|(_, at)| *at)
                 .chain(s.paper)
                 .map(pick)
                 .chain([low, high])
@@ -148,7 +161,8 @@ fn panel(group: &Group, axes: [String; 2], series: Vec<Series>) -> Panel {
     let keep: Vec<bool> = series.iter().map(|s| !s.anchor || near(&s)).collect();
     let mut keep = keep.into_iter();
     let series = series.into_iter().filter(|_| keep.next() == Some(true)).collect();
-    Panel { title: title(group), axes, series, outside, x, y }
+    let name = group.name.to_owned();
+    Panel { title: title(group), group: name, axes, series, outside, x, y }
 }
 
 fn draw_panel<DB: DrawingBackend>(area: &DrawingArea<DB, Shift>, panel: &Panel) -> Result<()> {
@@ -183,8 +197,8 @@ fn draw_panel<DB: DrawingBackend>(area: &DrawingArea<DB, Shift>, panel: &Panel) 
     // a sweep has points enough
     for s in panel.series.iter().filter(|s| s.sweep.is_none()) {
         let (fill, outline) = (s.color.mix(0.35), s.marker.outline(f64::from(px(3.4))));
-        let point = |at: &(f64, f64)| EmptyElement::at(*at) + Polygon::new(outline.clone(), fill);
-        drawn(chart.draw_series(s.concepts.iter().map(point)))?;
+        let point = |at| EmptyElement::at(at) + Polygon::new(outline.clone(), fill);
+        drawn(chart.draw_series(s.concepts.iter().map(|(_, at)| point(*at))))?;
     }
     for s in &panel.series {
         bars(&mut chart, s)?;
@@ -208,7 +222,7 @@ fn draw_panel<DB: DrawingBackend>(area: &DrawingArea<DB, Shift>, panel: &Panel) 
 }
 
 /// The lines that join the points of each sweep, in the order of their places.
-fn paths(series: &[Series]) -> Vec<(RGBColor, Vec<(f64, f64)>)> {
+pub(super) fn paths(series: &[Series]) -> Vec<(RGBColor, Vec<(f64, f64)>)> {
     let mut paths: Vec<(&str, RGBColor, Vec<&Series>)> = vec![];
     for s in series.iter().filter(|s| s.sweep.is_some()) {
         match paths.iter_mut().find(|p| p.0 == s.label) {

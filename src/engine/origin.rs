@@ -1,0 +1,41 @@
+//! How the images of a plan are made.
+
+use std::collections::HashMap;
+
+use super::key::Key;
+use super::plan::Plan;
+use super::stage::{Images, Work, image_file};
+use crate::spec::SamplingSpec;
+
+/// How an image was made.
+#[derive(Clone, Debug)]
+pub struct Origin {
+    /// What it was asked for by, with modifier tokens.
+    pub prompt: String,
+    /// The folder of the checkpoint below the store's `checkpoints/`, if it is not of the backbone.
+    pub checkpoint: Option<Key>,
+    /// How it was sampled; none where a program of others did, or nothing was sampled.
+    pub sampling: Option<SamplingSpec>,
+}
+
+/// The images of a plan by their files, relative to the store.
+pub fn origins(plan: &Plan) -> HashMap<String, Origin> {
+    let mut found = HashMap::new();
+    for stage in &plan.stages {
+        let (checkpoint, list, sampling) = match &stage.work {
+            Work::Sample { checkpoint, images: Images::Listed(list), sampling, by } => {
+                (*checkpoint, list, by.is_none().then(|| sampling.clone()))
+            }
+            Work::Render { list, .. } => (None, list, None),
+            _ => continue,
+        };
+        let checkpoint = checkpoint.map(|at| plan.stages[at].folder.clone());
+        for (prompt, seed) in list {
+            let name = image_file(prompt, *seed);
+            let file = format!("{}/{}/{name}", stage.kind.folder(), stage.folder);
+            let (prompt, checkpoint) = (prompt.clone(), checkpoint.clone());
+            found.insert(file, Origin { prompt, checkpoint, sampling: sampling.clone() });
+        }
+    }
+    found
+}
