@@ -14,7 +14,7 @@ use crate::{Error, Result, safefile};
 #[derive(clap::Subcommand)]
 pub enum Command {
     /// Write a page that asks people which of two images they prefer
-    Make(MakeArgs),
+    Make(Box<MakeArgs>),
     /// Serve the page on this machine, and keep the answers
     Serve(ServeArgs),
     /// Say what the answers say: Table 2 of the paper
@@ -69,9 +69,10 @@ pub struct MakeArgs {
     #[arg(long, value_name = "URL", default_value = "")]
     base_url: String,
 
-    /// Of what is drawn: pairs, booklets, sides, names
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    seed: u64,
+    /// Of what is drawn: pairs, booklets, sides, names [default: another one each time, so that nobody can
+    /// make the key again]
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
 }
 
 fn share(text: &str) -> std::result::Result<f64, String> {
@@ -146,6 +147,11 @@ pub fn run(command: Command) -> Result<()> {
     }
 }
 
+/// A seed that nobody knows.
+fn drawn() -> Result<u64> {
+    getrandom::u64().map_err(|e| Error::input(format!("--seed is needed: no random numbers: {e}")))
+}
+
 fn make_study(args: &MakeArgs) -> Result<()> {
     let session = args.experiment.open()?;
     let results = session.results()?;
@@ -159,7 +165,7 @@ fn make_study(args: &MakeArgs) -> Result<()> {
         repeats: args.repeats,
         minimum_ms: args.minimum,
         base_url: args.base_url.clone(),
-        seed: args.seed,
+        seed: args.seed.map_or_else(drawn, Ok)?,
     };
     let category = |concept: &str| {
         let concept = session.resources.concept(concept);

@@ -107,6 +107,7 @@ fn sides(count: usize, rng: &mut Rng) -> Vec<Side> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rng::Rng;
     use proptest::prelude::*;
 
     proptest! {

@@ -298,7 +298,8 @@
     if (!state) return say("");
     const left = state.answers.length - state.sent;
     if (collects && trouble) {
-      return say(left + " answers are not saved yet, and kept in this browser: " + trouble + ". Trying again.", true);
+      const count = left === 1 ? "1 answer is" : left + " answers are";
+      return say(count + " not saved yet, and kept in this browser: " + trouble + ". Trying again.", true);
     }
     say("");
   }
