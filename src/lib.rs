@@ -20,6 +20,7 @@ pub mod report;
 pub mod rng;
 pub mod safefile;
 pub mod spec;
+pub mod study;
 pub mod train;
 pub mod world;
 

@@ -3,7 +3,7 @@
 use candle_core::{Device, Result, Shape, Tensor};
 use rand::{Rng as _, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use rand_distr::{Distribution, StandardNormal};
+use rand_distr::{Binomial, Distribution, StandardNormal};
 use serde::{Deserialize, Serialize};
 
 /// A stream of random numbers. Streams of one seed and different labels are independent, so that
@@ -73,6 +73,18 @@ impl Rng {
     pub fn below(&mut self, n: usize) -> usize {
         // u64, so that a seed means the same on 32 and 64 bit machines
         self.0.random_range(0..n as u64) as usize
+    }
+
+    /// How many of `n` come out, each with probability `p`, which is at least 0 and at most 1.
+    pub fn binomial(&mut self, n: u64, p: f64) -> u64 {
+        Binomial::new(n, p).map_or(0, |of| of.sample(&mut self.0))
+    }
+
+    /// Puts things into a random order.
+    pub fn shuffle<T>(&mut self, things: &mut [T]) {
+        for i in (1..things.len()).rev() {
+            things.swap(i, self.below(i + 1));
+        }
     }
 
     /// True with probability `p`.

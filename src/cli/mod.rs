@@ -19,6 +19,7 @@ mod progress;
 mod report;
 mod run;
 mod sample;
+mod study;
 mod train;
 mod watch;
 mod world;
@@ -82,6 +83,9 @@ enum Command {
     Sample(sample::Args),
     /// Measure a folder of images
     Evaluate(evaluate::Args),
+    /// Ask people which images they prefer
+    #[command(subcommand)]
+    Study(study::Command),
     /// Train the mini backbone and its judge from nothing, on scenes of the embedded world
     #[command(subcommand)]
     Pretrain(pretrain::Command),
@@ -112,6 +116,7 @@ pub fn main() -> ExitCode {
         Command::Convert(args) => convert::run(args),
         Command::Sample(args) => sample::run(args),
         Command::Evaluate(args) => evaluate::run(args),
+        Command::Study(command) => study::run(command),
         Command::Pretrain(command) => pretrain::run(command),
         Command::World(command) => world::run(command),
         Command::Export(args) => export::run(args),

@@ -41,6 +41,7 @@ pub use latex::Latex;
 pub use md::Markdown;
 pub use overlay::{Attended, attention_sheet, overlay};
 pub use plot::Figure;
+pub use preference::{Pair, study_pairs};
 pub use render::{render, render_tables};
 pub use results::{Cell, CellValue, ImageRow, Results, SEED};
 pub use scatter::{ScatterOptions, scatter};

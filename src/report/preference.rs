@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use super::results::Results;
+use super::results::{Cell, ImageRow, Results};
 use super::sheet;
 use super::view::{Row, groups, same};
 
@@ -20,39 +20,64 @@ const COLUMNS: [&str; 9] = [
     "other_file",
 ];
 
-/// A row for each pair of the images of a row that the experiment's `study` names and of a method that it
-/// does not: which method an image is of stands here and in no page that raters see.
-pub fn pairs(results: &Results) -> (Vec<String>, Vec<sheet::Row>) {
+/// An image of a row that the experiment's `study` names, and that of a row that it does not.
+pub struct Pair<'a> {
+    /// Part of the table: `single` or `multi`.
+    pub group: &'a str,
+    /// The cell of the first.
+    pub own: &'a Cell,
+    /// The cell of the second: the same concepts and training seed.
+    pub other: &'a Cell,
+    /// The first image.
+    pub own_image: &'a ImageRow,
+    /// The second: the same prompt and noise.
+    pub other_image: &'a ImageRow,
+}
+
+/// All pairs, those of two rows together.
+pub fn study_pairs(results: &Results) -> Vec<Pair<'_>> {
     let studied = |row: &&Row| results.study.iter().any(|label| label == row.label);
-    let mut lines = vec![];
-    for group in &groups(results) {
+    let mut pairs = vec![];
+    for group in groups(results) {
         let methods = || group.rows.iter().filter(|r| !r.anchor);
         for own in methods().filter(studied) {
             for other in methods().filter(|r| !studied(r)) {
-                for cell in &own.cells {
-                    let twin = |c: &&&_| same(cell, c);
-                    let Some(twin) = other.cells.iter().find(twin) else { continue };
+                for &cell in &own.cells {
+                    let Some(&twin) = other.cells.iter().find(|c| same(cell, c)) else { continue };
                     let theirs: HashMap<_, _> =
-                        other.images_of(twin).iter().map(|i| ((i.prompt, i.seed), i)).collect();
-                    let evaluated = own.images_of(cell).iter().filter(|i| i.of.is_empty());
-                    for image in evaluated {
-                        let Some(pair) = theirs.get(&(image.prompt, image.seed)) else { continue };
-                        let values = [
-                            group.name.to_owned(),
-                            cell.concepts.join(";"),
-                            own.label.to_owned(),
-                            other.label.to_owned(),
-                            image.text_prompt.clone(),
-                            cell.seed.to_string(),
-                            image.seed.to_string(),
-                            image.file.clone(),
-                            pair.file.clone(),
-                        ];
-                        lines.push(COLUMNS.map(str::to_owned).into_iter().zip(values).collect());
+                        other.images_of(twin).iter().map(|i| ((i.prompt, i.seed), *i)).collect();
+                    for &image in own.images_of(cell).iter().filter(|i| i.of.is_empty()) {
+                        let Some(&pair) = theirs.get(&(image.prompt, image.seed)) else { continue };
+                        pairs.push(Pair {
+                            group: group.name,
+                            own: cell,
+                            other: twin,
+                            own_image: image,
+                            other_image: pair,
+                        });
                     }
                 }
             }
         }
     }
-    (COLUMNS.map(str::to_owned).into(), lines)
+    pairs
+}
+
+/// A row for each pair: which method an image is of stands here and in no page that raters see.
+pub fn pairs(results: &Results) -> (Vec<String>, Vec<sheet::Row>) {
+    let line = |pair: Pair| {
+        let values = [
+            pair.group.to_owned(),
+            pair.own.concepts.join(";"),
+            pair.own.label.clone(),
+            pair.other.label.clone(),
+            pair.own_image.text_prompt.clone(),
+            pair.own.seed.to_string(),
+            pair.own_image.seed.to_string(),
+            pair.own_image.file.clone(),
+            pair.other_image.file.clone(),
+        ];
+        COLUMNS.map(str::to_owned).into_iter().zip(values).collect()
+    };
+    (COLUMNS.map(str::to_owned).into(), study_pairs(results).into_iter().map(line).collect())
 }

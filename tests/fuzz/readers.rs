@@ -1,5 +1,7 @@
 //! The readers, with files that they take.
 
+#[path = "../asked/mod.rs"]
+mod asked;
 #[allow(dead_code)]
 #[path = "../fixture/mod.rs"]
 mod fixture;
@@ -22,7 +24,9 @@ use cdbench::diffusion::{BackboneFiles, Part, WordMap, load_maps, save_maps};
 use cdbench::engine::read_image;
 use cdbench::methods::Delta;
 use cdbench::report::Baseline;
+use cdbench::rng::Rng;
 use cdbench::spec::Experiment;
+use cdbench::study::{Collected, Key, Ledger, Options};
 use image::{ImageFormat, RgbImage};
 
 /// A reader of files, and what it is given.
@@ -157,6 +161,20 @@ fn clip_vocabulary() -> [(&'static str, Vec<u8>); 2] {
     [("vocab.json", vocabulary), ("merges.txt", b"#version: 0.2\nd o\ndo g</w>\n".to_vec())]
 }
 
+/// The key of a small study, and answers to it: as lines, as JSON and as CSV.
+fn preferences() -> (Vec<u8>, [Vec<u8>; 3]) {
+    let dir = tempfile::tempdir().unwrap();
+    let few = Options { pairs: Some(1), booklets: 1, per_rater: 2, ..asked::options() };
+    let key = asked::study(dir.path(), &few).key;
+    let given = asked::answers(&key, "r", 0, &asked::Person::HONEST, &mut Rng::new(0, "a"));
+    let json = serde_json::to_string(&given).unwrap();
+    let lines: String = given.iter().map(|a| serde_json::to_string(a).unwrap() + "\n").collect();
+    let mut csv = csv::Writer::from_writer(vec![]);
+    given.iter().for_each(|a| csv.serialize(a).unwrap());
+    let csv = csv.into_inner().unwrap();
+    (key.text().into_bytes(), [lines.into_bytes(), json.into_bytes(), csv])
+}
+
 /// All of them.
 pub fn readers() -> Vec<Reader> {
     let picture = encoded(ImageFormat::Png);
@@ -190,11 +208,12 @@ pub fn readers() -> Vec<Reader> {
     let reader =
         |name, share, file, seeds, read| Reader { name, share, file, beside: vec![], seeds, read };
     let with = |beside: Vec<(&'static str, Vec<u8>)>, reader: Reader| Reader { beside, ..reader };
+    let (key, answers) = preferences();
     let text = |texts: &[&str]| texts.iter().map(|t| t.as_bytes().to_vec()).collect::<Vec<_>>();
     vec![
         reader(
             "pictures",
-            19,
+            16,
             "a.jpg",
             vec![
                 encoded(ImageFormat::Jpeg),
@@ -388,6 +407,18 @@ pub fn readers() -> Vec<Reader> {
                 |folder| data_set("dreambench++", folder),
             ),
         ),
+        with(
+            vec![(Key::FILE, key.clone())],
+            reader("answers to a study", 2, "answers.jsonl", answers.into(), |folder| {
+                let key = Key::read(folder)?;
+                let file = folder.join("answers.jsonl");
+                let read = Collected::new(&key).read(&file);
+                // a server reads only what servers write
+                let _ = Ledger::open(&file, &key);
+                read
+            }),
+        ),
+        reader("a study's key", 1, Key::FILE, vec![key], |folder| Key::read(folder).map(|_| ())),
         reader("manifests", 1, "a.json", text(&[&manifest]), |folder| {
             Manifest::load(&folder.join("a.json")).map(|_| ())
         }),
