@@ -124,8 +124,8 @@ mod tests {
     #[test]
     fn intervals_hold_the_truth_as_often_as_they_say() {
         let mut rng = Rng::new(1, "test");
-        for (count, answers, spread) in [(8, 20, 0.2), (30, 10, 0.0), (40, 6, 0.3)] {
-            let runs = 150;
+        for (count, answers, spread) in [(8, 20, 0.2), (30, 10, 0.0), (40, 6, 0.3), (15, 40, 0.3)] {
+            let runs = 300;
             let hold = (0..runs).filter(|_| {
                 let share = Share::of(raters(&mut rng, count, answers, 0.6, spread)).unwrap();
                 let (low, high) = share.interval.unwrap();
