@@ -2,7 +2,7 @@
 #![allow(dead_code)] // not every test uses all of it
 
 #[path = "../fixture/mod.rs"]
-mod fixture;
+pub mod fixture;
 
 use std::path::Path;
 

@@ -2,14 +2,12 @@
 
 #[path = "../asked/mod.rs"]
 mod asked;
-#[allow(dead_code)]
-#[path = "../fixture/mod.rs"]
-mod fixture;
 
 use std::collections::BTreeMap;
 use std::io::Cursor;
 use std::path::Path;
 
+use asked::fixture;
 use candle_core::{DType, Device, Tensor};
 use cdbench::Result;
 use cdbench::clip::{ClipConfig, Preprocessor};
