@@ -228,6 +228,15 @@ fn samples(
     Ok((samples, texts))
 }
 
+/// The distinct texts, in order, and which of them each one is.
+fn distinct(texts: &[String]) -> (Vec<String>, Vec<usize>) {
+    let mut known = texts.to_vec();
+    known.sort();
+    known.dedup();
+    let groups = texts.iter().map(|t| known.binary_search(t).unwrap_or(0)).collect();
+    (known, groups)
+}
+
 /// The extractors of these names.
 fn extractors<'a>(
     args: &Args,
@@ -322,10 +331,7 @@ impl Desk {
         let brought = checkpoint.iter().flat_map(Delta::token_names).map(str::to_owned);
         let tokens: Vec<String> = args.tokens.iter().cloned().chain(brought).collect();
         let (samples, own) = samples(&args.folder, &tokens, true, corrupt)?;
-        let mut texts = own.clone();
-        texts.sort();
-        texts.dedup();
-        let groups = own.iter().map(|t| texts.binary_search(t).unwrap_or(0)).collect();
+        let (texts, groups) = distinct(&own);
         let mut targets = BTreeMap::new();
         for folder in &args.targets {
             targets.insert(folder.display().to_string(), read_pictures(folder, corrupt)?);

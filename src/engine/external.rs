@@ -29,8 +29,6 @@ use crate::{Error, Result, safefile};
 
 /// Of what programs are given; another number is given with another layout.
 const CONTRACT: u32 = 1;
-/// The setting that says how concepts are called in prompts.
-const MODIFIER: &str = "modifier_token";
 /// The setting that a scale's `train_steps` multiplies.
 const STEPS: &str = "steps";
 /// What a program may take to say its version.
@@ -53,16 +51,12 @@ pub fn find(
     }
     let folder = experiment.base.clone();
     let mut settings: BTreeMap<String, Value> = BTreeMap::new();
-    for (key, value) in &row.settings {
+    for (key, value) in row.settings.iter().filter(|(key, _)| *key != Modifier::KEY) {
         let value =
             serde_json::to_value(value).map_err(|e| Error::input(format!("`{key}`: {e}")))?;
         settings.insert(key.clone(), value);
     }
-    let modifier = match settings.remove(MODIFIER) {
-        None => Modifier::Rare,
-        Some(value) => serde_json::from_value(value)
-            .map_err(|e| Error::input(format!("`settings.{MODIFIER}`: {e}")))?,
-    };
+    let modifier = Modifier::in_settings(&row.settings)?.unwrap_or(Modifier::Rare);
     let steps = settings.get(STEPS).and_then(Value::as_u64).map(|steps| scaled(steps, scale));
     if let Some(steps) = steps {
         settings.insert(STEPS.into(), steps.into());

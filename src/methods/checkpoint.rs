@@ -3,13 +3,12 @@
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
-use serde::de::IntoDeserializer;
 use serde::{Deserialize, Serialize};
 
+use super::recipe::phrase_with;
 use super::{
     Delta, Description, MOST_CONCEPTS, Method, Modifier, Profile, Recipe, Settings, defaults,
 };
-use crate::error::hint_of_unknown;
 use crate::{Error, Result};
 
 /// The method: its rows say which file (`path`), and the planner makes the recipe of it.
@@ -45,29 +44,23 @@ impl Method for Checkpoint {
 
 /// As experiments call the method.
 pub const CHECKPOINT: &str = "checkpoint";
-/// The one setting that its rows have.
-const MODIFIER: &str = "modifier_token";
 
 /// How a row of the method says that concepts are called; none where the file tells.
 ///
 /// # Errors
 /// [`Error::Input`] for another setting than `modifier_token`, or a value that it has not.
 pub fn modifier_of_row(settings: &toml::Table) -> Result<Option<Modifier>> {
-    if let Some(other) = settings.keys().find(|key| *key != MODIFIER) {
+    if let Some(other) = settings.keys().find(|key| *key != Modifier::KEY) {
         return Err(Error::input_hint(
             format!("a checkpoint has no setting `{other}`: it is trained already"),
             format!(
-                "`{MODIFIER}` says how its concepts are called: \"rare\" for `<new1> dog`, \"category\" \
-                     for `<new1>` in the place of `dog`, \"none\" for `dog`"
+                "`{}` says how its concepts are called: \"rare\" for `<new1> dog`, \"category\" \
+                     for `<new1>` in the place of `dog`, \"none\" for `dog`",
+                Modifier::KEY
             ),
         ));
     }
-    let Some(value) = settings.get(MODIFIER) else { return Ok(None) };
-    let found = Modifier::deserialize(value.clone().into_deserializer());
-    found.map(Some).map_err(|e: toml::de::Error| Error::Input {
-        message: format!("the setting `{MODIFIER} = {value}`: {}", e.message()),
-        hint: hint_of_unknown(e.message()),
-    })
+    Modifier::in_settings(settings)
 }
 
 /// What is known of a checkpoint without holding its numbers.
@@ -144,13 +137,10 @@ impl Known {
             }
         };
         let usual = if self.weights.is_empty() { Modifier::Category } else { Modifier::Rare };
-        let phrase = |(token, (_, category)): (Option<&str>, &(&str, &str))| match (
-            token,
-            modifier.unwrap_or(usual),
-        ) {
-            (None, _) | (_, Modifier::None) => (*category).to_owned(),
-            (Some(token), Modifier::Category) => token.to_owned(),
-            (Some(token), _) => format!("{token} {category}"),
+        let modifier = modifier.unwrap_or(usual);
+        let phrase = |(token, (_, category)): (Option<&str>, &(&str, &str))| match token {
+            None => (*category).to_owned(),
+            Some(token) => phrase_with(modifier, token, category),
         };
         Ok(tokens.into_iter().zip(concepts).map(phrase).collect())
     }

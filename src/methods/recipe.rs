@@ -225,12 +225,15 @@ pub fn token(number: usize) -> String {
 
 /// What stands for a concept in a prompt.
 pub fn phrase(modifier: Modifier, number: usize, category: &str) -> String {
+    phrase_with(modifier, &token(number), category)
+}
+
+/// The same with a token of any name.
+pub(super) fn phrase_with(modifier: Modifier, token: &str, category: &str) -> String {
     match modifier {
         Modifier::None => category.to_owned(),
-        Modifier::Category => token(number),
-        Modifier::Rare | Modifier::Normal | Modifier::Frozen => {
-            format!("{} {category}", token(number))
-        }
+        Modifier::Category => token.to_owned(),
+        Modifier::Rare | Modifier::Normal | Modifier::Frozen => format!("{token} {category}"),
     }
 }
 

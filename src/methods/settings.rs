@@ -6,6 +6,7 @@
 
 use std::fmt;
 
+use serde::de::IntoDeserializer;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -94,6 +95,22 @@ pub enum Modifier {
 }
 
 impl Modifier {
+    /// The setting that says it.
+    pub const KEY: &'static str = "modifier_token";
+
+    /// What the settings of a row say, where its method has no others of ours.
+    ///
+    /// # Errors
+    /// [`Error::Input`] for a value that there is not.
+    pub fn in_settings(settings: &toml::Table) -> Result<Option<Self>> {
+        let Some(value) = settings.get(Self::KEY) else { return Ok(None) };
+        let found = Modifier::deserialize(value.clone().into_deserializer());
+        found.map(Some).map_err(|e: toml::de::Error| Error::Input {
+            message: format!("the setting `{} = {value}`: {}", Self::KEY, e.message()),
+            hint: hint_of_unknown(e.message()),
+        })
+    }
+
     /// Whether a token is added.
     pub fn has_token(self) -> bool {
         self != Modifier::None

@@ -1,6 +1,7 @@
 //! A method's images by the conventions of a benchmark.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -52,8 +53,9 @@ pub(super) fn run(args: &Args, protocol: &Protocol) -> Result<()> {
         // one after another: a benchmark's pictures are more than memory holds
         let set = place.read(args, protocol)?;
         images += set.images.len();
+        let mut seen = Seen { set: &set, extractors: &extractors, known: BTreeMap::new() };
         for (column, found) in columns.iter().zip(&mut found) {
-            found.push(measure(column, &set, &extractors)?);
+            found.push(seen.measure(column)?);
         }
     }
     println!("{}", super::HEAD);
@@ -94,35 +96,41 @@ fn mean(set: &[Stratum]) -> Stratum {
     Stratum { values: (0..first.values.len()).map(of).collect(), groups: first.groups.clone() }
 }
 
-/// The values of a set's images: compared with each concept in turn, or once.
-fn measure(
-    column: &Column,
-    set: &Set,
-    extractors: &BTreeMap<String, Arc<dyn Embed>>,
-) -> Result<Vec<Stratum>> {
-    let missing = || Error::input(format!("no extractor `{}` is given", column.extractor));
-    let extractor = extractors.get(column.extractor).ok_or_else(missing)?;
-    let mut texts: Vec<&str> = set.texts.iter().map(String::as_str).collect();
-    let groups: Vec<usize> = {
-        texts.sort_unstable();
-        texts.dedup();
-        set.texts.iter().map(|t| texts.binary_search(&t.as_str()).unwrap_or(0)).collect()
-    };
-    let images = features(&**extractor, &set.images)?;
-    let values = match column.with {
-        With::Prompt => {
-            let with = extractor.texts(&texts)?.select(Axis(0), &groups);
-            vec![column.values(images.view(), with.view())]
-        }
-        With::Targets | With::Own => {
-            let each = set
-                .with
-                .iter()
-                .map(|with| Ok(column.values(images.view(), features(&**extractor, with)?.view())));
-            each.collect::<Result<_>>()?
-        }
-    };
-    Ok(values.into_iter().map(|values| Stratum { values, groups: groups.clone() }).collect())
+/// A set as the extractors see it. Several columns are by one of them.
+struct Seen<'a> {
+    set: &'a Set,
+    extractors: &'a BTreeMap<String, Arc<dyn Embed>>,
+    /// By the extractor's name: features of the images, and of what each concept is compared with.
+    known: BTreeMap<&'static str, (Array2<f32>, Vec<Array2<f32>>)>,
+}
+
+impl Seen<'_> {
+    /// The values of the images: compared with each concept in turn, or once.
+    fn measure(&mut self, column: &Column) -> Result<Vec<Stratum>> {
+        let (name, set) = (column.extractor, self.set);
+        let missing = || Error::input(format!("no extractor `{name}` is given"));
+        let extractor = &**self.extractors.get(name).ok_or_else(missing)?;
+        let (texts, groups) = super::distinct(&set.texts);
+        let (images, with) = match self.known.entry(name) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => new.insert((features(extractor, &set.images)?, vec![])),
+        };
+        let values = match column.with {
+            With::Prompt => {
+                let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+                let with = extractor.texts(&texts)?.select(Axis(0), &groups);
+                vec![column.values(images.view(), with.view())]
+            }
+            With::Targets | With::Own => {
+                if with.is_empty() {
+                    let each = set.with.iter().map(|pictures| features(extractor, pictures));
+                    *with = each.collect::<Result<_>>()?;
+                }
+                with.iter().map(|with| column.values(images.view(), with.view())).collect()
+            }
+        };
+        Ok(values.into_iter().map(|values| Stratum { values, groups: groups.clone() }).collect())
+    }
 }
 
 /// Features of pictures, of the same picture once: a benchmark's sources come again for every image.
