@@ -5,6 +5,7 @@
 mod desk;
 
 use std::fs;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -45,8 +46,12 @@ impl Lab {
     }
 
     fn write(&self, rows: &str) {
+        self.write_with("image-alignment", rows);
+    }
+
+    fn write_with(&self, metric: &str, rows: &str) {
         let text = format!(
-            "name = \"lab\"\ntitle = \"a lab\"\nmetrics = [\"image-alignment\"]\nsampling = {{ steps = 2 }}\n\
+            "name = \"lab\"\ntitle = \"a lab\"\nmetrics = [\"{metric}\"]\nsampling = {{ steps = 2 }}\n\
              {rows}\n[scales.default]\nconcepts = [\"dog_plum\"]\nprompts = 3\nimages = 2\n"
         );
         fs::write(self.desk.path("lab.toml"), text).unwrap();
@@ -249,6 +254,143 @@ fn ctrl_c_ends_the_program_and_all_that_it_started() {
     assert_eq!(run.wait().unwrap().code(), Some(130));
     let state = fs::read_to_string(format!("/proc/{pid}/stat"));
     assert!(!state.is_ok_and(|state| !state.contains(") Z ")), "{pid} is still there");
+}
+
+/// A measure that says the numbers of the images, or what `$3` says. It notes each time that it runs.
+const MEASURE: &str = r#"#!/bin/sh
+echo "$3" >> ran.txt; cp "$1" told.json
+n=$(grep -c '"file"' "$1")
+case $3 in
+  each) seq -s, 1 "$n" | sed 's/.*/{"values": [&]}/' > "$2" ;;
+  few) echo '{"values": [1]}' > "$2" ;;
+  set) echo '{"value": 0.25, "se": 0.125}' > "$2" ;;
+  text) echo 'nothing' > "$2" ;;
+  nan) echo '{"value": 1e999}' > "$2" ;;
+  none) ;;
+  bad) echo 'out of luck' >&2; exit 4 ;;
+esac
+"#;
+
+/// A measure that a program takes, with more keys.
+fn measured(how: &str, more: &str) -> String {
+    format!(
+        "[measures.seen]\ncommand = [\"sh\", \"measure.sh\", \"{{images}}\", \"{{out}}\", \"{{how}}\"]\n\
+         better = \"more\"\nsettings = {{ how = \"{how}\" }}\n{more}\n{}",
+        sampler("good")
+    )
+}
+
+impl Lab {
+    fn of_measure(how: &str, more: &str) -> Lab {
+        let lab = Lab::new("");
+        fs::write(lab.desk.path("measure.sh"), MEASURE).unwrap();
+        lab.write_with("seen", &measured(how, more));
+        lab
+    }
+
+    fn told(&self) -> serde_json::Value {
+        let text = fs::read_to_string(self.desk.path("told.json")).unwrap();
+        serde_json::from_str(&text).unwrap()
+    }
+
+    fn ran(&self) -> usize {
+        fs::read_to_string(self.desk.path("ran.txt")).map_or(0, |text| text.lines().count())
+    }
+}
+
+#[test]
+fn a_program_measures_each_image_or_all_and_is_asked_once() {
+    let lab = Lab::of_measure("each", "of = \"prompts\"\ntitle = \"What is seen\"");
+    let table = lab.run(&[]);
+    assert!(table.contains("What is seen"), "{table}");
+    let told = lab.told();
+    let images = told["images"].as_array().unwrap();
+    assert!(images[0]["prompt"].as_str().unwrap().contains("dog"), "{told}");
+    assert!(!told.to_string().contains("<new1>"), "a prompt is told without its tokens");
+    assert!(images.iter().all(|i| Path::new(i["file"].as_str().unwrap()).is_absolute()));
+    // six images have the values 1 to 6
+    let mean: f64 = lab.result("seen").parse().unwrap();
+    assert!((mean - 3.5).abs() < 1e-9, "{mean}");
+    let asked = lab.ran();
+    // another title is no other measure, and another metric beside it asks for no image again
+    lab.write_with("seen", &measured("each", "of = \"prompts\"\ntitle = \"Seen\""));
+    assert!(lab.run(&[]).contains("Seen"));
+    lab.write_with("seen\", \"image-alignment", &measured("each", "of = \"prompts\""));
+    lab.run(&[]);
+    assert_eq!(lab.ran(), asked);
+    // another script is another measure
+    fs::write(lab.desk.path("measure.sh"), format!("{MEASURE}# changed\n")).unwrap();
+    lab.run(&[]);
+    assert!(lab.ran() > asked);
+
+    let lab =
+        Lab::of_measure("set", "of = \"all-targets\"\ngives = \"set\"\nscale = 100\nunit = \"%\"");
+    assert!(lab.run(&[]).contains("25.000"));
+    let told = lab.told();
+    let against = told["against"].as_array().unwrap();
+    assert!(against.iter().all(|path| path.as_str().unwrap().contains("dog_plum")), "{told}");
+    assert_eq!(against.len(), 8, "the concept's targets");
+}
+
+#[test]
+fn a_measure_that_says_something_else_is_a_failed_cell() {
+    for (how, more, wanted) in [
+        ("few", "", "1 values of"),
+        ("set", "", "a value of the set"),
+        ("each", "gives = \"set\"", "values of images"),
+        ("text", "", "what the program left in {out}"),
+        ("nan", "gives = \"set\"", "what the program left in {out}"),
+        ("none", "", "left no {out}"),
+        ("bad", "", "out of luck"),
+    ] {
+        let lab = Lab::of_measure(how, more);
+        let err = ends(&Lab::with(&lab.args(), &[]), 7);
+        assert!(err.contains(wanted) && err.contains("`measures.seen`"), "{how}: {err}");
+    }
+    // what can be known is said before anything runs
+    let known = measured("each", "");
+    for (text, wanted) in [
+        (known.replace("{out}", "out"), "no argument of `sh` has {out}"),
+        (known.replace("{how}", "{hou}"), "{hou}"),
+        (known.replace("better = \"more\"", ""), "missing field `better`"),
+        (
+            known.replace("\"more\"\n", "\"more\"\nof = \"weights\"\n"),
+            "a program is given pictures",
+        ),
+        (
+            known.replace("\"more\"\n", "\"more\"\nof = \"targets\"\ngives = \"set\"\n"),
+            "several values",
+        ),
+        (known.replace("\"more\"\n", "\"more\"\nscale = 0\n"), "`scale`"),
+        (known.replace("measures.seen", "measures.kid"), "there is a measure `kid` already"),
+    ] {
+        let lab = Lab::of_measure("each", "");
+        lab.write_with("seen", &text);
+        let err = ends(&Lab::with(&lab.args(), &[]), 3);
+        assert!(err.contains(wanted), "{text}: {err}");
+    }
+    let lab = Lab::of_measure("each", "");
+    lab.write_with("seen@dino", &known);
+    assert!(ends(&Lab::with(&lab.args(), &[]), 3).contains("has no extractor"));
+}
+
+#[test]
+fn a_folder_is_measured_by_a_program() {
+    let lab = Lab::of_measure("each", "");
+    let folder = lab.desk.path("out");
+    fs::create_dir_all(format!("{folder}/samples")).unwrap();
+    fs::copy(lab.desk.path("good.png"), format!("{folder}/samples/0.png")).unwrap();
+    fs::write(format!("{folder}/prompts.json"), "{\"0\": \"photo of a <new1> dog\"}").unwrap();
+    let measures = measured("each", "of = \"prompts\"");
+    let measures = measures.split("[[rows]]").next().unwrap();
+    fs::write(lab.desk.path("measures.toml"), measures).unwrap();
+    let asked =
+        ["--metrics", "seen", "--measures", &lab.desk.path("measures.toml")].map(String::from);
+    let mut args = vec!["evaluate", folder.as_str()];
+    args.extend(asked.iter().map(String::as_str));
+    let table = ok(&args);
+    assert!(table.lines().any(|line| line.starts_with("seen\t1.0000\t")), "{table}");
+    assert_eq!(lab.told()["images"][0]["prompt"], "photo of a dog");
 }
 
 #[test]

@@ -74,8 +74,15 @@ fn other_measures_are_as_they_are_defined() {
     let of = |name: &str| {
         let chosen = Registry::default().choose(Some(&[name.to_owned()])).unwrap();
         let (images, against) = (images.view(), real.view());
-        let given =
-            Given { images, groups: &groups, against, itself: false, weights: &[], maps: &[] };
+        let given = Given {
+            images,
+            groups: &groups,
+            against,
+            itself: false,
+            weights: &[],
+            maps: &[],
+            files: None,
+        };
         chosen[0].measure.measure(&given).unwrap().unwrap()
     };
     let Outcome::Set(cmmd) = of("cmmd") else { panic!("a value of the set") };

@@ -1,23 +1,27 @@
 //! `cdbench evaluate`: the metrics of any folder of images.
 
 mod benchmark;
+mod desk;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
-use image::RgbImage;
-use ndarray::Array2;
-use serde_json::{Value, json};
-
+use self::desk::{Desk, REAL, SAMPLES};
+use super::experiment::stop_flag;
 use crate::clip::{Embed, ExtractorSpec, Opening, Runtime, how_to_give, open_extractor};
 use crate::data::{
     OnCorrupt, Picture, numbered_tokens, read_pictures, read_prompts_json, without_tokens,
 };
-use crate::engine::{CellKind, Images, Key, Measured, Pictures, ScoreWork, Side, Source, score};
-use crate::methods::Delta;
-use crate::metrics::{Chosen, Estimate, Metric, Need, Protocol, Registry, estimate};
-use crate::{Error, Result, mini};
+use crate::engine::{
+    Bench, CellKind, Images, Key, MeasureProgram, Measured, ScoreWork, Side, score,
+};
+use crate::metrics::{
+    Chosen, Estimate, Metric, Need, Protocol, Registry, Sees, estimate, measure_of,
+};
+use crate::spec::MeasureSpec;
+use crate::{Error, Result, mini, readfile};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -25,6 +29,7 @@ Examples:
   cdbench evaluate out/both --targets photos/dog --targets photos/cat --clip clip-vit-base-patch32
   cdbench evaluate out/dog --targets photos/dog --real photos/many_dogs --clip clip-vit-base-patch32
   cdbench evaluate out/dog --targets photos/dog --metrics image-alignment@dino --extractor dino=dino-vits16
+  cdbench evaluate out/dog --metrics sharpness --measures measures.toml
   cdbench evaluate out/dog --targets photos/dog --protocol customconcept101 --clip clip-vit-base-patch32
   cdbench evaluate out --dataset dreambooth/dataset --protocol dreambench --clip clip-vit-base-patch32 \\
     --extractor dino=dino-vits16
@@ -82,6 +87,11 @@ pub struct Args {
     #[arg(long, value_name = "NAME=DIR", value_parser = extractor)]
     extractor: Vec<(String, ExtractorSpec)>,
 
+    /// A TOML file with the measures of programs of others that `--metrics` names, in tables [measures.NAME]
+    /// as an experiment has them; see docs/external-methods.md
+    #[arg(long, value_name = "FILE", requires = "metrics", conflicts_with = "protocol")]
+    measures: Option<PathBuf>,
+
     /// What runs them: auto, tract or native
     #[arg(long, default_value = "auto")]
     ort: Runtime,
@@ -119,7 +129,15 @@ pub fn run(args: Args) -> Result<()> {
         attention: None,
     };
     let protocol = desk.protocol(&work.metrics)?;
-    let scores = score(&work, &[], &desk)?;
+    let folder = tempfile::tempdir().map_err(Error::io(&std::env::temp_dir()))?;
+    // what ends in a while by itself is ended by the system's own Ctrl-C
+    let runs_programs = work.metrics.iter().any(|m| m.measure.sees() == Sees::Files);
+    let stop = if runs_programs { stop_flag() } else { &AtomicBool::new(false) };
+    let bench = Bench { folder: folder.path(), cache: None, stop };
+    let scores = score(&work, &[], &desk, &bench).inspect_err(|_| {
+        // what a program said is there
+        let _ = folder.keep();
+    })?;
     println!("{HEAD}");
     for chosen in &work.metrics {
         match scores.values.get(&chosen.metric.name) {
@@ -173,7 +191,11 @@ impl Args {
 
     /// Those that are asked for; without `--metrics` those that have what they compare with.
     fn metrics(&self) -> Result<Vec<Chosen>> {
-        let mut metrics = Registry::default().choose(self.metrics.as_deref())?;
+        let mut registry = Registry::default();
+        if let Some(file) = &self.measures {
+            add_measures(file, self.metrics.as_deref().unwrap_or_default(), &mut registry)?;
+        }
+        let mut metrics = registry.choose(self.metrics.as_deref())?;
         let lacks = |m: &Chosen| match m.measure.need() {
             Need::Targets | Need::AllTargets if self.targets.is_empty() => Some("--targets"),
             Need::RealImages if self.real.is_none() => Some("--real"),
@@ -197,6 +219,32 @@ impl Args {
         }
     }
 }
+
+/// What a file of measures says.
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Measures {
+    measures: BTreeMap<String, MeasureSpec>,
+}
+
+/// Adds those of a file's measures that are asked for.
+fn add_measures(file: &Path, asked: &[String], registry: &mut Registry) -> Result<()> {
+    let text = readfile::text(file, MOST_BYTES)?;
+    let found: Measures = toml::from_str(&text).map_err(|e| Error::from(e).of_file(file))?;
+    let folder = file.parent().unwrap_or(Path::new(""));
+    let is_asked = |name: &String| asked.iter().any(|metric| measure_of(metric) == name);
+    for (name, spec) in found.measures.iter().filter(|(name, _)| is_asked(name)) {
+        spec.check(name).map_err(|e| e.of_file(file))?;
+        // files are hashed once here: there is no store that keeps what was found
+        let hashes = tempfile::tempdir().map_err(Error::io(&std::env::temp_dir()))?;
+        let hashes = hashes.path().join("hashes");
+        registry.add(Arc::new(MeasureProgram::find(name, spec, folder, &hashes)?));
+    }
+    Ok(())
+}
+
+/// Files of measures that are larger are none.
+const MOST_BYTES: u64 = 1 << 20;
 
 /// The samples of a folder, and the prompt of each as CLIP sees it.
 fn samples(
@@ -285,121 +333,5 @@ fn warn_of_prompts_without_samples(prompts: &BTreeMap<String, String>, samples: 
             without.len(),
             prompts.len()
         );
-    }
-}
-
-/// The numbers that stand for stages.
-const SAMPLES: usize = 0;
-const REAL: usize = 1;
-
-/// All that is measured, and what measures it.
-struct Desk {
-    samples: Vec<Picture>,
-    /// The distinct prompts, without modifier tokens, in order.
-    texts: Vec<String>,
-    /// Of which of them each sample is.
-    groups: Vec<usize>,
-    targets: BTreeMap<String, Vec<Picture>>,
-    real: Vec<Picture>,
-    extractors: BTreeMap<String, Arc<dyn Embed>>,
-    /// Features of pictures by their kind, name and extractor: several metrics ask for the same.
-    known: Mutex<BTreeMap<[String; 3], Array2<f32>>>,
-}
-
-impl Desk {
-    /// Reads the pictures while the extractors are loaded.
-    fn new(args: &Args, metrics: &[Chosen]) -> Result<Self> {
-        let (extractors, desk) = rayon::join(|| Self::open(args, metrics), || Self::read(args));
-        let desk = desk?;
-        Ok(Desk { extractors: extractors?, ..desk })
-    }
-
-    /// Opens and warms what the metrics need.
-    fn open(args: &Args, metrics: &[Chosen]) -> Result<BTreeMap<String, Arc<dyn Embed>>> {
-        let extractors = extractors(args, metrics.iter().map(|m| m.metric.extractor.as_str()))?;
-        for (name, extractor) in &extractors {
-            let of_texts =
-                |m: &Chosen| m.metric.extractor == *name && m.measure.need() == Need::Prompts;
-            extractor.warm(metrics.iter().any(of_texts))?;
-        }
-        Ok(extractors)
-    }
-
-    fn read(args: &Args) -> Result<Self> {
-        let corrupt = args.on_corrupt();
-        let checkpoint = args.checkpoint.as_deref().map(Delta::load).transpose()?;
-        let brought = checkpoint.iter().flat_map(Delta::token_names).map(str::to_owned);
-        let tokens: Vec<String> = args.tokens.iter().cloned().chain(brought).collect();
-        let (samples, own) = samples(&args.folder, &tokens, true, corrupt)?;
-        let (texts, groups) = distinct(&own);
-        let mut targets = BTreeMap::new();
-        for folder in &args.targets {
-            targets.insert(folder.display().to_string(), read_pictures(folder, corrupt)?);
-        }
-        let real = args.real.as_ref().map(|folder| read_pictures(folder, corrupt)).transpose()?;
-        let real = real.unwrap_or_default();
-        let (extractors, known) = Default::default();
-        Ok(Desk { samples, texts, groups, targets, real, extractors, known })
-    }
-
-    fn extractor(&self, name: &str) -> Result<&dyn Embed> {
-        let missing = || Error::input(format!("no extractor `{name}` is given"));
-        Ok(&**self.extractors.get(name).ok_or_else(missing)?)
-    }
-
-    /// All that the numbers depend on besides the samples themselves.
-    fn protocol(&self, metrics: &[Chosen]) -> Result<Value> {
-        let meaning = |m: &Chosen| m.meaning(self.extractor(&m.metric.extractor)?);
-        let metrics = metrics.iter().map(meaning).collect::<Result<Vec<Value>>>()?;
-        let hashes = |pictures: &[Picture]| {
-            let mut hashes: Vec<String> = pictures.iter().map(|p| p.hash.clone()).collect();
-            hashes.sort();
-            hashes
-        };
-        let counts: Vec<usize> = (0..self.texts.len())
-            .map(|group| self.groups.iter().filter(|g| **g == group).count())
-            .collect();
-        let mut targets: Vec<Vec<String>> = self.targets.values().map(|t| hashes(t)).collect();
-        targets.sort();
-        Ok(json!({
-            "protocol": 2,
-            "metrics": metrics,
-            "prompts": self.texts,
-            "images": counts,
-            "targets": targets,
-            "real": hashes(&self.real),
-        }))
-    }
-}
-
-impl Source for Desk {
-    fn pictures(&self, pictures: Pictures, by: &str) -> Result<Array2<f32>> {
-        let none = vec![];
-        let (kind, name, pictures) = match pictures {
-            Pictures::Samples(..) => ("samples", "", &self.samples),
-            Pictures::Retrieved(_) => ("real", "", &self.real),
-            Pictures::Targets(name) => ("targets", name, self.targets.get(name).unwrap_or(&none)),
-        };
-        let key = [kind, name, by].map(str::to_owned);
-        let known = || self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(features) = known().get(&key) {
-            return Ok(features.clone());
-        }
-        let images: Vec<&RgbImage> = pictures.iter().map(|p| &p.image).collect();
-        let features = self.extractor(by)?.images(&images)?;
-        known().insert(key, features.clone());
-        Ok(features)
-    }
-
-    fn texts(&self, texts: &[String], by: &str) -> Result<Array2<f32>> {
-        self.extractor(by)?.texts(&texts.iter().map(String::as_str).collect::<Vec<_>>())
-    }
-
-    fn captions(&self, _: usize) -> Result<Vec<String>> {
-        Ok(vec![])
-    }
-
-    fn attention(&self, _: usize) -> Result<Vec<Vec<Array2<f32>>>> {
-        Ok(vec![])
     }
 }

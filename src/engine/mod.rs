@@ -1,6 +1,7 @@
 //! The engine: an experiment's cells as a graph of stages, each kept under the hash of what it means.
 
 mod cell;
+mod compared;
 mod external;
 mod features;
 mod filter;
@@ -20,6 +21,7 @@ mod store;
 mod work;
 
 pub use cell::{Cell, CellKind};
+pub use external::MeasureProgram;
 pub use filter::Filter;
 pub use foresee::shortage;
 pub use key::{Key, differences};
@@ -28,7 +30,7 @@ pub use plan::{CheckpointPlan, Plan, plan, plan_checkpoint};
 pub use resources::{Machine, Numbers, Resources, backbone_hash};
 pub use results::results;
 pub use run::{Event, Outcome, Todo, Watch, run, survey};
-pub use scores::{Measured, Pictures, Scored, Scores, Source, score};
+pub use scores::{Bench, Measured, Pictures, Scored, Scores, Source, score};
 pub use stage::{Asked, Images, Kind, ScoreWork, Side, Stage, Work};
 pub use store::{Provenance, StageLock, Store};
-pub use work::read_image;
+pub use work::{read_image, write_pictures};

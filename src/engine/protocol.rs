@@ -84,10 +84,11 @@ fn words(experiment: &Experiment, scale: &Scale, resources: &Resources) -> Resul
     let mut extractors: Vec<String> = vec![];
     let mut metrics = vec![];
     for chosen in resources.metrics() {
-        let name = &chosen.metric.extractor;
-        let said = format!("{name} {}…", short(resources.extractor(name)?.identity()));
-        if !extractors.contains(&said) {
-            extractors.push(said);
+        if let Some(name) = &chosen.metric.extractor {
+            let said = format!("{name} {}…", short(resources.extractor(name)?.identity()));
+            if !extractors.contains(&said) {
+                extractors.push(said);
+            }
         }
         metrics.push(format!("{}: {}", chosen.metric.column(), chosen.measure.definition()));
     }
@@ -98,14 +99,17 @@ fn words(experiment: &Experiment, scale: &Scale, resources: &Resources) -> Resul
              their captions."
         ),
     };
+    let features = match extractors.is_empty() {
+        true => String::new(),
+        false => format!(" Features by {}.", extractors.join(", ")),
+    };
     Ok(format!(
-        "Backbone {} ({}…), {width}×{height}; {steps} steps of {}, guidance {}. Features by {}. {}.{real} \
+        "Backbone {} ({}…), {width}×{height}; {steps} steps of {}, guidance {}.{features} {}.{real} \
          Training and sampling seeds 0 to {}.",
         resources.backbone_name(),
         short(resources.backbone_identity()),
         sampling.scheduler,
         sampling.guidance,
-        extractors.join(", "),
         metrics.join("; "),
         scale.seeds - 1,
     ))

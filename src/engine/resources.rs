@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use candle_core::{DType, Device};
 use serde_json::Value;
 
+use super::external::MeasureProgram;
 use super::key::hex;
 use super::store::{Store, file_hash};
 use crate::clip::{Embed, ExtractorSpec, Opening, Runtime, how_to_give, open_extractor};
@@ -18,7 +19,7 @@ use crate::diffusion::weights::Weights;
 use crate::diffusion::{Backbone, BackboneFiles, BackboneSpec, Content, Part};
 use crate::error::nearest;
 use crate::methods::{Profile, taken_tokens};
-use crate::metrics::Chosen;
+use crate::metrics::{Chosen, measure_of};
 use crate::spec::Experiment;
 use crate::{Error, Result, mini, world};
 
@@ -130,7 +131,15 @@ impl Resources {
                 None => (None, THRESHOLD),
             },
         };
-        let metrics = experiment.registry.choose(experiment.metrics.as_deref())?;
+        let mut registry = experiment.registry.clone();
+        for (name, spec) in &experiment.measures {
+            // a program that nobody asks is not asked for its version
+            if experiment.metrics.iter().flatten().any(|metric| measure_of(metric) == name) {
+                let (base, hashes) = (&experiment.base, &store.hashes());
+                registry.add(Arc::new(MeasureProgram::find(name, spec, base, hashes)?));
+            }
+        }
+        let metrics = registry.choose(experiment.metrics.as_deref())?;
         if experiment.extractors.contains_key(CLIP) {
             return Err(Error::input_hint(
                 format!("`extractors.{CLIP}`: this one also chooses captions"),
@@ -140,7 +149,7 @@ impl Resources {
         let mut extractors: BTreeMap<String, ExtractorSpec> =
             clip.into_iter().map(|clip| (CLIP.to_owned(), clip)).collect();
         for chosen in &metrics {
-            let name = &chosen.metric.extractor;
+            let Some(name) = &chosen.metric.extractor else { continue };
             if name == CLIP || extractors.contains_key(name) {
                 continue;
             }
@@ -320,7 +329,10 @@ impl Resources {
     /// # Errors
     /// As [`Resources::extractor`]; a metric of prompts whose extractor reads none.
     pub fn meaning_of(&self, metrics: &[Chosen]) -> Result<Value> {
-        let meaning = |m: &Chosen| m.meaning(&*self.extractor(&m.metric.extractor)?);
+        let meaning = |m: &Chosen| {
+            let extractor = m.metric.extractor.as_deref().map(|by| self.extractor(by));
+            m.meaning(extractor.transpose()?.as_deref())
+        };
         Ok(Value::Array(metrics.iter().map(meaning).collect::<Result<_>>()?))
     }
 

@@ -1,14 +1,15 @@
 //! What a cell's images are worth: its metrics, each of the images that its measure asks for.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
-use ndarray::{Array2, Axis, concatenate};
+use ndarray::Array2;
 use serde::{Deserialize, Serialize};
 
-use super::cell::CellKind;
-use super::stage::{Asked, Images, ScoreWork, Side};
-use crate::metrics::{Given, Need, Outcome, SetValue, WeightChange};
+use super::compared::compared;
+use super::stage::{Asked, Images, ScoreWork};
+use crate::metrics::{Need, Outcome, SetValue, WeightChange};
 use crate::{Error, Result};
 
 /// A cell's metrics.
@@ -59,7 +60,8 @@ pub enum Measured {
     Set(SetValue),
 }
 
-/// Pictures that have features.
+/// Pictures of one origin.
+#[derive(Clone, Copy)]
 pub enum Pictures<'a> {
     /// Sampled by a stage.
     Samples(usize, &'a Images),
@@ -69,15 +71,27 @@ pub enum Pictures<'a> {
     Targets(&'a str),
 }
 
-/// Where features come from.
+/// Where pictures are, and where features come from.
 pub trait Source {
-    /// Of pictures, by the extractor of a name.
+    /// How many pictures there are.
+    ///
+    /// # Errors
+    /// What cannot be read.
+    fn count(&self, pictures: Pictures) -> Result<usize>;
+
+    /// The features of pictures, by the extractor of a name.
     ///
     /// # Errors
     /// What cannot be read or embedded.
     fn pictures(&self, pictures: Pictures, by: &str) -> Result<Array2<f32>>;
 
-    /// Of texts.
+    /// Pictures as files, by absolute paths. What has no file is written into the folder given.
+    ///
+    /// # Errors
+    /// What cannot be read or written.
+    fn files(&self, pictures: Pictures, into: &Path) -> Result<Vec<PathBuf>>;
+
+    /// Features of texts.
     ///
     /// # Errors
     /// An extractor that reads no texts; its own.
@@ -96,34 +110,44 @@ pub trait Source {
     fn attention(&self, stage: usize) -> Result<Vec<Vec<Array2<f32>>>>;
 }
 
+/// Where a measure of files works.
+pub struct Bench<'a> {
+    /// A folder below which it may write. What is there already is of a run that has ended.
+    pub folder: &'a Path,
+    /// Where values may be kept for pictures that come again.
+    pub cache: Option<&'a Path>,
+    /// Set when it is to end.
+    pub stop: &'a AtomicBool,
+}
+
 /// Measures the metrics that `work` names; `weights` say how far the checkpoint's moved, where that is asked
 /// for. The images' files are left to the caller.
 ///
 /// # Errors
 /// The source's; features that cannot be compared.
-pub fn score(work: &ScoreWork, weights: &[WeightChange], source: &dyn Source) -> Result<Scores> {
+pub fn score(
+    work: &ScoreWork,
+    weights: &[WeightChange],
+    source: &dyn Source,
+    bench: &Bench,
+) -> Result<Scores> {
     let mut values = BTreeMap::new();
     for chosen in &work.metrics {
-        let (need, by) = (chosen.measure.need(), chosen.metric.extractor.as_str());
+        let need = chosen.measure.need();
         let (mut parts, mut groups) = (vec![], vec![]);
-        for compared in compared(work, need, by, source)? {
-            let given = Given {
-                images: compared.images.view(),
-                groups: &compared.groups,
-                against: compared.against.view(),
-                itself: compared.itself,
-                weights,
-                maps: &compared.maps,
-            };
-            match chosen.measure.measure(&given)? {
+        for (i, compared) in compared(work, need, source)?.iter().enumerate() {
+            let numbers = compared.groups(source)?;
+            let folder = bench.folder.join(&chosen.metric.name).join(i.to_string());
+            let bench = Bench { folder: &folder, ..*bench };
+            match compared.measured(chosen, &numbers, weights, source, &bench)? {
                 None => {}
                 Some(Outcome::Set(set)) => {
                     values.insert(chosen.metric.name.clone(), Measured::Set(set));
                 }
                 Some(Outcome::Images(found)) => {
                     parts.push(found);
-                    if compared.groups.len() > groups.len() {
-                        groups = compared.groups;
+                    if numbers.len() > groups.len() {
+                        groups = numbers;
                     }
                 }
             }
@@ -149,127 +173,6 @@ fn own_images(work: &ScoreWork, need: Need) -> Option<Asked> {
             work.samples.as_ref().map(|_| Asked::Prompts)
         }
     }
-}
-
-/// Images and what they are compared with.
-struct Compared {
-    images: Array2<f32>,
-    groups: Vec<usize>,
-    against: Array2<f32>,
-    itself: bool,
-    maps: Vec<Vec<Array2<f32>>>,
-}
-
-impl Compared {
-    /// Every image is a group of its own.
-    fn each(images: Array2<f32>, against: Array2<f32>, itself: bool) -> Self {
-        let groups = (0..images.nrows()).collect();
-        Compared { images, groups, against, itself, maps: vec![] }
-    }
-}
-
-/// What a cell has for a need: a comparison with each concept, or one; none where it has no such
-/// images. The anchors stand in with real images and with copies of the targets.
-fn compared(work: &ScoreWork, need: Need, by: &str, source: &dyn Source) -> Result<Vec<Compared>> {
-    let targets = |concept: &String| source.pictures(Pictures::Targets(concept), by);
-    let all_targets = || {
-        let each: Vec<_> = work.concepts.iter().map(targets).collect::<Result<_>>()?;
-        let views: Vec<_> = each.iter().map(|t| t.view()).collect();
-        concatenate(Axis(0), &views).map_err(|e| Error::input(e.to_string()))
-    };
-    // the images of a prompt are compared with targets: those sampled, or those that stand for them
-    let with_targets = |targets: Array2<f32>| {
-        Ok::<_, Error>(match (&work.samples, &work.kind) {
-            (Some((at, list)), _) => {
-                let images = source.pictures(Pictures::Samples(*at, list), by)?;
-                let groups = work.groups.clone();
-                Compared { groups, ..Compared::each(images, targets, false) }
-            }
-            (None, CellKind::Real) => Compared::each(targets.clone(), targets, true),
-            (None, _) => Compared::each(all_targets()?, targets, false),
-        })
-    };
-    match need {
-        Need::Targets => work.concepts.iter().map(|c| with_targets(targets(c)?)).collect(),
-        Need::AllTargets => Ok(vec![with_targets(all_targets()?)?]),
-        Need::Prompts => prompted(work, by, source, true),
-        Need::Images => prompted(work, by, source, false),
-        Need::RealImages | Need::GeneralImages => {
-            let sides = if need == Need::RealImages { &work.real } else { &work.general };
-            let Some((side, real)) = sides else { return Ok(vec![]) };
-            let images = match side {
-                Side::Samples(at, list) => source.pictures(Pictures::Samples(*at, list), by)?,
-                Side::Real(at) => source.pictures(Pictures::Retrieved(*at), by)?,
-                Side::Targets => all_targets()?,
-            };
-            let real = source.pictures(Pictures::Retrieved(*real), by)?;
-            Ok(vec![Compared::each(images, real, false)])
-        }
-        Need::ClassWords => {
-            let Some((at, list)) = &work.class_words else { return Ok(vec![]) };
-            let images = source.pictures(Pictures::Samples(*at, list), by)?;
-            let each = |c| Ok(Compared::each(images.clone(), targets(c)?, false));
-            work.concepts.iter().map(each).collect()
-        }
-        Need::Unrelated => {
-            let Some([own, plain]) = &work.unrelated else { return Ok(vec![]) };
-            let of =
-                |(at, list): &(usize, Images)| source.pictures(Pictures::Samples(*at, list), by);
-            Ok(vec![Compared::each(of(own)?, of(plain)?, false)])
-        }
-        Need::Attention => {
-            let Some(at) = work.attention else { return Ok(vec![]) };
-            let maps = source.attention(at)?;
-            let (groups, none) = (work.groups.clone(), || Array2::zeros((0, 0)));
-            Ok(vec![Compared { groups, maps, ..Compared::each(none(), none(), false) }])
-        }
-        Need::Weights => {
-            let none = || Array2::zeros((0, 0));
-            let moved = work.checkpoint.map(|_| Compared::each(none(), none(), false));
-            Ok(moved.into_iter().collect())
-        }
-    }
-}
-
-/// The images of the evaluation prompts, and the features of each one's prompt if they are asked for.
-fn prompted(
-    work: &ScoreWork,
-    by: &str,
-    source: &dyn Source,
-    with_texts: bool,
-) -> Result<Vec<Compared>> {
-    let (images, groups, texts) = match (&work.samples, &work.kind) {
-        (Some((at, list)), _) => {
-            let images = source.pictures(Pictures::Samples(*at, list), by)?;
-            (images, work.groups.clone(), work.texts.clone())
-        }
-        // real images are of their own captions
-        (None, CellKind::Real) => {
-            let Some((_, real)) = &work.real else { return Ok(vec![]) };
-            let images = source.pictures(Pictures::Retrieved(*real), by)?;
-            let groups = (0..images.nrows()).collect();
-            (images, groups, source.captions(*real)?)
-        }
-        // every prompt is answered with every copy
-        (None, _) => {
-            let each: Vec<Array2<f32>> = work
-                .concepts
-                .iter()
-                .map(|c| source.pictures(Pictures::Targets(c), by))
-                .collect::<Result<_>>()?;
-            let prompts = 0..work.texts.len();
-            let views: Vec<_> = prompts.flat_map(|_| each.iter().map(|t| t.view())).collect();
-            let images = concatenate(Axis(0), &views).map_err(|e| Error::input(e.to_string()))?;
-            let copies = images.nrows() / work.texts.len().max(1);
-            let groups = (0..images.nrows()).map(|i| i / copies.max(1)).collect();
-            (images, groups, work.texts.clone())
-        }
-    };
-    let against = match with_texts {
-        true => source.texts(&texts, by)?.select(Axis(0), &groups),
-        false => Array2::zeros((0, images.ncols())),
-    };
-    Ok(vec![Compared { groups, ..Compared::each(images, against, false) }])
 }
 
 impl Scores {

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::features::features;
 use super::plan::Plan;
 use super::resources::Resources;
-use super::scores::{Pictures, Scored, Source, score};
+use super::scores::{Bench, Pictures, Scored, Source, score};
 use super::stage::{
     Asked, ClassImages, Images, Kind, Stage, Work, attention_file, image_file, image_seed, render,
 };
@@ -303,7 +303,9 @@ impl<'a> Worker<'a> {
             Some(at) => methods::weight_changes(&self.delta(at)?, self.backbone(None)?)?,
             None => vec![],
         };
-        let mut scores = score(work, &weights, self)?;
+        let (folder, cache) = (&self.store.work_dir(&stage.key), &self.store.cache_dir());
+        let bench = Bench { folder, cache: Some(cache), stop: self.stop };
+        let mut scores = score(work, &weights, self, &bench)?;
         let samples = work.samples.as_ref().map(|(at, list)| (Asked::Prompts, *at, list));
         let class_words =
             work.class_words.as_ref().map(|(at, list)| (Asked::ClassWords, *at, list));
@@ -445,6 +447,33 @@ impl Source for Worker<'_> {
         features(self.store, &*extractor, &meaning, read)
     }
 
+    fn count(&self, pictures: Pictures) -> Result<usize> {
+        Ok(match pictures {
+            Pictures::Samples(_, list) => self.listed(list)?.len(),
+            Pictures::Retrieved(at) => self.captions(at)?.len(),
+            Pictures::Targets(concept) => self.resources.concept(concept)?.targets.len(),
+        })
+    }
+
+    fn files(&self, pictures: Pictures, into: &Path) -> Result<Vec<PathBuf>> {
+        match pictures {
+            Pictures::Samples(at, list) => {
+                let absolute = |path: PathBuf| std::path::absolute(&path).map_err(Error::io(&path));
+                self.files(at, list)?.into_iter().map(|(path, _)| absolute(path)).collect()
+            }
+            Pictures::Retrieved(at) => {
+                let found = self.retrieved(at)?;
+                let folder = into.join(format!("real-{at}"));
+                write_pictures(&folder, found.iter().map(|(image, _)| image))
+            }
+            Pictures::Targets(concept) => {
+                let targets = &self.resources.concept(concept)?.targets;
+                let folder = into.join("targets").join(concept);
+                write_pictures(&folder, targets.iter().map(|t| &t.image))
+            }
+        }
+    }
+
     fn texts(&self, texts: &[String], by: &str) -> Result<Array2<f32>> {
         let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
         self.resources.extractor(by)?.texts(&texts)
@@ -463,6 +492,21 @@ impl Source for Worker<'_> {
         };
         list.iter().map(maps).collect()
     }
+}
+
+/// Pictures as files 00.png, 01.png, … of a folder; those that are there are of the same pictures.
+pub fn write_pictures<'a>(
+    folder: &Path,
+    pictures: impl Iterator<Item = &'a RgbImage>,
+) -> Result<Vec<PathBuf>> {
+    let written = pictures.enumerate().map(|(i, picture)| {
+        let path = folder.join(format!("{i:02}.png"));
+        if !path.exists() {
+            write_png(&path, picture)?;
+        }
+        Ok(path)
+    });
+    written.collect()
 }
 
 /// What a stage finds when it looks for its result.

@@ -106,7 +106,7 @@ impl Measure for Cmmd {
         Better::Less
     }
 
-    fn shown(&self) -> Shown {
+    fn shown(&self) -> Shown<'_> {
         Shown { scale: 1e3, unit: "×10³", digits: 3 }
     }
 

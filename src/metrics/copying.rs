@@ -78,6 +78,7 @@ mod tests {
             itself: true,
             weights: &[],
             maps: &[],
+            files: None,
         };
         assert_eq!(Copying.measure(&given).unwrap(), None);
     }

@@ -67,6 +67,7 @@ mod tests {
             itself: false,
             weights: &[],
             maps: &[],
+            files: None,
         };
         let found = Drift.measure(&given(twins.view())).unwrap();
         assert_eq!(found, Some(Outcome::Images(vec![0.0, 1.0, 0.5])));

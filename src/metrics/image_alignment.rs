@@ -86,6 +86,7 @@ mod tests {
                 itself: true,
                 weights: &[],
                 maps: &[],
+                files: None,
             };
             ImageAlignment.measure(&given).unwrap()
         };

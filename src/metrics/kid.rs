@@ -61,7 +61,7 @@ impl Measure for KernelDistance {
         Better::Less
     }
 
-    fn shown(&self) -> Shown {
+    fn shown(&self) -> Shown<'_> {
         Shown { scale: 1e3, unit: "×10³", digits: 2 }
     }
 

@@ -1,7 +1,9 @@
-//! What a measure is: one trait. A measure sees features and nothing else; which images it is given,
-//! and by which extractor, is what it says it needs.
+//! What a measure is: one trait. A measure sees features, or the pictures' files, and nothing else; which
+//! images it is given, and by which extractor, is what it says it needs.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
 use ndarray::{Array2, ArrayView2};
 use serde::{Deserialize, Serialize};
@@ -12,19 +14,19 @@ use crate::Result;
 /// Something that can be measured of images.
 pub trait Measure: Send + Sync {
     /// What TOML files and data call it, such as `text-alignment`.
-    fn name(&self) -> &'static str;
+    fn name(&self) -> &str;
 
     /// What tables call it.
-    fn title(&self) -> &'static str;
+    fn title(&self) -> &str;
 
     /// How it is defined, in words. Part of every protocol: other words are other numbers.
-    fn definition(&self) -> &'static str;
+    fn definition(&self) -> &str;
 
     /// Which values are the better ones.
     fn better(&self) -> Better;
 
     /// How a value is printed.
-    fn shown(&self) -> Shown {
+    fn shown(&self) -> Shown<'_> {
         Shown { scale: 1.0, unit: "", digits: 3 }
     }
 
@@ -36,6 +38,11 @@ pub trait Measure: Send + Sync {
 
     /// Whether it has a value of each image or one of the whole set.
     fn gives(&self) -> Gives;
+
+    /// What it is given of the images.
+    fn sees(&self) -> Sees {
+        Sees::Features
+    }
 
     /// What makes its features unless the experiment names another extractor.
     fn extractor(&self) -> &'static str {
@@ -82,17 +89,27 @@ impl Better {
 
 /// How a value is printed.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Shown {
+pub struct Shown<'a> {
     /// What it is multiplied with.
     pub scale: f64,
     /// What stands behind the title for that, such as `×10³`.
-    pub unit: &'static str,
+    pub unit: &'a str,
     /// Digits behind the point.
     pub digits: usize,
 }
 
-/// The images that a measure is of, and what they are compared with.
+/// What a measure is given of images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sees {
+    /// Features by an extractor.
+    Features,
+    /// The pictures, as files.
+    Files,
+}
+
+/// The images that a measure is of, and what they are compared with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Need {
     /// The images of the evaluation prompts, with the features of each one's prompt.
     Prompts,
@@ -134,6 +151,11 @@ impl Need {
         }
     }
 
+    /// Whether images are compared with each concept in turn: a set would have several values then.
+    pub fn in_turn(self) -> bool {
+        matches!(self, Need::Targets | Need::ClassWords)
+    }
+
     /// Whether only a model has it, and no folder of images.
     pub fn of_a_model(self) -> bool {
         match self {
@@ -159,7 +181,7 @@ pub enum Gives {
     Set,
 }
 
-/// What a measure is given: features as rows, not normalised.
+/// What a measure is given: features as rows, not normalised, or [files](Given::files).
 pub struct Given<'a> {
     /// Of the images [n, d].
     pub images: ArrayView2<'a, f32>,
@@ -174,6 +196,24 @@ pub struct Given<'a> {
     pub weights: &'a [WeightChange],
     /// Of each image a map [h, w] for each concept's word, where that is asked for.
     pub maps: &'a [Vec<Array2<f32>>],
+    /// The pictures, for a measure that sees these; there are no features then.
+    pub files: Option<&'a Files<'a>>,
+}
+
+/// The pictures that a measure is given, by absolute paths.
+pub struct Files<'a> {
+    /// The images.
+    pub images: Vec<PathBuf>,
+    /// The prompt of each image, without modifier tokens, where prompts are asked for; else none.
+    pub prompts: Vec<String>,
+    /// The pictures that they are compared with.
+    pub against: Vec<PathBuf>,
+    /// A folder for what the measure writes.
+    pub desk: &'a Path,
+    /// Where values may be kept for pictures that come again; nowhere if not given.
+    pub cache: Option<&'a Path>,
+    /// Set when the measure is to end.
+    pub stop: &'a AtomicBool,
 }
 
 /// How far a weight of the UNet is from the pretrained model's.

@@ -30,11 +30,13 @@ use ndarray::{Array2, ArrayView2};
 pub use attention_overlap::attention_overlap;
 pub use image_alignment::image_alignment;
 pub use kid::{KID_SUBSET, KID_SUBSETS, Kid, Subset, kid, kid_over};
-pub use measure::{Better, Given, Gives, Measure, Need, Outcome, SetValue, Shown, WeightChange};
+pub use measure::{
+    Better, Files, Given, Gives, Measure, Need, Outcome, Sees, SetValue, Shown, WeightChange,
+};
 pub use nested::{Nested, Spread, paired, unpaired};
 pub use preferences::{PaperPreference, PaperStudy, paper_study};
 pub use protocols::{Column, Layout, Over, Protocol, With};
-pub use registry::{Chosen, Metric, Registry};
+pub use registry::{Chosen, Metric, Registry, measure_of};
 pub use stats::{Estimate, Stratum, estimate, paired_difference, pooled, student, wilson, z95};
 pub use text_alignment::text_alignment;
 

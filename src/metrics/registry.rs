@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Better, Estimate, Gives, Measure, Need, measures};
+use super::{Better, Estimate, Gives, Measure, Need, Sees, measures};
 use crate::clip::Embed;
 use crate::error::nearest;
 use crate::{Error, Result};
@@ -17,6 +17,11 @@ const DEFAULT: [&str; 3] = ["text-alignment", "image-alignment", "kid"];
 
 /// Between the names of a measure and its extractor.
 const BY: char = '@';
+
+/// The measure of a metric's name.
+pub fn measure_of(metric: &str) -> &str {
+    metric.split_once(BY).map_or(metric, |(measure, _)| measure)
+}
 
 /// The measures that an experiment can name. Starts with all that the program has; a program that uses
 /// this one as a library may [add](Registry::add) its own.
@@ -44,8 +49,9 @@ pub struct Metric {
     pub name: String,
     /// The measure's name.
     pub measure: String,
-    /// The extractor's name.
-    pub extractor: String,
+    /// The extractor's name; none for what sees the pictures themselves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub extractor: Option<String>,
     /// What tables call it.
     pub title: String,
     /// Which values are the better ones.
@@ -103,21 +109,28 @@ impl fmt::Debug for Chosen {
 }
 
 impl Chosen {
-    fn new(measure: Arc<dyn Measure>, extractor: &str) -> Self {
-        let usual = extractor == measure.extractor();
-        let name = match usual {
-            true => measure.name().to_owned(),
-            false => format!("{}{BY}{extractor}", measure.name()),
+    fn new(measure: Arc<dyn Measure>, extractor: Option<&str>) -> Self {
+        let extractor = match measure.sees() {
+            Sees::Features => Some(extractor.unwrap_or(measure.extractor())),
+            Sees::Files => None,
         };
-        let title = match usual && !measure.titled_by_extractor() {
-            true => measure.title().to_owned(),
-            false => format!("{} ({extractor})", measure.title()),
+        let (own_name, own_title) = (measure.name().to_owned(), measure.title().to_owned());
+        let (name, title) = match extractor {
+            None => (own_name, own_title),
+            Some(by) => {
+                let usual = by == measure.extractor();
+                let titled = !usual || measure.titled_by_extractor();
+                (
+                    if usual { own_name } else { format!("{own_name}{BY}{by}") },
+                    if titled { format!("{own_title} ({by})") } else { own_title },
+                )
+            }
         };
         let shown = measure.shown();
         let metric = Metric {
             name,
             measure: measure.name().to_owned(),
-            extractor: extractor.to_owned(),
+            extractor: extractor.map(str::to_owned),
             title,
             better: measure.better(),
             gives: measure.gives(),
@@ -134,9 +147,11 @@ impl Chosen {
     ///
     /// # Errors
     /// A measure of prompts by an extractor that reads no texts.
-    pub fn meaning(&self, extractor: &dyn Embed) -> Result<Value> {
-        if self.measure.need() == Need::Prompts && !extractor.reads_texts() {
-            let (name, by) = (&self.metric.name, &self.metric.extractor);
+    pub fn meaning(&self, extractor: Option<&dyn Embed>) -> Result<Value> {
+        let blind = extractor.filter(|by| !by.reads_texts());
+        if let (Need::Prompts, Some(_)) = (self.measure.need(), blind) {
+            let Metric { name, extractor, .. } = &self.metric;
+            let by = extractor.as_deref().unwrap_or_default();
             return Err(Error::input_hint(
                 format!("`{name}`: the extractor `{by}` reads no prompts"),
                 "a measure of prompts needs a CLIP",
@@ -145,7 +160,7 @@ impl Chosen {
         Ok(json!({
             "measure": self.measure.name(),
             "definition": self.measure.definition(),
-            "extractor": extractor.identity(),
+            "extractor": extractor.map(Embed::identity),
         }))
     }
 }
@@ -180,10 +195,8 @@ impl Registry {
         }
         let mut chosen: Vec<Chosen> = vec![];
         for name in names {
-            let (measure, extractor) = match name.split_once(BY) {
-                Some((measure, extractor)) => (measure, Some(extractor)),
-                None => (name.as_str(), None),
-            };
+            let measure = measure_of(name);
+            let extractor = name.split_once(BY).map(|(_, extractor)| extractor);
             let Some(found) = self.0.iter().find(|m| m.name() == measure) else {
                 let message = format!("`metrics`: there is no measure `{measure}`");
                 return Err(Error::input_hint(message, nearest(measure, self.names())));
@@ -192,7 +205,11 @@ impl Registry {
                 let message = format!("`metrics`: `{name}` names no extractor behind its {BY}");
                 return Err(Error::input(message));
             }
-            let new = Chosen::new(found.clone(), extractor.unwrap_or(found.extractor()));
+            if let (Sees::Files, Some(_)) = (found.sees(), extractor) {
+                let message = format!("`metrics`: `{name}`: `{measure}` has no extractor");
+                return Err(Error::input(message));
+            }
+            let new = Chosen::new(found.clone(), extractor);
             if chosen.iter().any(|c| c.metric.name == new.metric.name) {
                 return Err(Error::input(format!("`metrics`: `{name}` is there twice")));
             }
@@ -201,7 +218,7 @@ impl Registry {
         Ok(chosen)
     }
 
-    fn names(&self) -> impl Iterator<Item = &'static str> {
+    fn names(&self) -> impl Iterator<Item = &str> {
         self.0.iter().map(|m| m.name())
     }
 }
@@ -235,11 +252,13 @@ mod tests {
         assert_eq!(names, ["image-alignment@dino", "image-alignment", "kid"]);
         let titles: Vec<String> = found.iter().map(|c| c.metric.column()).collect();
         assert_eq!(titles, ["image alignment (dino)", "image alignment", "KID (clip) ×10³"]);
-        let meaning = |i: usize| found[i].meaning(&Eyes).unwrap().to_string();
+        let meaning = |i: usize| found[i].meaning(Some(&Eyes)).unwrap().to_string();
         assert_eq!(meaning(0), meaning(1), "what a number depends on is not its extractor's name");
         assert_ne!(meaning(0), meaning(2));
         let text = &choose(&["text-alignment@dino"]).unwrap()[0];
-        assert!(text.meaning(&Eyes).unwrap_err().to_string().contains("`dino` reads no prompts"));
+        assert!(
+            text.meaning(Some(&Eyes)).unwrap_err().to_string().contains("`dino` reads no prompts")
+        );
     }
 
     #[test]
@@ -257,9 +276,7 @@ mod tests {
             let others = || registry.0.iter().skip(i + 1);
             assert!(others().all(|b| a.name() != b.name() && a.title() != b.title()));
             assert!(!a.name().contains(BY) && a.tolerance() >= 0.0);
-            // a set's value with each concept in turn would be several
-            let in_turn = matches!(a.need(), Need::Targets | Need::ClassWords);
-            assert!(a.gives() == Gives::Images || !in_turn, "{}", a.name());
+            assert!(a.gives() == Gives::Images || !a.need().in_turn(), "{}", a.name());
         }
         let names = |c: Vec<Chosen>| c.into_iter().map(|c| c.metric.name).collect::<Vec<_>>();
         assert_eq!(names(registry.choose(None).unwrap()), DEFAULT);

@@ -49,7 +49,7 @@ impl Measure for MeanChange {
         Better::Less
     }
 
-    fn shown(&self) -> Shown {
+    fn shown(&self) -> Shown<'_> {
         Shown { scale: 1e2, unit: "%", digits: 2 }
     }
 
@@ -113,6 +113,7 @@ mod tests {
             itself: false,
             weights: &weights,
             maps: &[],
+            files: None,
         };
         let of = |kind: MeanChange| match kind.measure(&given).unwrap() {
             Some(Outcome::Set(set)) => set,

@@ -89,12 +89,12 @@ fn main(results: &Results, groups: &[Group]) -> Table {
     if let Some(paper) = paper {
         notes.push(format!("Paper: {}; Stable Diffusion on the paper's concepts.", paper.source));
         for metric in &results.metrics {
-            if let Some(other) = beside(metric).and_then(|b| b.other) {
+            let other = beside(metric).and_then(|b| b.other);
+            if let (Some(other), Some(own)) = (other, &metric.extractor) {
                 notes.push(format!(
-                    "The paper's {} is of the features of {other}, another space than that of {}: \
+                    "The paper's {} is of the features of {other}, another space than that of {own}: \
                      the numbers cannot be compared, their order can.",
                     metric.title.split(" (").next().unwrap_or(&metric.title),
-                    metric.extractor,
                 ));
             }
         }

@@ -47,11 +47,7 @@ impl Row {
         if self.version.is_some() && self.version_command.is_some() {
             return Err(Error::input("`version` and `version_command` are both given"));
         }
-        if self.timeout.is_some_and(|t| !(t > 0.0 && t <= MOST_SECONDS)) {
-            return Err(Error::input(format!(
-                "`timeout` is in seconds, above 0 and at most {MOST_SECONDS}"
-            )));
-        }
+        check_timeout(self.timeout)?;
         if self.compress.is_some() && (self.sample.is_some() || self.train.is_none()) {
             return Err(Error::input_hint(
                 "`compress` of a checkpoint that another program reads",
@@ -88,6 +84,15 @@ impl Row {
 
 /// A longer run is taken for a mistake.
 const MOST_SECONDS: f64 = 1e7;
+
+pub(super) fn check_timeout(seconds: Option<f64>) -> Result<()> {
+    match seconds {
+        Some(t) if !(t > 0.0 && t <= MOST_SECONDS) => Err(Error::input(format!(
+            "`timeout` is in seconds, above 0 and at most {MOST_SECONDS}"
+        ))),
+        _ => Ok(()),
+    }
+}
 
 #[cfg(test)]
 mod tests {

@@ -1,6 +1,7 @@
 //! An experiment: what a TOML file under `experiments/` says, typed and checked.
 
 mod command;
+mod measure;
 mod names;
 mod overrides;
 mod row;
@@ -21,6 +22,7 @@ use crate::error::nearest;
 use crate::metrics::Registry;
 use crate::{Error, Result, mini, readfile};
 
+pub use measure::{MeasureSpec, OF_MEASURES};
 pub use overrides::Override;
 pub use row::{Point, Row, RowSampling};
 pub use scale::{Scale, ScaleSpec};
@@ -63,6 +65,9 @@ pub struct Experiment {
     /// transformers' layout, or ONNX files.
     #[serde(default)]
     pub extractors: BTreeMap<String, ExtractorSpec>,
+    /// Measures that programs of others take, by the names that `metrics` has.
+    #[serde(default)]
+    pub measures: BTreeMap<String, MeasureSpec>,
     /// What judges them.
     #[serde(default)]
     pub evaluation: EvaluationSpec,
@@ -221,6 +226,7 @@ impl Experiment {
             sampling: SamplingSpec::default(),
             metrics: None,
             extractors: BTreeMap::new(),
+            measures: BTreeMap::new(),
             evaluation: EvaluationSpec::default(),
             regularization: RegularizationSpec::default(),
             rows: vec![row],
@@ -309,6 +315,9 @@ impl Experiment {
         }
         unique("concepts.name", self.concepts.iter().map(|c| c.name.as_str()))?;
         unique("pairs.name", self.pairs.iter().map(|p| p.name.as_str()))?;
+        for (name, spec) in &self.measures {
+            spec.check(name)?;
+        }
         if self.rows.is_empty() {
             return Err(Error::input("`rows` is empty: an experiment needs at least one method"));
         }

@@ -1,22 +1,22 @@
 //! Programs of others: what they are told, and what is taken from them. `docs/external-methods.md` is the
 //! contract.
 
+mod measure;
+mod program;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use candle_core::DeviceLocation;
 use serde_json::{Value, json};
 
-use super::key::hex;
 use super::plan::scaled;
 use super::resources::Resources;
 use super::stage::{Stage, Told, Work, image_file};
-use super::store::file_hash;
 use super::work::{Effort, OnProgress, Worker};
-use crate::data::{is_clutter, read_picture};
+use crate::data::read_picture;
 use crate::diffusion::png::Png;
 use crate::drawing::write_png;
 use crate::methods::{
@@ -27,14 +27,13 @@ use crate::process::Order;
 use crate::spec::{Experiment, Row, SamplingSpec, Scale};
 use crate::{Error, Result, safefile};
 
+pub use measure::MeasureProgram;
+use program::Wanted;
+
 /// Of what programs are given; another number is given with another layout.
 const CONTRACT: u32 = 1;
 /// The setting that a scale's `train_steps` multiplies.
 const STEPS: &str = "steps";
-/// What a program may take to say its version.
-const LONGEST_TO_SAY: Duration = Duration::from_secs(60);
-/// Letters of a version.
-const MOST_LETTERS: usize = 1000;
 
 /// The programs that a row names, with all that their results depend on; none for a method of ours.
 ///
@@ -61,26 +60,14 @@ pub fn find(
     if let Some(steps) = steps {
         settings.insert(STEPS.into(), steps.into());
     }
-    let mut inputs = BTreeMap::new();
-    for name in &row.inputs {
-        let path = folder.join(name);
-        if !path.exists() {
-            let message = format!("`inputs`: {}: this is not there", path.display());
-            return Err(Error::input_hint(message, "paths start at the experiment's folder"));
-        }
-        inputs.insert(name.display().to_string(), hash_of(&path, resources.hashes())?);
+    let args = row.train.iter().chain(&row.sample).flatten();
+    let (version, inputs) = Wanted {
+        args: args.map(String::as_str).collect(),
+        inputs: &row.inputs,
+        version: row.version.as_deref(),
+        version_command: row.version_command.as_deref(),
     }
-    // what is forgotten among the inputs is a script, as a rule
-    for arg in row.train.iter().chain(&row.sample).flatten() {
-        let path = folder.join(arg);
-        if !arg.is_empty() && path.is_file() {
-            inputs.insert(arg.clone(), file_hash(&path, resources.hashes())?);
-        }
-    }
-    let version = match &row.version_command {
-        Some(args) => said_version(args, &folder).map_err(|e| e.of("`version_command`"))?,
-        None => row.version.clone().unwrap_or_default(),
-    };
+    .found(&folder, resources.hashes())?;
     Ok(Some(External {
         train: row.train.clone(),
         sample: row.sample.clone(),
@@ -92,43 +79,6 @@ pub fn find(
         folder,
         timeout: row.timeout,
     }))
-}
-
-/// The hash of a file, or of all files below a folder with their names.
-fn hash_of(path: &Path, cache: &Path) -> Result<String> {
-    if !path.is_dir() {
-        return file_hash(path, cache);
-    }
-    let mut entries = vec![];
-    for entry in fs::read_dir(path).map_err(Error::io(path))? {
-        let entry = entry.map_err(Error::io(path))?;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if !is_clutter(&name) && name != "__pycache__" {
-            entries.push((name, entry.path()));
-        }
-    }
-    entries.sort();
-    let mut text = String::new();
-    for (name, path) in entries {
-        text += &format!("{name} {}\n", hash_of(&path, cache)?);
-    }
-    Ok(hex(text))
-}
-
-fn said_version(args: &[String], folder: &Path) -> Result<String> {
-    let said = tempfile::tempdir().map_err(Error::io(&std::env::temp_dir()))?;
-    let (timeout, stop) = (Some(LONGEST_TO_SAY), &AtomicBool::new(false));
-    Order { args, folder, said: said.path(), timeout, stop }.run(&mut || {})?;
-    let path = said.path().join("stdout.txt");
-    let text = fs::read(&path).map_err(Error::io(&path))?;
-    let text = String::from_utf8_lossy(&text).trim().to_owned();
-    match text.is_empty() {
-        true => Err(Error::input_hint(
-            format!("`{}` prints nothing", args.join(" ")),
-            "it prints the version on stdout; or give it as `version`",
-        )),
-        false => Ok(text.chars().take(MOST_LETTERS).collect()),
-    }
 }
 
 impl Worker<'_> {
