@@ -122,10 +122,32 @@ fn a_sampler_is_asked_once_for_images_that_are_judged_like_ours() {
     lab.write(&sampler("good").replace("version = \"1\"", "version_command = [\"echo\", \"2\"]"));
     lab.run(&[]);
     assert_eq!(lab.asked(), [6, 3, 6]);
+    // the page says what makes an image again that no sampler of ours made
+    let page = fs::read_to_string(lab.desk.path("store/reports/lab/default/page/data.js")).unwrap();
+    let data = page.split_once("window.cdbench = ").unwrap().1.trim_end().trim_end_matches(';');
+    let data: serde_json::Value = serde_json::from_str(data).unwrap();
+    let origins = data["samples"]["origins"].as_array().unwrap();
+    let of = |what: &str| {
+        let found = origins.iter().find(|o| o[0].as_str().unwrap().contains(what));
+        found.unwrap_or_else(|| panic!("{what}: {origins:?}"))[1].as_str().unwrap().to_owned()
+    };
+    assert!(of("renderer").contains("--filter 'label=Rendered truth'"), "{}", of("renderer"));
+    assert!(of("the backbone as it is").starts_with("cdbench sample --backbone mini "));
+    let again = of("a program of others");
+    assert!(again.contains("--filter label=Theirs --filter concept=dog_plum --filter seed=0"));
+    let sample = fs::read_to_string(lab.desk.path("store/reports/lab/default/images.csv")).unwrap();
+    let sample = sample.lines().find(|line| line.contains("Theirs")).unwrap().to_owned();
+    let sample = sample.split(',').find(|field| field.starts_with("samples/")).unwrap().to_owned();
+    let sample = lab.desk.path(&format!("store/{sample}"));
+    fs::remove_file(&sample).unwrap();
+    let words: Vec<&str> = again.split(' ').skip(1).collect();
+    ok(&words);
+    assert!(Path::new(&sample).exists());
+    assert_eq!(lab.asked(), [6, 3, 6, 1]);
     // a script is an input whether the row says so or not
     fs::write(lab.desk.path("sample.sh"), format!("{SAMPLER}# changed\n")).unwrap();
     lab.run(&[]);
-    assert_eq!(lab.asked(), [6, 3, 6, 6]);
+    assert_eq!(lab.asked(), [6, 3, 6, 1, 6]);
 }
 
 #[test]

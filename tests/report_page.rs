@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::time::Duration;
 
-use cdbench::report::{ImageRow, Origin, Pictures, Results, render, render_tables};
+use cdbench::report::{Again, ImageRow, Origin, Pictures, Results, render, render_tables};
 use fixture::results;
 use image::{Rgb, RgbImage};
 use serde_json::Value;
@@ -53,8 +53,8 @@ impl Pictures for Files {
     fn origin(&self, row: &ImageRow) -> Option<Origin> {
         (row.prompt != 1).then(|| Origin {
             prompt: format!("{} <new1>", row.text_prompt),
-            checkpoint: Some("0123456789abcdef".into()),
-            command: Some("cdbench sample --backbone mini".into()),
+            checkpoint: "0123456789abcdef".into(),
+            command: Again::Sample("cdbench sample --backbone mini".into()),
         })
     }
 }

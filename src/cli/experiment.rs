@@ -7,16 +7,17 @@ use candle_core::DType;
 
 use super::backbone::BackboneArgs;
 use super::device::DeviceName;
-use super::pictures::Stored;
+use super::pictures::{CommandLine, Stored};
 use super::watch::Watcher;
 use crate::clip::Runtime;
+use crate::diffusion::BackboneSpec;
 use crate::engine::{
     self, Cell, Event, Filter, Key, Machine, Outcome, Plan, Resources, Store, Todo, plan, results,
     survey,
 };
 use crate::metrics::paper;
 use crate::report::{self, Results};
-use crate::spec::{DEFAULT_SCALE, Experiment, Override, Scale};
+use crate::spec::{DEFAULT_SCALE, Experiment, Override, Prediction, Scale};
 use crate::{Error, Result, hub, mini};
 
 /// Arguments of every command on an experiment.
@@ -119,6 +120,10 @@ pub struct Session {
     pub resources: Resources,
     pub plan: Plan,
     pub out: PathBuf,
+    /// The options of other commands for its backbone.
+    pub backbone: Vec<(&'static str, String)>,
+    /// The command that goes on with it.
+    pub again: CommandLine,
 }
 
 impl ExperimentArgs {
@@ -158,7 +163,35 @@ impl Options {
         let resources = Resources::new(&experiment, &backbone, concepts, pairs, machine, &store)?;
         let plan = plan(&experiment, &scale, &filter, &resources)?;
         let out = self.report_folder(&experiment.name, &filter);
-        Ok(Session { experiment, scale, store, resources, plan, out })
+        let again = self.again(file);
+        let backbone = options_of(&backbone, self.compute.dtype);
+        Ok(Session { experiment, scale, store, resources, plan, out, backbone, again })
+    }
+
+    /// The command that goes on with all of an experiment, where results are the same.
+    fn again(&self, file: &Path) -> CommandLine {
+        let mut line = CommandLine::new("run");
+        line.word(file.display());
+        line.option("--store", self.store.display());
+        line.option("--scale", &self.scale);
+        self.overrides.iter().for_each(|o| line.option("--set", o));
+        if let Some((kind, folder)) = &self.dataset {
+            line.option("--dataset", format_args!("{kind}={}", folder.display()));
+        }
+        if let Some(seeds) = self.seeds {
+            line.option("--seeds", seeds);
+        }
+        if let Some(clip) = &self.clip {
+            line.option("--clip", clip);
+        }
+        let given = BackboneSpec {
+            name: self.backbone.backbone.clone().unwrap_or_default(),
+            ..self.backbone.about.over(BackboneSpec::default())
+        };
+        for (option, value) in options_of(&given, self.compute.dtype) {
+            line.option(option, value);
+        }
+        line
     }
 
     /// The folder that all reports are below.
@@ -188,6 +221,18 @@ impl Options {
         }
         self.store.join("reports").join(name).join(plain)
     }
+}
+
+/// A backbone as options name it, with the type that it is computed in.
+fn options_of(backbone: &BackboneSpec, dtype: DType) -> Vec<(&'static str, String)> {
+    let prediction = backbone.prediction.and_then(Prediction::of);
+    let options = [
+        ("--backbone", Some(backbone.name.clone()).filter(|name| !name.is_empty())),
+        ("--backbone-config", backbone.config.as_ref().map(|path| path.display().to_string())),
+        ("--prediction", prediction.map(|p| p.as_str().to_owned())),
+        ("--dtype", (dtype != DType::F32).then(|| dtype.as_str().to_owned())),
+    ];
+    options.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
 }
 
 /// Characters of a report's folder, but for a hash of those that are left out.

@@ -7,8 +7,8 @@ use image::RgbImage;
 
 use super::experiment::Session;
 use crate::diffusion::{WordMap, load_maps};
-use crate::engine::{self, Kind, origins};
-use crate::report::{ImageRow, Origin, Pictures};
+use crate::engine::{self, Kind, Maker, origins};
+use crate::report::{Again, ImageRow, Origin, Pictures};
 
 /// What the store has of a session.
 pub struct Stored<'a> {
@@ -21,27 +21,68 @@ impl<'a> Stored<'a> {
         Stored { session, origins: origins(&session.plan) }
     }
 
-    /// The command that samples images as one was, but for its prompt and seed.
-    fn command(&self, origin: &engine::Origin) -> Option<String> {
-        let sampling = origin.sampling.as_ref()?;
-        let mut words = vec!["cdbench".to_owned(), "sample".into()];
-        let mut option =
-            |name: &str, value: String| words.extend([name.to_owned(), quoted(&value)]);
-        option("--backbone", self.session.resources.backbone_name().to_owned());
+    /// The command that makes an image of a cell again.
+    fn command(&self, origin: &engine::Origin, cell: &str) -> Again {
+        let Session { backbone, resources, store, .. } = self.session;
+        let Maker::Sampler(sampling) = &origin.by else {
+            return Again::Run(self.run_of(cell));
+        };
+        let mut line = CommandLine::new("sample");
+        backbone.iter().for_each(|(option, value)| line.option(option, value));
         if let Some(key) = &origin.checkpoint {
-            let folder = self.session.store.dir(Kind::Checkpoint.folder(), key);
-            option("--checkpoint", folder.to_string_lossy().into_owned());
+            let folder = store.dir(Kind::Checkpoint.folder(), key);
+            line.option("--checkpoint", folder.display());
         }
-        let (width, height) = self.session.resources.size();
-        option("--steps", sampling.steps.to_string());
-        option("--guidance", sampling.guidance.to_string());
-        option("--scheduler", sampling.scheduler.to_string());
-        option("--size", format!("{width}x{height}"));
-        Some(words.join(" "))
+        let (width, height) = resources.size();
+        line.option("--steps", sampling.steps);
+        line.option("--guidance", sampling.guidance);
+        line.option("--scheduler", sampling.scheduler);
+        line.option("--size", format_args!("{width}x{height}"));
+        Again::Sample(line.0)
+    }
+
+    /// The command that makes what a cell lacks.
+    fn run_of(&self, id: &str) -> String {
+        let mut line = self.session.again.clone();
+        let plan = &self.session.plan;
+        if let Some(cell) = plan.cells.iter().find(|cell| plan.id(cell) == id) {
+            // a comma would be the next condition's
+            let of = [
+                ("label", &cell.label),
+                ("concept", &cell.subject),
+                ("seed", &cell.seed.to_string()),
+            ];
+            for (key, value) in of.iter().filter(|(_, value)| !value.contains(',')) {
+                line.option("--filter", format_args!("{key}={value}"));
+            }
+        }
+        line.0
     }
 }
 
-/// A word as a shell takes it.
+/// A command as a shell takes it.
+#[derive(Clone)]
+pub struct CommandLine(String);
+
+impl CommandLine {
+    /// A command of this program.
+    pub fn new(name: &str) -> Self {
+        CommandLine(format!("cdbench {name}"))
+    }
+
+    /// Adds a word.
+    pub fn word(&mut self, word: impl ToString) {
+        self.0 += " ";
+        self.0 += &quoted(&word.to_string());
+    }
+
+    /// Adds an option.
+    pub fn option(&mut self, name: &str, value: impl ToString) {
+        self.word(name);
+        self.word(value);
+    }
+}
+
 fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_=+,./:@%".contains(c);
     match !word.is_empty() && word.chars().all(plain) {
@@ -75,8 +116,14 @@ impl Pictures for Stored<'_> {
         let found = self.origins.get(&row.file)?;
         Some(Origin {
             prompt: found.prompt.clone(),
-            checkpoint: found.checkpoint.as_ref().map(ToString::to_string),
-            command: self.command(found),
+            checkpoint: match (&found.checkpoint, &found.by) {
+                (Some(key), Maker::Program) => format!("{key}, sampled by a program of others"),
+                (Some(key), _) => key.to_string(),
+                (None, Maker::Sampler(_)) => "none: the backbone as it is".into(),
+                (None, Maker::Program) => "none: a program of others made it".into(),
+                (None, Maker::Renderer) => "none: drawn by the world's renderer".into(),
+            },
+            command: self.command(found, &row.cell),
         })
     }
 }

@@ -8,6 +8,7 @@ use image::RgbImage;
 
 use super::backbone::BackboneArgs;
 use super::device::DeviceName;
+use super::experiment::dtype;
 use super::progress::Progress;
 use crate::data::attention_beside;
 use crate::diffusion::png::Png;
@@ -80,6 +81,10 @@ pub struct Args {
     /// auto, cpu, cuda, cuda:N or metal
     #[arg(long, default_value = "auto")]
     device: DeviceName,
+
+    /// Type of weights and forward passes: f32, bf16 or f16
+    #[arg(long, default_value = "f32", value_parser = dtype)]
+    dtype: DType,
 
     /// A .png file for one image, a folder for several
     #[arg(short, long)]
@@ -154,7 +159,7 @@ pub fn run(args: Args) -> Result<()> {
         _ => {}
     }
     let device = args.device.open()?;
-    let mut backbone = Backbone::read(&files, &device, DType::F32)?;
+    let mut backbone = Backbone::read(&files, &device, args.dtype)?;
     if let Some((delta, _)) = &checkpoint {
         // nobody samples the backbone as it was
         let _undo = delta.apply(&mut backbone)?;
@@ -224,7 +229,9 @@ fn how(
         ("checkpoint", checkpoint.to_owned()),
         (SOFTWARE, concat!("cdbench ", env!("CARGO_PKG_VERSION")).to_owned()),
     ];
-    settings.map(|(key, value)| (key.to_owned(), value)).to_vec()
+    // images that were made before there was a choice say nothing
+    let dtype = (args.dtype != DType::F32).then(|| ("dtype", args.dtype.as_str().to_owned()));
+    settings.into_iter().chain(dtype).map(|(key, value)| (key.to_owned(), value)).collect()
 }
 
 /// How what words attend to was drawn, of an image that was made so.

@@ -25,7 +25,7 @@ pub use external::MeasureProgram;
 pub use filter::Filter;
 pub use foresee::shortage;
 pub use key::{Key, differences};
-pub use origin::{Origin, origins};
+pub use origin::{Maker, Origin, origins};
 pub use plan::{CheckpointPlan, Plan, plan, plan_checkpoint};
 pub use resources::{Machine, Numbers, Resources, backbone_hash};
 pub use results::results;

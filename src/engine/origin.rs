@@ -14,19 +14,34 @@ pub struct Origin {
     pub prompt: String,
     /// The folder of the checkpoint below the store's `checkpoints/`, if it is not of the backbone.
     pub checkpoint: Option<Key>,
-    /// How it was sampled; none where a program of others did, or nothing was sampled.
-    pub sampling: Option<SamplingSpec>,
+    /// What made it.
+    pub by: Maker,
+}
+
+/// What makes images.
+#[derive(Clone, Debug)]
+pub enum Maker {
+    /// This program's sampler.
+    Sampler(SamplingSpec),
+    /// A program of others.
+    Program,
+    /// The renderer of the world.
+    Renderer,
 }
 
 /// The images of a plan by their files, relative to the store.
 pub fn origins(plan: &Plan) -> HashMap<String, Origin> {
     let mut found = HashMap::new();
     for stage in &plan.stages {
-        let (checkpoint, list, sampling) = match &stage.work {
+        let (checkpoint, list, by) = match &stage.work {
             Work::Sample { checkpoint, images: Images::Listed(list), sampling, by } => {
-                (*checkpoint, list, by.is_none().then(|| sampling.clone()))
+                let by = match by {
+                    None => Maker::Sampler(sampling.clone()),
+                    Some(_) => Maker::Program,
+                };
+                (*checkpoint, list, by)
             }
-            Work::Render { list, .. } => (None, list, None),
+            Work::Render { list, .. } => (None, list, Maker::Renderer),
             _ => continue,
         };
         let checkpoint = checkpoint.map(|at| plan.stages[at].folder.clone());
@@ -34,7 +49,7 @@ pub fn origins(plan: &Plan) -> HashMap<String, Origin> {
             let name = image_file(prompt, *seed);
             let file = format!("{}/{}/{name}", stage.kind.folder(), stage.folder);
             let (prompt, checkpoint) = (prompt.clone(), checkpoint.clone());
-            found.insert(file, Origin { prompt, checkpoint, sampling: sampling.clone() });
+            found.insert(file, Origin { prompt, checkpoint, by: by.clone() });
         }
     }
     found

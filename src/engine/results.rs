@@ -50,7 +50,7 @@ pub fn results(
         let path = store.dir(stage.kind.folder(), &stage.folder).join("scores.json");
         if todo[cell.scores] != super::Todo::Nothing {
             let reason = format!("{} is not in the store", cell.name());
-            results.failed.push((id(cell, plan), reason));
+            results.failed.push((plan.id(cell), reason));
             continue;
         }
         let scores = Scores::read(&path)?;
@@ -61,10 +61,12 @@ pub fn results(
     Ok(results)
 }
 
-/// What a cell is known by in reports: what it measures, and where it stands in the table.
-fn id(cell: &Cell, plan: &Plan) -> String {
-    let scores = &plan.stages[cell.scores].key;
-    Key::of(&json!([scores, cell.label, cell.subject, cell.seed])).short().to_owned()
+impl Plan {
+    /// What a cell is known by in reports: what it measures, and where it stands in the table.
+    pub fn id(&self, cell: &Cell) -> String {
+        let scores = &self.stages[cell.scores].key;
+        Key::of(&json!([scores, cell.label, cell.subject, cell.seed])).short().to_owned()
+    }
 }
 
 /// A row of each table.
@@ -74,7 +76,7 @@ fn measured(
     store: &Store,
     scores: &Scores,
 ) -> Result<(report::Cell, Vec<ImageRow>)> {
-    let id = id(cell, plan);
+    let id = plan.id(cell);
     let mut row = report::Cell {
         id: id.clone(),
         group: cell.group.as_str().to_owned(),

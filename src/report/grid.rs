@@ -56,10 +56,19 @@ pub trait Pictures: Sync {
 pub struct Origin {
     /// What it was asked for by, with modifier tokens.
     pub prompt: String,
-    /// The key of its checkpoint, if it is not of the backbone.
-    pub checkpoint: Option<String>,
-    /// The command that samples it again, but for prompt and seed; none where no command of ours does.
-    pub command: Option<String>,
+    /// The key of its checkpoint, or what made it without one.
+    pub checkpoint: String,
+    /// The command that makes it again.
+    pub command: Again,
+}
+
+/// The command that makes a picture again.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Again {
+    /// It samples one picture: but for prompt, seed and where it goes.
+    Sample(String),
+    /// It makes all pictures of a cell that are not there.
+    Run(String),
 }
 
 /// The grid of one concept set of a group, of the images that were asked for by `of`; none where no row

@@ -36,7 +36,7 @@ pub use check::{Change, CheckOutcome, Tolerance, Verdict, check};
 pub use claims_page::ClaimsPage;
 pub use csv::Csv;
 pub use folder::report_of;
-pub use grid::{Origin, Pictures};
+pub use grid::{Again, Origin, Pictures};
 pub use latex::Latex;
 pub use md::Markdown;
 pub use overlay::{Attended, attention_sheet, overlay};

@@ -113,6 +113,23 @@ pub enum Prediction {
 }
 
 impl Prediction {
+    /// Its word, where there is one: nobody publishes a Stable Diffusion that predicts the sample.
+    pub fn of(kind: PredictionType) -> Option<Self> {
+        match kind {
+            PredictionType::Epsilon => Some(Prediction::Epsilon),
+            PredictionType::VPrediction => Some(Prediction::V),
+            PredictionType::Sample => None,
+        }
+    }
+
+    /// As options have it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Prediction::Epsilon => "epsilon",
+            Prediction::V => "v",
+        }
+    }
+
     /// In diffusers' words.
     pub fn kind(self) -> PredictionType {
         match self {

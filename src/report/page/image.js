@@ -8,13 +8,11 @@ page.image = (() => {
 
   function command(i) {
     const origin = data.samples.origins[viewer().at("origin", i)];
-    const cell = viewer().cell(i);
-    if (origin?.[1]) {
-      const prompt = data.samples.asked[viewer().at("asked", i)];
-      return `${origin[1]} --seed ${viewer().seed(i)} --prompt=${quoted(prompt)} -o again.png`;
-    }
-    const filters = [`label=${cell.label}`, `seed=${cell.seed}`].map((f) => ` --filter ${quoted(f)}`);
-    return `cdbench run experiments/${data.experiment}.toml --scale ${data.scale}${filters.join("")}`;
+    if (!origin) return null;
+    const [, again, samples] = origin;
+    if (!samples) return again;
+    const prompt = data.samples.asked[viewer().at("asked", i)];
+    return `${again} --seed ${viewer().seed(i)} --prompt=${quoted(prompt)} -o again.png`;
   }
 
   function whole(i) {
@@ -51,7 +49,7 @@ page.image = (() => {
       ["Training seed", c.seed],
       ["Concepts", concepts(c.concepts)],
       ...scores(i),
-      ["Checkpoint", origin ? origin[0] || "none: the backbone as it is" : "not known"],
+      ["Checkpoint", origin?.[0] ?? "not known"],
       ["Cell", c.id],
       ["File in the store", `${data.samples.folders[at("folder", i)]}/${at("file", i)}`],
     ].filter(Boolean);
@@ -105,7 +103,7 @@ page.image = (() => {
         make("div", { class: "whole" }, whole(i), note),
         make("div", { class: "facts" },
           make("dl", {}, ...facts(i).flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, String(value))])),
-          make("div", { class: "again" }, make("b", {}, "Again"), copier(text), make("pre", { tabindex: 0 }, make("code", {}, text))))),
+          text && make("div", { class: "again" }, make("b", {}, "Again"), copier(text), make("pre", { tabindex: 0 }, make("code", {}, text))))),
       ...c.concepts.map((name) => viewer().strip(name)),
       beside(i));
   }

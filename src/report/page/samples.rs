@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use super::sheets::{ACROSS, Place, Sheets, sheets, strip};
 use crate::Result;
 use crate::report::folder::Folder;
-use crate::report::grid::Pictures;
+use crate::report::grid::{Again, Pictures};
 use crate::report::results::{ImageRow, Results};
 use crate::report::view::Group;
 
@@ -49,7 +49,11 @@ pub fn samples(
         let (mut prompt, mut origin) = (Value::Null, Value::Null);
         if let Some(found) = finder.origin(image) {
             prompt = asked.number(&found.prompt).into();
-            let how = json!([found.checkpoint, found.command]);
+            let (command, is_sample) = match &found.command {
+                Again::Sample(command) => (command, true),
+                Again::Run(command) => (command, false),
+            };
+            let how = json!([found.checkpoint, command, is_sample]);
             let number = origins.number(&how.to_string());
             if number == commands.len() {
                 commands.push(how);
