@@ -110,7 +110,7 @@ fn tokens_of_a_checkpoint_are_not_shown_to_clip() {
     // the protocol knows what CLIP was shown
     let protocol = |more: &[&str]| {
         let (_, err) = both(&[&evaluate[..], more].concat());
-        err.lines().find(|line| line.starts_with("protocol: ")).unwrap().to_owned()
+        err.lines().find(|line| line.starts_with("evaluation: ")).unwrap().to_owned()
     };
     let named = protocol(&["--token", "dogtoy"]);
     assert_ne!(protocol(&[]), named);

@@ -16,6 +16,50 @@ fn planned(args: &[String], more: &[&str]) -> String {
     ok(&args).0
 }
 
+/// Takes the first cell's images and lets `evaluate` judge them: the same work has the same id and the same
+/// numbers.
+fn judged_alike(desk: &Desk, data: &str, store: &str, report: &str) {
+    let table = |name: &str| csv::Reader::from_path(Path::new(report).join(name)).unwrap();
+    let at = |table: &mut csv::Reader<std::fs::File>, column: &str| {
+        table.headers().unwrap().iter().position(|name| name == column).unwrap()
+    };
+    let mut cells = table("results.csv");
+    let columns = ["cell", "concepts", "text-alignment", "image-alignment", "anchor"];
+    let columns = columns.map(|column| at(&mut cells, column));
+    let own = cells.records().map(Result::unwrap).find(|row| &row[columns[4]] == "false").unwrap();
+    let [cell, concept, text, image, _] = columns.map(|column| own[column].to_owned());
+
+    let folder = desk.path("judged");
+    std::fs::create_dir_all(format!("{folder}/samples")).unwrap();
+    let mut images = table("images.csv");
+    let columns = ["cell", "of", "text_prompt", "file"].map(|column| at(&mut images, column));
+    let mut prompts = serde_json::Map::new();
+    for row in images.records().map(Result::unwrap) {
+        let [of_cell, of, prompt, file] = columns.map(|column| row[column].to_owned());
+        if of_cell == cell && of.is_empty() {
+            let name = format!("{}.png", prompts.len());
+            let from = Path::new(store).join(file);
+            std::fs::copy(from, format!("{folder}/samples/{name}")).unwrap();
+            prompts.insert(name, prompt.into());
+        }
+    }
+    let text_of_prompts = serde_json::to_string(&prompts).unwrap();
+    std::fs::write(format!("{folder}/prompts.json"), text_of_prompts).unwrap();
+    let targets = format!("{data}/benchmark_dataset/{concept}");
+    let (found, said) = ok(&["evaluate", &folder, "--targets", &targets]);
+
+    let json = std::fs::read_to_string(Path::new(report).join("report.json")).unwrap();
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let id = json["evaluations"][&concept].as_str().unwrap();
+    assert!(said.contains(&format!("evaluation: {id} ")), "{id}: {said}");
+    for (title, wanted) in [("text alignment", text), ("image alignment", image)] {
+        let line = found.lines().find(|line| line.starts_with(title)).unwrap();
+        let value: f64 = line.split('\t').nth(1).unwrap().parse().unwrap();
+        let wanted: f64 = wanted.parse().unwrap();
+        assert!((value - wanted).abs() < 1e-3, "{line}: {wanted}");
+    }
+}
+
 #[test]
 fn the_exported_concepts_are_the_same_experiment() {
     let desk = Desk::new();
@@ -24,6 +68,7 @@ fn the_exported_concepts_are_the_same_experiment() {
     assert!(refused(&["export", "concepts", &data]).contains("--force"));
     let args = small(Path::new(&store), Path::new(&out));
     ok(&args);
+    judged_alike(&desk, &data, &store, &out);
     // everything but what the renderer draws, which it does for concepts that it knows
     let dataset = format!("customconcept101={data}");
     let again = planned(&args, &["--dataset", &dataset]);

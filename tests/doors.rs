@@ -61,7 +61,7 @@ fn checkpoints_are_trained_merged_sampled_and_evaluated() {
         let args = [&["evaluate", &folder, "--targets", targets], more].concat();
         let output = cdbench(&args);
         let err = String::from_utf8_lossy(&output.stderr).into_owned();
-        let line = err.lines().find(|l| l.starts_with("protocol: ")).map(str::to_owned);
+        let line = err.lines().find(|l| l.starts_with("evaluation: ")).map(str::to_owned);
         line.unwrap_or_else(|| panic!("{err}"))
     };
     let (again, fewer) = (desk.path("again"), desk.path("fewer"));

@@ -136,7 +136,8 @@ fn a_sampler_is_asked_once_for_images_that_are_judged_like_ours() {
     let again = of("a program of others");
     assert!(again.contains("--filter label=Theirs --filter concept=dog_plum --filter seed=0"));
     let sample = fs::read_to_string(lab.desk.path("store/reports/lab/default/images.csv")).unwrap();
-    let sample = sample.lines().find(|line| line.contains("Theirs")).unwrap().to_owned();
+    let cell = lab.result("cell");
+    let sample = sample.lines().find(|line| line.starts_with(&cell)).unwrap().to_owned();
     let sample = sample.split(',').find(|field| field.starts_with("samples/")).unwrap().to_owned();
     let sample = lab.desk.path(&format!("store/{sample}"));
     fs::remove_file(&sample).unwrap();

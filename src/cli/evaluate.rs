@@ -14,9 +14,7 @@ use crate::clip::{Embed, ExtractorSpec, Opening, Runtime, how_to_give, open_extr
 use crate::data::{
     OnCorrupt, Picture, numbered_tokens, read_pictures, read_prompts_json, without_tokens,
 };
-use crate::engine::{
-    Bench, CellKind, Images, Key, MeasureProgram, Measured, ScoreWork, Side, score,
-};
+use crate::engine::{Bench, CellKind, Images, MeasureProgram, Measured, ScoreWork, Side, score};
 use crate::metrics::{
     Chosen, Estimate, Metric, Need, Protocol, Registry, Sees, estimate, measure_of,
 };
@@ -128,7 +126,7 @@ pub fn run(args: Args) -> Result<()> {
         checkpoint: None,
         attention: None,
     };
-    let protocol = desk.protocol(&work.metrics)?;
+    let evaluation = desk.evaluation(&work.metrics)?.id();
     let folder = tempfile::tempdir().map_err(Error::io(&std::env::temp_dir()))?;
     // what ends in a while by itself is ended by the system's own Ctrl-C
     let runs_programs = work.metrics.iter().any(|m| m.measure.sees() == Sees::Files);
@@ -163,8 +161,9 @@ pub fn run(args: Args) -> Result<()> {
         eprintln!("{name}: {}", extractor.identity());
     }
     eprintln!(
-        "protocol: {} (extractors, metrics, prompts, targets and real images)",
-        Key::of(&protocol)
+        "evaluation: {} (extractors, metrics, prompts with their counts, targets and real images; \
+         report.json of an experiment has that of each concept)",
+        evaluation.short()
     );
     Ok(())
 }

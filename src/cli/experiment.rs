@@ -12,8 +12,8 @@ use super::watch::Watcher;
 use crate::clip::Runtime;
 use crate::diffusion::BackboneSpec;
 use crate::engine::{
-    self, Cell, Event, Filter, Key, Machine, Outcome, Plan, Resources, Store, Todo, plan, results,
-    survey,
+    self, Cell, Event, Filter, Key, Machine, Outcome, Plan, Resources, Store, Todo, Work, plan,
+    results, survey,
 };
 use crate::metrics::paper;
 use crate::report::{self, Results};
@@ -124,6 +124,8 @@ pub struct Session {
     pub backbone: Vec<(&'static str, String)>,
     /// The command that goes on with it.
     pub again: CommandLine,
+    /// Images are wanted whether they were judged or not.
+    pub images: bool,
 }
 
 impl ExperimentArgs {
@@ -165,7 +167,17 @@ impl Options {
         let out = self.report_folder(&experiment.name, &filter);
         let again = self.again(file);
         let backbone = options_of(&backbone, self.compute.dtype);
-        Ok(Session { experiment, scale, store, resources, plan, out, backbone, again })
+        Ok(Session {
+            experiment,
+            scale,
+            store,
+            resources,
+            plan,
+            out,
+            backbone,
+            again,
+            images: false,
+        })
     }
 
     /// The command that goes on with all of an experiment, where results are the same.
@@ -250,8 +262,16 @@ pub fn from_here(given: &str) -> Result<String> {
 impl Session {
     /// What is missing.
     pub fn survey(&self) -> Result<Vec<Todo>> {
-        let scores: Vec<usize> = self.plan.cells.iter().map(|c| c.scores).collect();
-        survey(&self.plan, &self.store, &self.resources, &scores)
+        let Session { plan, store, resources, .. } = self;
+        let mut wanted: Vec<usize> = plan.cells.iter().map(|c| c.scores).collect();
+        if self.images {
+            let images = |at: &usize| match &plan.stages[*at].work {
+                Work::Score(work) => work.samples.as_ref().map(|(samples, _)| *samples),
+                _ => None,
+            };
+            wanted.extend(wanted.iter().filter_map(images).collect::<Vec<_>>());
+        }
+        survey(plan, store, resources, &wanted)
     }
 
     /// Does what is missing; `hear` is told of each stage that is done.

@@ -56,6 +56,7 @@ impl<'a> Stored<'a> {
                 line.option("--filter", format_args!("{key}={value}"));
             }
         }
+        line.word("--images");
         line.0
     }
 }

@@ -38,6 +38,10 @@ pub struct Args {
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
     jobs: u8,
 
+    /// Make images again, too, that were judged and have gone from the store since
+    #[arg(long)]
+    images: bool,
+
     /// Print what would be done, why, and about how long it takes
     #[arg(long)]
     dry_run: bool,
@@ -92,6 +96,7 @@ fn open(args: &Args) -> Result<Vec<Session>> {
             1 => e,
             _ => e.of(&file.display().to_string()),
         })?;
+        session.images = args.images;
         let name = session.experiment.name.clone();
         if let Some(other) = names.insert(name.clone(), file) {
             return Err(Error::input(format!(

@@ -27,6 +27,7 @@ pub use foresee::shortage;
 pub use key::{Key, differences};
 pub use origin::{Maker, Origin, origins};
 pub use plan::{CheckpointPlan, Plan, plan, plan_checkpoint};
+pub use protocol::Evaluation;
 pub use resources::{Machine, Numbers, Resources, backbone_hash};
 pub use results::results;
 pub use run::{Event, Outcome, Todo, Watch, run, survey};

@@ -5,8 +5,9 @@ use serde_json::{Value, json};
 use super::key::Key;
 use super::plan::subjects;
 use super::resources::Resources;
+use super::stage::ScoreWork;
 use crate::Result;
-use crate::metrics::Need;
+use crate::metrics::{Chosen, Need};
 use crate::spec::{Experiment, GroupName, Scale};
 
 /// What numbers must share to be compared: its id, and in words.
@@ -17,6 +18,58 @@ pub fn protocol(
 ) -> Result<(String, String)> {
     let meaning = meaning(experiment, scale, resources)?;
     Ok((Key::of(&meaning).short().to_owned(), words(experiment, scale, resources)?))
+}
+
+/// How images of prompts are judged: what `cdbench evaluate` and an experiment have in common, whatever made
+/// the images.
+pub struct Evaluation {
+    /// Of each metric [all that its numbers depend on](crate::metrics::Chosen::meaning).
+    pub metrics: Vec<Value>,
+    /// The prompts without modifier tokens, and how many images each has.
+    pub prompts: Vec<(String, usize)>,
+    /// The hashes of each concept's targets.
+    pub targets: Vec<Vec<String>>,
+    /// The hashes of real images that the images themselves are compared with.
+    pub real: Vec<String>,
+}
+
+impl Evaluation {
+    /// Its id. Nothing has an order here.
+    pub fn id(mut self) -> Key {
+        self.metrics.sort_by_cached_key(Value::to_string);
+        self.prompts.sort();
+        self.targets.iter_mut().for_each(|hashes| hashes.sort());
+        self.targets.sort();
+        self.real.sort();
+        Key::of(&json!({
+            "evaluation": 1,
+            "metrics": self.metrics,
+            "prompts": self.prompts,
+            "targets": self.targets,
+            "real": self.real,
+        }))
+    }
+}
+
+/// How the images of a cell's prompts are judged.
+///
+/// # Errors
+/// As [`Resources::meaning_of`].
+pub fn evaluation(work: &ScoreWork, resources: &Resources) -> Result<Evaluation> {
+    let of_images = |m: &&Chosen| {
+        let need = m.measure.need();
+        need.of_prompts() && !need.of_a_model()
+    };
+    let metrics = work.metrics.iter().filter(of_images);
+    let metrics = metrics.map(|m| resources.meaning_of_one(m)).collect::<Result<_>>()?;
+    let count = |group: usize| work.groups.iter().filter(|g| **g == group).count();
+    let prompts = work.texts.iter().enumerate().map(|(i, text)| (text.clone(), count(i)));
+    let mut targets = vec![];
+    for concept in &work.concepts {
+        let concept = resources.concept(concept)?;
+        targets.push(concept.targets.iter().map(|t| t.hash.clone()).collect());
+    }
+    Ok(Evaluation { metrics, prompts: prompts.collect(), targets, real: vec![] })
 }
 
 /// The concepts stand there by what they are: prompts and targets, not names, and in no order.

@@ -329,11 +329,16 @@ impl Resources {
     /// # Errors
     /// As [`Resources::extractor`]; a metric of prompts whose extractor reads none.
     pub fn meaning_of(&self, metrics: &[Chosen]) -> Result<Value> {
-        let meaning = |m: &Chosen| {
-            let extractor = m.metric.extractor.as_deref().map(|by| self.extractor(by));
-            m.meaning(extractor.transpose()?.as_deref())
-        };
-        Ok(Value::Array(metrics.iter().map(meaning).collect::<Result<_>>()?))
+        Ok(Value::Array(metrics.iter().map(|m| self.meaning_of_one(m)).collect::<Result<_>>()?))
+    }
+
+    /// As [`Resources::meaning_of`], of one.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn meaning_of_one(&self, metric: &Chosen) -> Result<Value> {
+        let extractor = metric.metric.extractor.as_deref().map(|by| self.extractor(by));
+        metric.meaning(extractor.transpose()?.as_deref())
     }
 
     /// The CLIP that chooses captions, and that judges unless a metric names another extractor.

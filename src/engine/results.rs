@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::cell::{Cell, CellKind};
 use super::key::Key;
 use super::plan::Plan;
-use super::protocol::protocol;
+use super::protocol::{evaluation, protocol};
 use super::resources::Resources;
 use super::run::survey;
 use super::scores::{Measured, Scores};
@@ -44,9 +44,16 @@ pub fn results(
         cells: vec![],
         images: vec![],
         failed: vec![],
+        evaluations: BTreeMap::new(),
     };
     for cell in &plan.cells {
         let stage = &plan.stages[cell.scores];
+        if let (Work::Score(work), CellKind::Method(_)) = (&stage.work, &cell.kind)
+            && !results.evaluations.contains_key(&cell.subject)
+        {
+            let id = evaluation(work, resources)?.id().short().to_owned();
+            results.evaluations.insert(cell.subject.clone(), id);
+        }
         let path = store.dir(stage.kind.folder(), &stage.folder).join("scores.json");
         if todo[cell.scores] != super::Todo::Nothing {
             let reason = format!("{} is not in the store", cell.name());

@@ -300,6 +300,7 @@ mod tests {
             scale: "default".into(),
             protocol: "p".into(),
             protocol_text: String::new(),
+            evaluations: BTreeMap::new(),
             table: None,
             study: vec![],
             metrics: chosen.into_iter().map(|c| c.metric).collect(),

@@ -21,6 +21,8 @@ pub struct Results {
     pub protocol: String,
     /// The protocol in words: weights, sampler, steps, guidance, metrics.
     pub protocol_text: String,
+    /// Of each concept or set what `cdbench evaluate` calls the same judging of the images of its prompts.
+    pub evaluations: BTreeMap<String, String>,
     /// The paper's table that this one reproduces, such as `table1`.
     pub table: Option<String>,
     /// Rows whose images a preference study sets beside those of every other method.

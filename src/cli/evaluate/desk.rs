@@ -6,12 +6,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use image::RgbImage;
 use ndarray::Array2;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::{Args, distinct, extractors, samples};
 use crate::clip::Embed;
 use crate::data::{Picture, read_pictures};
-use crate::engine::{Pictures, Source, write_pictures};
+use crate::engine::{Evaluation, Pictures, Source, write_pictures};
 use crate::methods::Delta;
 use crate::metrics::{Chosen, Need};
 use crate::{Error, Result};
@@ -77,31 +77,22 @@ impl Desk {
         Ok(&**self.extractors.get(name).ok_or_else(missing)?)
     }
 
-    /// All that the numbers depend on besides the samples themselves.
-    pub fn protocol(&self, metrics: &[Chosen]) -> Result<Value> {
+    /// How the samples are judged.
+    pub fn evaluation(&self, metrics: &[Chosen]) -> Result<Evaluation> {
         let meaning = |m: &Chosen| {
             let extractor = m.metric.extractor.as_deref().map(|by| self.extractor(by));
             m.meaning(extractor.transpose()?)
         };
         let metrics = metrics.iter().map(meaning).collect::<Result<Vec<Value>>>()?;
-        let hashes = |pictures: &[Picture]| {
-            let mut hashes: Vec<String> = pictures.iter().map(|p| p.hash.clone()).collect();
-            hashes.sort();
-            hashes
-        };
-        let counts: Vec<usize> = (0..self.texts.len())
-            .map(|group| self.groups.iter().filter(|g| **g == group).count())
-            .collect();
-        let mut targets: Vec<Vec<String>> = self.targets.values().map(|t| hashes(t)).collect();
-        targets.sort();
-        Ok(json!({
-            "protocol": 2,
-            "metrics": metrics,
-            "prompts": self.texts,
-            "images": counts,
-            "targets": targets,
-            "real": hashes(&self.real),
-        }))
+        let hashes = |pictures: &[Picture]| pictures.iter().map(|p| p.hash.clone()).collect();
+        let count = |group: usize| self.groups.iter().filter(|g| **g == group).count();
+        let prompts = self.texts.iter().enumerate().map(|(i, text)| (text.clone(), count(i)));
+        Ok(Evaluation {
+            metrics,
+            prompts: prompts.collect(),
+            targets: self.targets.values().map(|targets| hashes(targets)).collect(),
+            real: hashes(&self.real),
+        })
     }
 
     /// What kind of pictures they are, whose, and the pictures.
