@@ -18,4 +18,4 @@ pub use backend::reference;
 pub use finite::all_finite;
 pub use layers::{Conv2d, GroupNorm, LayerNorm, Linear};
 pub use ops::Padding;
-pub use param::{Builder, Init, Param, RandomSource, Source};
+pub use param::{Builder, Init, Keeping, Param, RandomSource, Source};
