@@ -73,7 +73,8 @@ fn a_measure_is_added_from_outside() {
     let mut experiment = Experiment::parse(TEXT, &[], Path::new("")).unwrap();
     experiment.registry.add(Arc::new(Length));
     let scale = experiment.scale("default").unwrap();
-    let machine = Machine { device: Device::Cpu, runtime: Runtime::default(), dtype: DType::F32 };
+    let (device, runtime) = (Device::Cpu, Runtime::default());
+    let machine = Machine { device, runtime, dtype: DType::F32, tf32: false };
     let (concepts, pairs) = (&scale.concepts, &scale.pairs);
     let backbone = experiment.backbone().unwrap();
     let resources =

@@ -35,7 +35,13 @@ impl Source for Arc<Weights> {
         Weights::tensor(self, name, shape)
     }
 
-    fn placed(&mut self, name: &str, shape: &[usize], _: Init, keeping: &Keeping) -> Result<Tensor> {
+    fn placed(
+        &mut self,
+        name: &str,
+        shape: &[usize],
+        _: Init,
+        keeping: &Keeping,
+    ) -> Result<Tensor> {
         Weights::placed(self, name, shape, keeping)
     }
 }

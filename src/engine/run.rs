@@ -220,6 +220,10 @@ pub fn run(
                         }
                         Err(error) => {
                             watch(Event::Failed(at, &error));
+                            if matches!(error, Error::Device { .. }) {
+                                // nothing else would find the device there
+                                give_up(states, outcome, watch);
+                            }
                             outcome.failed.push((at, error));
                             State::Failed
                         }
@@ -283,6 +287,15 @@ fn next(
             return None;
         }
         board = changed.wait(board).unwrap_or_else(PoisonError::into_inner);
+    }
+}
+
+/// Skips all that has not begun.
+fn give_up(states: &mut [State], outcome: &mut Outcome, watch: &Watch) {
+    for (at, state) in states.iter_mut().enumerate().filter(|(_, s)| **s == State::Pending) {
+        *state = State::Failed;
+        watch(Event::Skipped(at));
+        outcome.skipped.insert(at);
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod autograd;
 mod backend;
+mod device_memory;
 mod finite;
 pub mod flops;
 mod kernels;
@@ -15,6 +16,7 @@ mod param;
 
 pub use autograd::{Flow, Gradients, Var, checkpoint, no_grad};
 pub use backend::reference;
+pub use device_memory::device_memory;
 pub use finite::all_finite;
 pub use layers::{Conv2d, GroupNorm, LayerNorm, Linear};
 pub use ops::Padding;

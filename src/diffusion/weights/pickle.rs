@@ -13,8 +13,8 @@ use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use candle_core::pickle::Object;
 use candle_core::DType;
+use candle_core::pickle::Object;
 use zip::{CompressionMethod, ZipArchive};
 
 use self::program::Checked;

@@ -109,7 +109,9 @@ fn widen(bytes: &[u8], dtype: DType, out: &mut [f32]) -> bool {
     for (out, bytes) in out.chunks_mut(BLOCK).zip(bytes.chunks(BLOCK * size)) {
         match dtype {
             DType::F16 => halves(bytes, out),
-            DType::BF16 => each(bytes, out, |x| f32::from_bits(u32::from(u16::from_le_bytes(x)) << 16)),
+            DType::BF16 => {
+                each(bytes, out, |x| f32::from_bits(u32::from(u16::from_le_bytes(x)) << 16))
+            }
             DType::F64 => each(bytes, out, |x| f64::from_le_bytes(x) as f32),
             _ => each(bytes, out, f32::from_le_bytes),
         }
