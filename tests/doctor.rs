@@ -61,7 +61,7 @@ fn mini_is_whole_and_methods_need_what_they_train() {
     // a GPU's: whole batches, whatever the number of threads; half the bytes; what does not fit is said
     let on_gpu = |dtype: &str, batch: &str, memory: &str| {
         let args = ["doctor", "--json", "--ort", "tract", "--device", "cpu", "--dtype", dtype];
-        let more = ["--size", "512", "--gpu-memory", memory, "--batch", batch];
+        let more = ["--gpu-memory", memory, "--batch", batch];
         let found = cdbench(cache.path(), &[&args[..], &more].concat());
         let found: Value = serde_json::from_slice(&found.stdout).unwrap();
         let methods = found["methods"].as_array().unwrap().iter();
@@ -70,7 +70,7 @@ fn mini_is_whole_and_methods_need_what_they_train() {
     let number = |method: &Value, key: &str| method[key].as_u64().unwrap() as f64;
     let (wide, half) = (on_gpu("f32", "8", "80"), on_gpu("bf16", "8", "80"));
     let ratio = number(&half, "working") / number(&wide, "working");
-    assert!((0.49..0.75).contains(&ratio), "{wide} {half}");
+    assert!((0.45..0.6).contains(&ratio), "{wide} {half}");
     assert!(number(&half, "least") < 0.8 * number(&half, "total"), "{half}");
     assert!(number(&on_gpu("bf16", "16", "80"), "working") > 1.8 * number(&half, "working"));
     assert_eq!(

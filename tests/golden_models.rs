@@ -183,7 +183,7 @@ fn guided_sampling() {
     });
 }
 
-/// As on a GPU, but for products of bf16, which candle's CPU device does not have: they are made of f32.
+/// As on a GPU, but for convolutions of bf16, which candle's CPU device does not have: they are made of f32.
 #[test]
 fn unet_in_half_precision_is_near() {
     for (name, dtype, tolerance) in [

@@ -180,7 +180,7 @@ fn five_optimiser_steps_in_mixed_precision() {
             let [found, wanted] = &changes;
             let cosine = dot(found, wanted) / (dot(found, found) * dot(wanted, wanted)).sqrt();
             println!("{name} {}: {cosine}", param.name());
-            assert!(cosine > 0.95, "{name} {} went another way: {cosine}", param.name());
+            assert!(cosine > 0.98, "{name} {} went another way: {cosine}", param.name());
         }
     }
 }

@@ -351,3 +351,23 @@ fn finish(worker: &Worker, stage: &Stage, seconds: f64, peak: u64, jobs: usize) 
         jobs,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lost_device_leaves_what_is_done_and_what_runs() {
+        let mut states = [State::Finished, State::Pending, State::Running, State::Pending];
+        let (mut outcome, skipped) = (Outcome::default(), Mutex::new(vec![]));
+        give_up(&mut states, &mut outcome, &|event| {
+            if let Event::Skipped(at) = event {
+                skipped.lock().unwrap().push(at);
+            }
+        });
+        use State::{Failed, Finished, Running};
+        assert!(states == [Finished, Failed, Running, Failed]);
+        assert_eq!(outcome.skipped, BTreeSet::from([1, 3]));
+        assert_eq!(skipped.into_inner().unwrap(), [1, 3]);
+    }
+}

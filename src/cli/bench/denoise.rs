@@ -8,12 +8,12 @@ use candle_core::DType;
 use crate::cli::device::{DeviceName, allow_tf32};
 use crate::cli::experiment::dtype;
 use crate::diffusion::scheduler::SchedulerKind;
-use crate::diffusion::{Backbone, Request, Sampling};
+use crate::diffusion::{Backbone, Request, Sampling, presets};
 use crate::{Error, Result, process};
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// mini, a folder in diffusers' layout, a single file, or a hub id
+    /// mini, a folder in diffusers' layout, a single file, a hub id, or sd15 or sd21 with random weights
     #[arg(long, default_value = crate::mini::NAME)]
     backbone: String,
 
@@ -49,7 +49,10 @@ pub fn run(args: &Args) -> Result<()> {
         allow_tf32(&device)?;
     }
     let start = Instant::now();
-    let backbone = Backbone::load(&args.backbone, &device, args.dtype)?;
+    let backbone = match presets::named(&args.backbone)? {
+        Some(blueprint) => Backbone::random(blueprint, &device, args.dtype, 0)?,
+        None => Backbone::load(&args.backbone, &device, args.dtype)?,
+    };
     device.synchronize()?;
     let loading = start.elapsed().as_secs_f64();
     let side = args.resolution.map_or(backbone.default_size(), |side| (side, side));

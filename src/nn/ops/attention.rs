@@ -6,7 +6,6 @@ use candle_core::{D, DType, Device, DeviceLocation, Result, Tensor, bail};
 use candle_nn::ops::softmax_last_dim;
 
 use super::basic::at_least_f32;
-use super::half::widened_on_cpu;
 use crate::nn::backend::fast;
 use crate::nn::kernels::attention::{Attention, Needs};
 use crate::nn::kernels::buffer::slice;
@@ -27,7 +26,7 @@ pub fn attention(q: &Var, k: &Var, v: &Var, heads: usize, causal: bool) -> Resul
         kernel(q, k, v, shape, products)
     } else {
         let block = block(q.value().device());
-        widened_on_cpu([q, k, v], |qkv| candle(qkv, heads, causal, products, block))
+        candle([q, k, v], heads, causal, products, block)
     }
 }
 

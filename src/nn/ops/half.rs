@@ -1,4 +1,4 @@
-//! Half precision where candle's CPU device has no products of it: for tests of what a GPU computes.
+//! Half precision where candle's CPU device has no convolution of it: for tests of what a GPU computes.
 
 use candle_core::{DType, Result};
 

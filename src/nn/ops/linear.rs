@@ -2,7 +2,6 @@ use std::sync::Arc;
 
 use candle_core::{Device, Result, Shape, Tensor, bail};
 
-use super::half::widened_on_cpu;
 use crate::nn::backend::fast;
 use crate::nn::kernels::buffer::{slice, uninit};
 use crate::nn::kernels::gemm::{Mat, Update, gemm_threads, sum_rows};
@@ -38,11 +37,7 @@ fn apply(x: &Var, w: &Var, transposed: Option<Transposed>, b: Option<&Var>) -> R
     if fast(x.value()) {
         kernels(x, w, transposed, b, sizes, shape.into())
     } else {
-        let shape: Shape = shape.into();
-        match b {
-            Some(b) => widened_on_cpu([x, w, b], |[x, w, b]| candle(x, w, Some(b), sizes, shape)),
-            None => widened_on_cpu([x, w], |[x, w]| candle(x, w, None, sizes, shape)),
-        }
+        candle(x, w, b, sizes, shape.into())
     }
 }
 
