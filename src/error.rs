@@ -27,6 +27,14 @@ pub enum Error {
         /// What to do about it.
         hint: Option<String>,
     },
+    /// The device has not enough memory for what was asked of it.
+    #[error("{message}")]
+    Memory {
+        /// Which device, and what it said.
+        message: String,
+        /// What takes less.
+        hint: Option<String>,
+    },
     /// Training or sampling produced a number that is not finite.
     #[error("{0}")]
     Diverged(String),
@@ -44,7 +52,7 @@ pub enum Error {
     Interrupted,
     /// A failure inside the tensor library: a bug here or there, never bad input.
     #[error("internal error: {0}")]
-    Tensor(#[from] candle_core::Error),
+    Tensor(candle_core::Error),
 }
 
 /// The result of every fallible function outside `nn`, which uses candle's.
@@ -91,7 +99,9 @@ impl Error {
     /// What to do about it, where that is known.
     pub fn hint(&self) -> Option<&str> {
         match self {
-            Error::Input { hint, .. } | Error::Device { hint, .. } => hint.as_deref(),
+            Error::Input { hint, .. } | Error::Device { hint, .. } | Error::Memory { hint, .. } => {
+                hint.as_deref()
+            }
             _ => None,
         }
     }
@@ -102,13 +112,90 @@ impl Error {
             Error::Tensor(_) => 1,
             Error::Input { .. } => 3,
             Error::Io { .. } => 4,
-            Error::Device { .. } => 5,
+            Error::Device { .. } | Error::Memory { .. } => 5,
             Error::Diverged(_) => 6,
             Error::Incomplete(_) => 7,
             Error::Regressed(_) => 8,
             Error::Protocol(_) => 9,
             Error::Interrupted => 130,
         }
+    }
+}
+
+/// A failure of the tensor library is one of the device's where the device says so.
+impl From<candle_core::Error> for Error {
+    fn from(error: candle_core::Error) -> Self {
+        use candle_core::Error as Candle;
+        let cause = cause(&error);
+        let said = match cause {
+            Candle::UnsupportedDTypeForOp(..) | Candle::Cuda(_) | Candle::Metal(_) => {
+                cause.to_string()
+            }
+            Candle::NotCompiledWithCudaSupport | Candle::NotCompiledWithMetalSupport => {
+                cause.to_string()
+            }
+            _ => return Error::Tensor(error),
+        };
+        let any = |words: &[&str]| words.iter().any(|word| said.contains(word));
+        if any(&OUT_OF_MEMORY) {
+            return Error::Memory {
+                message: format!("the device has not enough memory: {said}"),
+                hint: Some(
+                    "`cdbench doctor` says how much is free and what each method needs; --dtype bf16 halves \
+                     most of it"
+                        .into(),
+                ),
+            };
+        }
+        let (message, hint) = if matches!(cause, Candle::UnsupportedDTypeForOp(..))
+            || any(&UNKNOWN_TYPE)
+        {
+            (
+                format!("the device does not compute in this type: {said}"),
+                "--dtype f32 works everywhere",
+            )
+        } else if any(&LOST) {
+            (
+                format!("the device is lost: {said}"),
+                "what was finished is kept: the same command goes on from there once the device is back, \
+                 or on the CPU with --device cpu",
+            )
+        } else if matches!(cause, Candle::Cuda(_) | Candle::Metal(_)) {
+            return Error::Tensor(error);
+        } else {
+            (said, "build with `cargo build --release --features cuda`, or use `--device cpu`")
+        };
+        Error::Device { message, hint: Some(hint.into()) }
+    }
+}
+
+/// What drivers and their libraries call a lack of memory,
+const OUT_OF_MEMORY: [&str; 4] =
+    ["OUT_OF_MEMORY", "out of memory", "STATUS_ALLOC_FAILED", "FailedToCreateResource"];
+/// a type that there is no code for on this device,
+const UNKNOWN_TYPE: [&str; 3] =
+    ["unsupported dtype", "CUDA_ERROR_NO_BINARY_FOR_GPU", "STATUS_ARCH_MISMATCH"];
+/// and a device that is gone or broken. Wrong addresses are not among them: those are bugs.
+const LOST: [&str; 9] = [
+    "CUDA_ERROR_NO_DEVICE",
+    "CUDA_ERROR_INVALID_DEVICE",
+    "CUDA_ERROR_DEVICE_UNAVAILABLE",
+    "CUDA_ERROR_DEINITIALIZED",
+    "CUDA_ERROR_CONTEXT_IS_DESTROYED",
+    "CUDA_ERROR_ECC_UNCORRECTABLE",
+    "CUDA_ERROR_NVLINK_UNCORRECTABLE",
+    "CUDA_ERROR_SYSTEM_NOT_READY",
+    "CUDA_ERROR_UNKNOWN",
+];
+
+/// The cause, without backtraces, paths and contexts around it.
+fn cause(error: &candle_core::Error) -> &candle_core::Error {
+    use candle_core::Error as Candle;
+    match error {
+        Candle::WithBacktrace { inner, .. }
+        | Candle::WithPath { inner, .. }
+        | Candle::Context { inner, .. } => cause(inner),
+        other => other,
     }
 }
 
@@ -159,6 +246,28 @@ mod tests {
         let error = read();
         assert_eq!(error.exit_code(), 3);
         assert!(error.to_string().contains("UTF-8"), "{error}");
+    }
+
+    #[test]
+    fn what_the_device_says_is_no_bug_of_ours() {
+        let of = |text: &str| Error::from(candle_core::Error::Cuda(text.into()).context("conv2d"));
+        for (text, code, hint) in [
+            ("DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")", 5, "doctor"),
+            ("CublasError(CUBLAS_STATUS_ALLOC_FAILED)", 5, "bf16"),
+            ("DriverError(CUDA_ERROR_ECC_UNCORRECTABLE, \"…\")", 5, "goes on from there"),
+            ("unsupported dtype BF16 for conv2d", 5, "--dtype f32"),
+        ] {
+            let error = of(text);
+            assert_eq!(error.exit_code(), code, "{text}");
+            assert!(error.hint().is_some_and(|h| h.contains(hint)), "{error:?}");
+            assert!(error.to_string().contains(text), "{error}");
+        }
+        assert_eq!(of("DriverError(CUDA_ERROR_ILLEGAL_ADDRESS, \"…\")").exit_code(), 1);
+        assert_eq!(Error::from(candle_core::Error::NotCompiledWithCudaSupport).exit_code(), 5);
+        assert_eq!(Error::from(candle_core::Error::msg("out of memory")).exit_code(), 1);
+        let lacking = candle_core::Error::UnsupportedDTypeForOp(candle_core::DType::BF16, "conv2d");
+        let error = Error::from(lacking.bt());
+        assert_eq!((error.exit_code(), error.hint()), (5, Some("--dtype f32 works everywhere")));
     }
 
     #[test]

@@ -12,7 +12,8 @@ pub use child::Order;
 /// Freed memory is kept for reuse: tensors of a few megabytes come and go thousands of times a second,
 /// and giving them back to the system in between costs a fifth of a training step in page faults.
 /// candle's own threads are switched off: they would wait for each other on processors that are busy
-/// with parts of a batch, which costs a third of a step.
+/// with parts of a batch, which costs a third of a step. NVIDIA's libraries are told to compute f32 in f32
+/// unless `--tf32` asks for less: convolutions would not, by default, and they read it once, early on.
 pub fn prepare() {
     // mimalloc's header numbers it; the bindings have no name for it.
     const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
@@ -22,6 +23,11 @@ pub fn prepare() {
     if std::env::var_os("CANDLE_NUM_THREADS").is_none() {
         // SAFETY: no other thread exists yet that could read the environment.
         unsafe { std::env::set_var("CANDLE_NUM_THREADS", "1") }
+    }
+    let tf32 = std::env::args_os().any(|arg| arg == "--tf32");
+    if !tf32 && std::env::var_os("NVIDIA_TF32_OVERRIDE").is_none() {
+        // SAFETY: as above
+        unsafe { std::env::set_var("NVIDIA_TF32_OVERRIDE", "0") }
     }
 }
 

@@ -124,6 +124,7 @@ fn sizes_devices_and_hub_ids_that_cannot_be_used() {
         assert!(cuda.contains("--features cuda"), "{cuda}");
     }
     sample(&["--device", "cuda:99"], 5);
+    assert!(sample(&["--device", "cpu", "--tf32"], 3).contains("NVIDIA"));
     let hub = refused(&sample_args("nobody/nothing", out, &[]), 3);
     assert!(hub.contains("nobody/nothing") && hub.contains("hint: "), "{hub}");
     refused(&sample_args("no/such/folder", out, &[]), 3);
@@ -234,4 +235,16 @@ fn bench_step_reports_its_work() {
     assert!(kv < checkpointed, "checkpointing computes again: {kv} against {checkpointed}");
     let missing = refused(&["bench", "step", "--config", "nowhere"], 3);
     assert!(missing.contains("sd15"), "{missing}");
+}
+
+#[test]
+fn every_operation_and_whole_steps_agree_without_the_kernels() {
+    let backbone = path("sd1");
+    let args = ["bench", "parity", "--device", "cpu", "--channels", "32", "--side", "8"];
+    let output = cdbench(&[&args[..], &["--backbone", &backbone]].concat()).output().unwrap();
+    let found: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(output.status.success(), "{found:#}");
+    let rows = found["rows"].as_array().unwrap();
+    assert!(rows.len() > 20 && rows.iter().all(|row| row["agrees"] == true), "{found:#}");
+    assert!(rows.iter().any(|row| row["gradient"].as_f64() > Some(0.0)), "{found:#}");
 }

@@ -58,6 +58,29 @@ fn mini_is_whole_and_methods_need_what_they_train() {
     // sixteen times the pixels, of fewer images at once
     assert!(working(&larger) > 2 * working(&found), "{larger}");
 
+    // a GPU's: whole batches, whatever the number of threads; half the bytes; what does not fit is said
+    let on_gpu = |dtype: &str, batch: &str, memory: &str| {
+        let args = ["doctor", "--json", "--ort", "tract", "--device", "cpu", "--dtype", dtype];
+        let more = ["--gpu-memory", memory, "--batch", batch];
+        let found = cdbench(cache.path(), &[&args[..], &more].concat());
+        let found: Value = serde_json::from_slice(&found.stdout).unwrap();
+        let methods = found["methods"].as_array().unwrap().iter();
+        methods.clone().find(|m| m["method"] == "custom-diffusion").unwrap().clone()
+    };
+    let number = |method: &Value, key: &str| method[key].as_u64().unwrap() as f64;
+    let (wide, half) = (on_gpu("f32", "8", "80"), on_gpu("bf16", "8", "80"));
+    let ratio = number(&half, "working") / number(&wide, "working");
+    assert!((0.45..0.6).contains(&ratio), "{wide} {half}");
+    assert!(number(&half, "least") < 0.8 * number(&half, "total"), "{half}");
+    assert!(number(&on_gpu("bf16", "16", "80"), "working") > 1.8 * number(&half, "working"));
+    assert_eq!(
+        (&half["fits"], &half["fits_checkpointed"]),
+        (&Value::from(true), &Value::from(true))
+    );
+    let between = (number(&half, "total") + number(&half, "least")) / 2.0 / f64::from(1 << 30);
+    let tight = on_gpu("bf16", "8", &between.to_string());
+    assert_eq!(tight["fits_checkpointed"], true, "{tight}");
+
     let said = cdbench(cache.path(), &["doctor", "--ort", "tract"]);
     let said = text(&said.stdout);
     for line in ["processor", "hub cache", "no model", "custom-diffusion"] {

@@ -23,9 +23,13 @@ struct Case {
 
 impl Case {
     fn new(name: &str, train: &str) -> Self {
+        Case::computed_in(DType::F32, name, train)
+    }
+
+    fn computed_in(dtype: DType, name: &str, train: &str) -> Self {
         let forward = Golden::load(&format!("{name}_forward.safetensors"));
         let golden = Golden::load(&format!("{name}_training.safetensors"));
-        let mut backbone = Backbone::load(&path(name), &Device::Cpu, DType::F32).unwrap();
+        let mut backbone = Backbone::load(&path(name), &Device::Cpu, dtype).unwrap();
         backbone.text_encoder.add_tokens(forward.get("rows")).unwrap();
         let components = [
             ("unet", backbone.unet.params()),
@@ -141,6 +145,44 @@ fn five_optimiser_steps() {
             assert_eq!(moved, trained, "{}", param.name());
         }
     });
+}
+
+/// Frozen weights and activations in bf16, what is trained, the losses and the optimiser in f32.
+#[test]
+fn five_optimiser_steps_in_mixed_precision() {
+    for name in ["sd1", "sd2"] {
+        let mut case = Case::computed_in(DType::BF16, name, "kv,tokens");
+        case.backbone.unet.set_detach_start_of_text(true);
+        let before: Vec<Tensor> = case.trained.iter().map(|p| p.to_file().unwrap()).collect();
+        let group = Group { params: case.trained.clone(), lr: 5e-3, weight_decay: 1e-2 };
+        let mut optimizer = AdamW::new(AdamWConfig::default(), vec![group]).unwrap();
+        let losses = floats(case.golden.get("train.losses"));
+        let norms = floats(case.golden.get("train.norms"));
+        for step in 0..5 {
+            let (loss, gradients) = case.gradients();
+            let norm = gradient_norm(&case.trained, &gradients).unwrap();
+            for (what, found, wanted) in [("loss", loss, losses[step]), ("norm", norm, norms[step])]
+            {
+                let error = (found / f64::from(wanted) - 1.0).abs();
+                println!("{name} step {step}: {what} {found}, wanted {wanted}");
+                assert!(error <= 0.05, "{name} step {step}: {what} {found}, wanted {wanted}");
+            }
+            optimizer.step(&gradients, 1.0, clip_factor(norm, 1.0)).unwrap();
+        }
+        for (param, before) in case.trained.iter().zip(before) {
+            let (found, wanted) =
+                (param.to_file().unwrap(), case.golden.get(&case.key("train", param)));
+            assert_eq!(found.dtype(), DType::F32);
+            let changes = [found, wanted.clone()].map(|x| floats(&(x - &before).unwrap()));
+            let dot = |a: &[f32], b: &[f32]| -> f64 {
+                a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
+            };
+            let [found, wanted] = &changes;
+            let cosine = dot(found, wanted) / (dot(found, found) * dot(wanted, wanted)).sqrt();
+            println!("{name} {}: {cosine}", param.name());
+            assert!(cosine > 0.98, "{name} {} went another way: {cosine}", param.name());
+        }
+    }
 }
 
 /// ‖gradient‖ and its first eight values.

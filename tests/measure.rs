@@ -73,11 +73,22 @@ fn a_measure_is_added_from_outside() {
     let mut experiment = Experiment::parse(TEXT, &[], Path::new("")).unwrap();
     experiment.registry.add(Arc::new(Length));
     let scale = experiment.scale("default").unwrap();
-    let machine = Machine { device: Device::Cpu, runtime: Runtime::default(), dtype: DType::F32 };
+    let (device, runtime) = (Device::Cpu, Runtime::default());
+    let machine = Machine { device, runtime, dtype: DType::F32, tf32: false };
     let (concepts, pairs) = (&scale.concepts, &scale.pairs);
     let backbone = experiment.backbone().unwrap();
     let resources =
         Resources::new(&experiment, &backbone, concepts, pairs, machine, &store).unwrap();
+    // what is computed in is part of the protocol and of every key
+    let identity = |dtype, tf32| {
+        let machine = Machine { device: Device::Cpu, runtime, dtype, tf32 };
+        let other = Resources::new(&experiment, &backbone, concepts, pairs, machine, &store);
+        other.unwrap().backbone_identity().to_owned()
+    };
+    let (f32, tf32) = (identity(DType::F32, false), identity(DType::F32, true));
+    let bf16 = identity(DType::BF16, false);
+    assert_eq!(f32, resources.backbone_identity());
+    assert!(f32 != tf32 && f32 != bf16 && tf32 != bf16);
     let plan = plan(&experiment, &scale, &Filter::default(), &resources).unwrap();
     // nothing asked for real images, so that none are sampled for
     assert!(plan.stages.iter().all(|s| !s.name.contains("captions")));

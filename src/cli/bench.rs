@@ -1,5 +1,8 @@
 //! `cdbench bench`: this machine on the project's own work.
 
+mod denoise;
+mod parity;
+
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -29,6 +32,10 @@ pub enum Command {
     /// Time a training step: text encoder and UNet, forward and backward, clipping and AdamW, on latents
     /// that are made once
     Step(StepArgs),
+    /// Time steps of guided sampling, and say how long loading takes
+    Denoise(denoise::Args),
+    /// Compare every operation and whole steps with the CPU's kernels
+    Parity(parity::Args),
 }
 
 #[derive(clap::Args)]
@@ -79,6 +86,8 @@ enum Train {
 pub fn run(command: Command) -> Result<()> {
     match command {
         Command::Step(args) => step(&args),
+        Command::Denoise(args) => denoise::run(&args),
+        Command::Parity(args) => parity::run(&args),
     }
 }
 

@@ -6,6 +6,18 @@ use candle_core::Device;
 
 use crate::{Error, Result};
 
+/// Lets products of f32 round their operands to TF32.
+///
+/// # Errors
+/// A device that has no TF32.
+pub fn allow_tf32(device: &Device) -> Result<()> {
+    if !device.is_cuda() {
+        return Err(Error::input_hint("--tf32: only NVIDIA's GPUs have it", "leave it out"));
+    }
+    candle_core::cuda::set_gemm_reduced_precision_f32(true);
+    Ok(())
+}
+
 /// A device as the user names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeviceName {

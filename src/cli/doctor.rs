@@ -10,13 +10,15 @@ use crate::clip::{Backend, ExtractorSpec, open_extractor};
 use crate::diffusion::BackboneFiles;
 use crate::hub::Hub;
 use crate::methods::{Conditions, Memory, Profile, Recipe, Sizes, registry};
+use crate::nn::device_memory;
 use crate::{Error, Result, mini, process};
 
 const EXAMPLES: &str = "\
 Examples:
   cdbench doctor
   cdbench doctor --backbone v1-5-pruned.safetensors --clip openai/clip-vit-base-patch32
-  cdbench doctor --backbone ~/models/sd21 --size 512 --json";
+  cdbench doctor --backbone ~/models/sd21 --size 512 --json
+  cdbench doctor --backbone ~/models/sd15 --gpu-memory 24 --dtype bf16 --batch 8";
 
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
@@ -32,6 +34,14 @@ pub struct Args {
     /// Side of the images in pixels [default: what the backbone was trained at]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(8..=8192))]
     size: Option<u32>,
+
+    /// Images a training step, in place of each method's own
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    batch: Option<u16>,
+
+    /// Say what runs on a GPU with so much memory free would need, whatever is here
+    #[arg(long, value_name = "GIB")]
+    gpu_memory: Option<f64>,
 
     #[command(flatten)]
     compute: ComputeArgs,
@@ -50,6 +60,8 @@ struct Findings {
     machine: String,
     processor: Vec<&'static str>,
     memory: Option<MachineMemory>,
+    /// The GPU's, where it is the device and tells.
+    device_memory: Option<MachineMemory>,
     device: Found,
     onnx: Found,
     hub: Found,
@@ -79,8 +91,12 @@ struct Needed {
     #[serde(flatten)]
     memory: Memory,
     total: u64,
-    /// Whether that is free, where the system tells.
+    /// The same where layers are computed again in the backward pass.
+    least: u64,
+    /// Whether all of it is free, where that is known.
     fits: Option<bool>,
+    /// Whether the least is.
+    fits_checkpointed: Option<bool>,
 }
 
 /// What was asked for and cannot be used.
@@ -113,17 +129,23 @@ pub fn run(args: Args) -> Result<()> {
     let (device, device_found) =
         wanted.look(args.compute.device.open(), |device| Ok(named(device, args.compute.dtype)));
     let (files, backbone) = wanted.look(BackboneFiles::open(&args.backbone.spec()), described);
-    let memory = process::memory().map(|(total, free)| MachineMemory { total, free });
+    let told = |(total, free)| MachineMemory { total, free };
+    let memory = process::memory().map(told);
+    let device_memory =
+        device.as_ref().and_then(device_memory).map(|(free, total)| told((total, free)));
     let mut methods = vec![];
     if let (Some(files), Some(device)) = (&files, device) {
         let side = args.size.map(|side| (side as usize, side as usize));
+        let gpu = args.gpu_memory.is_some() || !device.is_cpu();
+        let free = if gpu { &device_memory } else { &memory }.as_ref().map(|m| m.free);
         let conditions = Conditions {
-            device,
+            gpu,
+            free: args.gpu_memory.map(|gib| (gib * f64::from(1 << 30)) as u64).or(free),
             dtype: args.compute.dtype,
             threads: rayon::current_num_threads(),
             size: side.unwrap_or_else(|| files.blueprint.default_size()),
         };
-        methods = needed(files, &conditions, memory.as_ref().map(|m| m.free))?;
+        methods = needed(files, &conditions, args.batch)?;
     }
     let (_, onnx) = wanted.look(Backend::get(args.compute.ort), |backend| Ok(runtime(backend)));
     let (_, hub) = others.look(Hub::from_env(), |hub| Ok(cache(hub)));
@@ -136,6 +158,7 @@ pub fn run(args: Args) -> Result<()> {
         machine: process::machine(),
         processor: process::processor_features(),
         memory,
+        device_memory,
         device: device_found,
         onnx,
         hub,
@@ -230,7 +253,7 @@ fn judge(args: &Args, files: Option<&BackboneFiles>) -> Result<String> {
 fn needed(
     files: &BackboneFiles,
     conditions: &Conditions,
-    free: Option<u64>,
+    batch: Option<u16>,
 ) -> Result<Vec<Needed>> {
     let sizes = Sizes::read(files)?;
     let (width, height) = conditions.size;
@@ -238,14 +261,22 @@ fn needed(
     let mut needed = vec![];
     for method in registry() {
         let concepts = vec!["concept".to_owned(); *method.concepts().start()];
-        let settings = method.defaults(profile, concepts.len());
+        let mut settings = method.defaults(profile, concepts.len());
+        settings.batch = batch.map_or(settings.batch, usize::from);
         let memory = match method.recipe(&concepts, &settings, 0) {
             Recipe::Pretrained => sizes.of_sampling(conditions),
             _ => sizes.of_training(&settings, conditions)?,
         };
-        let total = memory.total();
-        let fits = free.filter(|_| conditions.device.is_cpu()).map(|free| total <= free);
-        needed.push(Needed { method: method.name(), memory, total, fits });
+        let (total, least) = (memory.total(), memory.least());
+        let within = |bytes: u64| conditions.free.map(|free| bytes <= free);
+        needed.push(Needed {
+            method: method.name(),
+            memory,
+            total,
+            least,
+            fits: within(total),
+            fits_checkpointed: within(least),
+        });
     }
     needed.sort_by_key(|n| n.total);
     Ok(needed)
@@ -266,6 +297,9 @@ fn print(findings: &Findings) {
         }
         None => println!("memory     not known on this system"),
     }
+    if let Some(MachineMemory { total, free }) = &findings.device_memory {
+        println!("GPU memory {} of {} free", gib(*free), gib(*total));
+    }
     for (name, found) in [
         ("device", &findings.device),
         ("ONNX", &findings.onnx),
@@ -281,16 +315,22 @@ fn print(findings: &Findings) {
     if findings.methods.is_empty() {
         return;
     }
-    println!("\nabout so much memory for one concept, by what needs it (GiB):");
-    println!("{:<20} {:>9} {:>9} {:>9} {:>9}", "method", "weights", "trained", "working", "all");
-    for Needed { method, memory, total, fits } in &findings.methods {
-        let [weights, trained, working, total] =
-            [memory.weights, memory.trained, memory.working, *total].map(in_gib);
-        let verdict = match fits {
-            Some(false) => "  more than is free",
+    println!(
+        "\nabout so much memory for one concept, by what needs it (GiB; least: where layers are computed"
+    );
+    println!("again in the backward pass, as trainings do whose steps would not fit):");
+    let columns = ["weights", "trained", "working", "all", "least"];
+    println!("{:<20}{}", "method", columns.map(|name| format!("{name:>10}")).concat());
+    for needed in &findings.methods {
+        let Memory { weights, trained, working, .. } = needed.memory;
+        let columns = [weights, trained, working, needed.total, needed.least].map(in_gib);
+        let verdict = match (needed.fits, needed.fits_checkpointed) {
+            (Some(false), Some(true)) => "  the least is free",
+            (Some(false), _) => "  more than is free",
             _ => "",
         };
-        println!("{method:<20} {weights:>9.2} {trained:>9.2} {working:>9.2} {total:>9.2}{verdict}");
+        let columns = columns.map(|gib| format!("{gib:>10.2}")).concat();
+        println!("{:<20}{columns}{verdict}", needed.method);
     }
 }
 

@@ -37,7 +37,7 @@ Exit codes:
   2    wrong usage: unknown command or option
   3    bad input: a file, configuration or value that cannot be used
   4    the system refused to read or write a file
-  5    the device is not there, or this build cannot use it
+  5    the device is not there or is lost, has not enough memory, or this build cannot use it
   6    training or sampling diverged: a number that is not finite
   7    some cells of an experiment could not be finished; the others are
   8    a metric is worse than its baseline

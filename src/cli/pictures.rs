@@ -28,7 +28,7 @@ impl<'a> Stored<'a> {
             return Again::Run(self.run_of(cell));
         };
         let mut line = CommandLine::new("sample");
-        backbone.iter().for_each(|(option, value)| line.option(option, value));
+        backbone.iter().for_each(|word| line.word(word));
         if let Some(key) = &origin.checkpoint {
             let folder = store.dir(Kind::Checkpoint.folder(), key);
             line.option("--checkpoint", folder.display());

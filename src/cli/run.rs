@@ -66,7 +66,7 @@ pub fn run(args: Args) -> Result<()> {
             eprintln!("experiment {} of {count}: {name}", i + 1);
         }
         match one(session, args.jobs.into()) {
-            Err(Error::Interrupted) => return Err(Error::Interrupted),
+            Err(error @ (Error::Interrupted | Error::Device { .. })) => return Err(error),
             Err(error) if count > 1 => {
                 eprintln!("{name}: {error}");
                 failed.push((name, error));

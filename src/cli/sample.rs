@@ -7,7 +7,7 @@ use candle_core::{DType, Device};
 use image::RgbImage;
 
 use super::backbone::BackboneArgs;
-use super::device::DeviceName;
+use super::device::{DeviceName, allow_tf32};
 use super::experiment::dtype;
 use super::progress::Progress;
 use crate::data::attention_beside;
@@ -86,6 +86,10 @@ pub struct Args {
     #[arg(long, default_value = "f32", value_parser = dtype)]
     dtype: DType,
 
+    /// Round the operands of f32's products to TF32, on an NVIDIA GPU
+    #[arg(long)]
+    tf32: bool,
+
     /// A .png file for one image, a folder for several
     #[arg(short, long)]
     output: PathBuf,
@@ -159,6 +163,9 @@ pub fn run(args: Args) -> Result<()> {
         _ => {}
     }
     let device = args.device.open()?;
+    if args.tf32 {
+        allow_tf32(&device)?;
+    }
     let mut backbone = Backbone::read(&files, &device, args.dtype)?;
     if let Some((delta, _)) = &checkpoint {
         // nobody samples the backbone as it was
@@ -229,9 +236,14 @@ fn how(
         ("checkpoint", checkpoint.to_owned()),
         (SOFTWARE, concat!("cdbench ", env!("CARGO_PKG_VERSION")).to_owned()),
     ];
-    // images that were made before there was a choice say nothing
-    let dtype = (args.dtype != DType::F32).then(|| ("dtype", args.dtype.as_str().to_owned()));
-    settings.into_iter().chain(dtype).map(|(key, value)| (key.to_owned(), value)).collect()
+    // f32 is what all images were made in before there was a choice
+    let types = match (args.dtype, args.tf32) {
+        (DType::F32, false) => None,
+        (dtype, tf32) => Some(format!("{dtype:?}{}", if tf32 { ", TF32" } else { "" })),
+    };
+    let types = types.map(|types| ("dtype", types));
+    let settings = settings.into_iter().chain(types);
+    settings.map(|(key, value)| (key.to_owned(), value)).collect()
 }
 
 /// How what words attend to was drawn, of an image that was made so.

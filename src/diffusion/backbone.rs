@@ -12,7 +12,7 @@ use super::model::{TextEncoder, UNet, Vae};
 use super::tokenizer::Tokenizer;
 use super::weights::{Weights, save_weights};
 use crate::Result;
-use crate::nn::{Builder, Init, Param, RandomSource, Source};
+use crate::nn::{Builder, Init, Keeping, Param, RandomSource, Source};
 
 /// A Stable Diffusion.
 pub struct Backbone {
@@ -33,6 +33,16 @@ pub struct Backbone {
 impl Source for Arc<Weights> {
     fn tensor(&mut self, name: &str, shape: &[usize], _: Init) -> Result<Tensor> {
         Weights::tensor(self, name, shape)
+    }
+
+    fn placed(
+        &mut self,
+        name: &str,
+        shape: &[usize],
+        _: Init,
+        keeping: &Keeping,
+    ) -> Result<Tensor> {
+        Weights::placed(self, name, shape, keeping)
     }
 }
 

@@ -83,6 +83,19 @@ pub(super) fn blueprint(version: Version, prediction_type: PredictionType) -> Re
     blueprint.fitted(Path::new(version.name()))
 }
 
+/// The model that is called `sd15` or `sd21` where weights are random.
+///
+/// # Errors
+/// None but a bug's.
+pub fn named(name: &str) -> Result<Option<Blueprint>> {
+    let version = match name {
+        "sd15" => Version::Sd1,
+        "sd21" => Version::Sd2,
+        _ => return Ok(None),
+    };
+    blueprint(version, PredictionType::Epsilon).map(Some)
+}
+
 /// The networks of a backbone.
 pub struct Architecture {
     /// The text encoder.

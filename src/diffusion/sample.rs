@@ -195,7 +195,7 @@ impl Backbone {
         if guided {
             prompts.splice(0..0, requests.iter().map(|_| sampling.negative_prompt.as_str()));
         }
-        let text = self.encode_text(&prompts)?;
+        let text = self.unet.keys_values(&self.encode_text(&prompts)?)?;
         let maps = RefCell::new(AttentionMaps::new(prompts.len() - requests.len()));
         let add = |attention: &CrossAttention| maps.borrow_mut().add(attention);
         let see = words.iter().any(|words| !words.is_empty()).then_some(&add as OnCrossAttention);
@@ -204,14 +204,13 @@ impl Backbone {
             let input =
                 if guided { Tensor::cat(&[&latents, &latents], 0)? } else { latents.clone() };
             let timesteps = vec![t as f64; prompts.len()];
-            let prediction =
-                self.unet.forward_seen(&Var::constant(input), &timesteps, &text, see)?;
+            let prediction = self.unet.denoise(&input, &timesteps, &text, see)?;
             let prediction = if guided {
-                let halves = prediction.value().chunk(2, 0)?;
+                let halves = prediction.chunk(2, 0)?;
                 let (without, with) = (&halves[0], &halves[1]);
                 (without + ((with - without)? * sampling.guidance)?)?
             } else {
-                prediction.value().clone()
+                prediction
             };
             let fresh = scheduler.needs_noise(i).then(|| draw(device)).transpose()?;
             latents = scheduler.step(&prediction, i, &latents, fresh.as_ref())?;

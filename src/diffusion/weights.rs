@@ -17,7 +17,7 @@ use serde_json::Value;
 
 use self::file::WeightFile;
 use super::config::read_object;
-use crate::nn::all_finite;
+use crate::nn::Keeping;
 use crate::{Error, Result, safefile};
 use forms::forms;
 pub(crate) use forms::{listed_weights, missing_weights};
@@ -81,12 +81,13 @@ impl Piece {
         shape
     }
 
-    fn of(self, tensor: &Tensor) -> Result<Tensor> {
+    /// Its numbers, of those of the file's tensor.
+    fn of(self, bytes: &[u8]) -> &[u8] {
         match self {
-            Piece::Whole => Ok(tensor.clone()),
+            Piece::Whole => bytes,
             Piece::Stacked { index, of } => {
-                let rows = tensor.dim(0)? / of;
-                Ok(tensor.narrow(0, index * rows, rows)?.contiguous()?)
+                let size = bytes.len() / of;
+                &bytes[index * size..][..size]
             }
         }
     }
@@ -241,6 +242,14 @@ impl Weights {
     /// [`Error::Input`] naming the file, the key, the shape or type found and the one wanted, or saying
     /// that a value is not finite.
     pub fn tensor(&self, key: &str, want: &[usize]) -> Result<Tensor> {
+        self.placed(key, want, &Keeping::file())
+    }
+
+    /// The same, kept as `keeping` says.
+    ///
+    /// # Errors
+    /// As [`Weights::tensor`].
+    pub fn placed(&self, key: &str, want: &[usize], keeping: &Keeping) -> Result<Tensor> {
         let Some((asked, Place { file, name, piece })) = self.find(key) else {
             return Err(Error::input(format!(
                 "{}: the tensor `{key}` of shape {want:?} is missing",
@@ -262,8 +271,8 @@ impl Weights {
                 path.display()
             )));
         }
-        match file.dtype(name) {
-            Ok(DType::F32 | DType::F16 | DType::BF16 | DType::F64) => {}
+        let dtype = match file.dtype(name) {
+            Ok(dtype @ (DType::F32 | DType::F16 | DType::BF16 | DType::F64)) => dtype,
             found => {
                 let found = found.map_or_else(|name| name, |dtype| format!("{dtype:?}"));
                 return Err(Error::input(format!(
@@ -271,14 +280,14 @@ impl Weights {
                     path.display()
                 )));
             }
-        }
-        let tensor = piece.of(&file.load(name)?)?.to_dtype(DType::F32)?.reshape(want)?;
-        if !all_finite(&tensor)? {
-            return Err(Error::input_hint(
+        };
+        let tensor = keeping.keep_bytes(piece.of(&file.bytes(name)?), dtype, want)?;
+        let tensor = tensor.ok_or_else(|| {
+            Error::input_hint(
                 format!("{}: the tensor `{name}` has values that are not finite", path.display()),
                 "the file is damaged, or the training that wrote it diverged",
-            ));
-        }
+            )
+        })?;
         self.taken.lock().unwrap_or_else(PoisonError::into_inner).insert(asked.clone());
         Ok(tensor)
     }

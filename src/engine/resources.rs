@@ -23,7 +23,7 @@ use crate::metrics::{Chosen, measure_of};
 use crate::spec::Experiment;
 use crate::{Error, Result, mini, world};
 
-/// How a run computes; nothing of it is part of a key but the type of the weights.
+/// How a run computes; nothing of it is part of a key but the type of the weights and of products.
 #[derive(Clone, Debug)]
 pub struct Machine {
     /// Where the models are.
@@ -32,6 +32,8 @@ pub struct Machine {
     pub runtime: Runtime,
     /// The type of frozen weights and of forward passes.
     pub dtype: DType,
+    /// Whether operands of f32's products are rounded to TF32.
+    pub tf32: bool,
 }
 
 impl Machine {
@@ -114,9 +116,9 @@ impl Resources {
             backbone.weights(Part::TextEncoder)?,
         ];
         let files = backbone_hash(&backbone, &store.hashes())?;
-        let identity = match machine.dtype {
-            DType::F32 => files.clone(),
-            dtype => hex(format!("{files} {dtype:?}")),
+        let identity = match (machine.dtype, machine.tf32) {
+            (DType::F32, false) => files.clone(),
+            (dtype, tf32) => hex(format!("{files} {dtype:?}{}", if tf32 { " TF32" } else { "" })),
         };
         let folder = |path: PathBuf| ExtractorSpec::Folder(path.to_string_lossy().into_owned());
         let (clip, threshold) = match experiment.evaluation.clip.as_deref() {
@@ -256,7 +258,7 @@ impl Resources {
         &self.hashes
     }
 
-    /// The hash of the backbone's configurations and weights, and of their type.
+    /// The hash of the backbone's configurations and weights, and of the types that are computed in.
     pub fn backbone_identity(&self) -> &str {
         &self.identity
     }

@@ -220,6 +220,10 @@ pub fn run(
                         }
                         Err(error) => {
                             watch(Event::Failed(at, &error));
+                            if matches!(error, Error::Device { .. }) {
+                                // nothing else would find the device there
+                                give_up(states, outcome, watch);
+                            }
                             outcome.failed.push((at, error));
                             State::Failed
                         }
@@ -286,6 +290,15 @@ fn next(
     }
 }
 
+/// Skips all that has not begun.
+fn give_up(states: &mut [State], outcome: &mut Outcome, watch: &Watch) {
+    for (at, state) in states.iter_mut().enumerate().filter(|(_, s)| **s == State::Pending) {
+        *state = State::Failed;
+        watch(Event::Skipped(at));
+        outcome.skipped.insert(at);
+    }
+}
+
 /// Runs a stage and says how long it took.
 fn one(worker: &mut Worker, at: usize, alone: &Alone, watch: &Watch) -> Result<f64> {
     let (plan, store) = (worker.plan, worker.store);
@@ -337,4 +350,24 @@ fn finish(worker: &Worker, stage: &Stage, seconds: f64, peak: u64, jobs: usize) 
         bytes: 0,
         jobs,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lost_device_leaves_what_is_done_and_what_runs() {
+        let mut states = [State::Finished, State::Pending, State::Running, State::Pending];
+        let (mut outcome, skipped) = (Outcome::default(), Mutex::new(vec![]));
+        give_up(&mut states, &mut outcome, &|event| {
+            if let Event::Skipped(at) = event {
+                skipped.lock().unwrap().push(at);
+            }
+        });
+        use State::{Failed, Finished, Running};
+        assert!(states == [Finished, Failed, Running, Failed]);
+        assert_eq!(outcome.skipped, BTreeSet::from([1, 3]));
+        assert_eq!(skipped.into_inner().unwrap(), [1, 3]);
+    }
 }

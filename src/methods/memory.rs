@@ -1,14 +1,15 @@
 //! How much memory a method takes: an estimate from the shapes of the weights and from what the operations
 //! keep for the backward pass. README.md says how near it comes.
 
-use candle_core::DType;
+use candle_core::{DType, Device};
 use serde::Serialize;
 
 use super::{Settings, trained};
-use crate::Result;
 use crate::diffusion::config::{TextEncoderConfig, UNetConfig};
-use crate::diffusion::{BackboneFiles, Part};
+use crate::diffusion::{Backbone, BackboneFiles, Part};
+use crate::nn::{Param, device_memory};
 use crate::train::images_per_part;
+use crate::{Result, process};
 
 /// Bytes, by what needs them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -19,6 +20,8 @@ pub struct Memory {
     pub trained: u64,
     /// What a step, or the autoencoder, holds meanwhile.
     pub working: u64,
+    /// The same where a step keeps the inputs of the UNet's layers alone and computes the rest again.
+    pub checkpointed: u64,
 }
 
 impl Memory {
@@ -26,13 +29,20 @@ impl Memory {
     pub fn total(&self) -> u64 {
         self.weights + self.trained + self.working
     }
+
+    /// All of it, where layers are computed again.
+    pub fn least(&self) -> u64 {
+        self.weights + self.trained + self.checkpointed
+    }
 }
 
 /// What a run is done with.
 #[derive(Clone, Debug)]
 pub struct Conditions {
-    /// Where.
-    pub device: candle_core::Device,
+    /// Whether on a GPU, which takes whole batches and has no kernels of ours.
+    pub gpu: bool,
+    /// What is free there, in bytes, where that is known.
+    pub free: Option<u64>,
     /// The type of frozen weights and of forward passes.
     pub dtype: DType,
     /// Parts of a batch at once, on the CPU.
@@ -80,11 +90,13 @@ impl<'a> Sizes<'a> {
         let (width, height) = self.latent(at);
         let unet = &self.files.blueprint.unet;
         let step = 2 * 12 * (unet.block_out_channels[0] * width * height) as u64 * bytes(at.dtype);
-        Memory {
+        let memory = Memory {
             weights: self.weights(at, false),
             trained: 0,
             working: (step * at_once(at, 8, width * height)).max(self.autoencoder(at)),
-        }
+            checkpointed: 0,
+        };
+        Memory { checkpointed: memory.working, ..memory }
     }
 
     /// For a training by these settings.
@@ -102,20 +114,20 @@ impl<'a> Sizes<'a> {
         }
         let unet = self.params.iter().filter(|(name, _)| name.starts_with("unet."));
         let all: u64 = unet.map(|(_, shape)| numbers(shape)).sum();
-        let most = 2 * in_unet > all;
-        let (width, height) = self.latent(at);
-        let parts = at_once(at, settings.batch, width * height);
-        // each part that is computed has gradients of its own until they are added
-        let copies = 1 + MOMENTS + parts;
-        let images = images_per_part(&at.device, width * height).min(settings.batch) as u64;
-        let kept = kept_by_unet(&blueprint.unet, (width, height), most)
-            + kept_by_text_encoder(&blueprint.text_encoder);
-        let step = kept * bytes(at.dtype) * images * parts;
+        let load = Load {
+            unet: &blueprint.unet,
+            text_encoder: &blueprint.text_encoder,
+            latent: self.latent(at),
+            batch: settings.batch,
+            trained: count,
+            most: 2 * in_unet > all,
+        };
+        let least = self.autoencoder(at);
         Ok(Memory {
             weights: self.weights(at, true),
-            trained: copies * count * F32,
-            // what flows back is there beside what was kept
-            working: (step + step / 4).max(self.autoencoder(at)),
+            trained: load.trained(at),
+            working: load.step(at, false).max(least),
+            checkpointed: load.step(at, true).max(least),
         })
     }
 
@@ -129,8 +141,13 @@ impl<'a> Sizes<'a> {
         let own = |(name, shape): &(String, Vec<usize>)| {
             let vae = name.starts_with("vae.");
             let wide = if vae { F32 } else { bytes(at.dtype) };
-            let kept = prepared(name, shape, backward && !vae);
-            numbers(shape) * wide + if at.device.is_cpu() { kept } else { 0 }
+            let kept = match at.gpu {
+                false => prepared(name, shape, backward && !vae),
+                // turned round for the gradient of its input
+                true if backward && !vae && shape.ends_with(&[3, 3]) => numbers(shape) * wide,
+                true => 0,
+            };
+            numbers(shape) * wide + kept
         };
         self.params.iter().map(own).sum()
     }
@@ -142,12 +159,88 @@ impl<'a> Sizes<'a> {
     }
 }
 
+/// What a training step works on.
+struct Load<'a> {
+    unet: &'a UNetConfig,
+    text_encoder: &'a TextEncoderConfig,
+    /// Width and height.
+    latent: (usize, usize),
+    batch: usize,
+    /// Numbers that are trained.
+    trained: u64,
+    /// Whether those are most of the UNet.
+    most: bool,
+}
+
+impl Load<'_> {
+    fn pixels(&self) -> usize {
+        self.latent.0 * self.latent.1
+    }
+
+    /// Gradients, moments, and the values before.
+    fn trained(&self, at: &Conditions) -> u64 {
+        // each part that is computed has gradients of its own until they are added
+        (1 + MOMENTS + at_once(at, self.batch, self.pixels())) * self.trained * F32
+    }
+
+    /// What is kept for the backward pass, and what flows back.
+    fn step(&self, at: &Conditions, checkpointing: bool) -> u64 {
+        let images = per_part(at, self.batch, self.pixels()) as u64;
+        let kept = kept_by_unet(self.unet, self.latent, self.most, checkpointing)
+            + kept_by_text_encoder(self.text_encoder);
+        let step = kept * bytes(at.dtype) * images * at_once(at, self.batch, self.pixels());
+        step + step / 4 + if at.gpu { self.unrolled(at, images) } else { 0 }
+    }
+
+    /// What only candle's operations make: the scores of a self attention, of which blocks are formed that
+    /// take an eighth of the memory at most, or the columns of a convolution.
+    fn unrolled(&self, at: &Conditions, images: u64) -> u64 {
+        let (pixels, widest) = (self.pixels() as u64, 3 * self.unet.block_out_channels[0] as u64);
+        let heads = self.unet.heads(0) as u64;
+        let scores = 4 * bytes(at.dtype) * images * heads * pixels * pixels;
+        let scores = at.free.map_or(scores, |free| scores.min(free / 8));
+        scores.max(9 * widest * pixels * images * bytes(at.dtype))
+    }
+}
+
+/// Whether the layers of a step are to be computed again in its backward pass: where all that they would
+/// keep is more than what is free, as far as that is known.
+pub(super) fn needs_checkpointing(backbone: &Backbone, settings: &Settings) -> bool {
+    let device = backbone.device();
+    let memory = if device.is_cpu() { process::memory().map(|(_, free)| free) } else { None };
+    let free = memory.or_else(|| device_memory(device).map(|(free, _)| free));
+    let count = |params: &mut dyn Iterator<Item = &Param>| {
+        params.map(|param| param.elem_count() as u64).sum::<u64>()
+    };
+    let of_unet = || backbone.unet.params().iter();
+    let at = Conditions {
+        gpu: !device.is_cpu(),
+        free,
+        dtype: backbone.unet.compute_dtype(),
+        threads: rayon::current_num_threads(),
+        size: backbone.default_size(),
+    };
+    let unit = backbone.vae.config().downscale();
+    let side = at.size.0.min(at.size.1).div_ceil(unit);
+    let load = Load {
+        unet: backbone.unet.config(),
+        text_encoder: backbone.text_encoder.config(),
+        latent: (side, side),
+        batch: settings.batch,
+        trained: count(&mut backbone.params().filter(|param| param.trainable())),
+        most: 2 * count(&mut of_unet().filter(|p| p.trainable())) > count(&mut of_unet()),
+    };
+    free.is_some_and(|free| load.trained(&at) + load.step(&at, false) > free)
+}
+
+/// How many images of a batch are computed together.
+fn per_part(at: &Conditions, batch: usize, pixels: usize) -> usize {
+    if at.gpu { batch } else { images_per_part(&Device::Cpu, pixels).min(batch) }
+}
+
 /// How many parts of a batch are computed at once.
 fn at_once(at: &Conditions, batch: usize, pixels: usize) -> u64 {
-    if !at.device.is_cpu() {
-        return 1;
-    }
-    let parts = batch.div_ceil(images_per_part(&at.device, pixels).min(batch).max(1));
+    let parts = batch.div_ceil(per_part(at, batch, pixels).max(1));
     parts.min(at.threads).max(1) as u64
 }
 
@@ -174,8 +267,13 @@ fn prepared(name: &str, shape: &[usize], backward: bool) -> u64 {
 }
 
 /// How many numbers of one image the UNet keeps for the backward pass. `all`: its weights train, so that
-/// their inputs are kept, too.
-fn kept_by_unet(config: &UNetConfig, (width, height): (usize, usize), all: bool) -> u64 {
+/// their inputs are kept, too. `checkpointing`: of each layer its input, and all of one layer at a time.
+fn kept_by_unet(
+    config: &UNetConfig,
+    (width, height): (usize, usize),
+    all: bool,
+    checkpointing: bool,
+) -> u64 {
     let blocks = config.blocks();
     let pixels = |i: usize| (width.div_ceil(1 << i) * height.div_ceil(1 << i)) as u64;
     // norms keep their inputs, and what convolutions take is kept if they train
@@ -184,22 +282,28 @@ fn kept_by_unet(config: &UNetConfig, (width, height): (usize, usize), all: bool)
     };
     // norms, queries, keys and values twice, the results of attention, the gates of the feed forward
     let transformer = |channels: usize| channels as u64 * if all { 29 } else { 18 };
-    let layer = |i: usize, inputs: usize, attends: bool| {
+    let (mut kept, mut inputs_kept, mut most) = (0, 0, 0);
+    let mut layer = |i: usize, inputs: usize, attends: bool| {
         let outputs = config.block_out_channels[i];
-        pixels(i) * (resnet(inputs, outputs) + if attends { transformer(outputs) } else { 0 })
+        let transformer = if attends { transformer(outputs) } else { 0 };
+        let own = pixels(i) * (resnet(inputs, outputs) + transformer);
+        kept += own;
+        inputs_kept += pixels(i) * inputs as u64;
+        most = own.max(most);
     };
-    let mut kept = 0;
     for i in 0..blocks {
         let outputs = config.block_out_channels[i];
         for j in 0..=config.layers_per_block.at(i) {
             if j > 0 {
-                kept += layer(i, outputs, config.down_attends(i));
+                layer(i, outputs, config.down_attends(i));
             }
-            kept += layer(i, 2 * outputs, config.up_attends(i));
+            layer(i, 2 * outputs, config.up_attends(i));
         }
     }
     let last = config.block_out_channels[blocks - 1];
-    kept + layer(blocks - 1, last, true) + layer(blocks - 1, last, false)
+    layer(blocks - 1, last, true);
+    layer(blocks - 1, last, false);
+    if checkpointing { inputs_kept + most } else { kept }
 }
 
 /// The same of the text encoder: of one prompt.

@@ -19,7 +19,7 @@ use crate::diffusion::scheduler::NoiseSchedule;
 use crate::diffusion::{Backbone, from_rgb};
 use crate::nn::{Var, no_grad, parallel};
 use crate::rng::Rng;
-use crate::train::{BatchSize, Noised, Part, Streams, Task, loss};
+use crate::train::{BatchSize, FixedTexts, Noised, Part, Streams, Task, loss};
 use crate::{Error, Result};
 
 /// A training's images.
@@ -35,6 +35,7 @@ pub(super) struct ImageTask<'a> {
     /// Means and logarithms of variances of latents [1, channels, h, w], of images that are seen as they
     /// are. Each image is encoded alone: what it becomes depends on nothing else.
     encoded: HashMap<Source, (Tensor, Tensor)>,
+    texts: FixedTexts,
 }
 
 /// A concept: its images and what they are called.
@@ -94,8 +95,8 @@ impl<'a> ImageTask<'a> {
         let side = width.min(height);
         let (latent, _) = backbone.latent_size(side, side)?;
         let schedule = NoiseSchedule::new(&backbone.scheduler);
-        let encoded = HashMap::new();
-        Ok(ImageTask { backbone, settings, subjects, schedule, side, latent, encoded })
+        let (encoded, texts) = (HashMap::new(), FixedTexts::default());
+        Ok(ImageTask { backbone, settings, subjects, schedule, side, latent, encoded, texts })
     }
 
     fn picture(&self, source: Source) -> RgbImage {
@@ -227,8 +228,10 @@ impl Task for ImageTask<'_> {
         let draw = streams.stream("posterior").normal(mean.shape(), device)?;
         let posterior = Posterior { mean: Var::constant(mean), logvar: Var::constant(logvar) };
         let latents = self.backbone.vae.scale(&posterior.sample(&draw)?)?.value().clone();
-        let weights = |_: &[usize]| self.weights(masks, targets, classes);
-        Noised::draw(self.backbone, &self.schedule, &latents, captions, weights, streams)
+        let weights = self.weights(masks, targets, classes)?;
+        let (backbone, texts) = (self.backbone, &mut self.texts);
+        let weights = |_: &[usize]| Ok(weights);
+        Noised::draw(backbone, &self.schedule, &latents, captions, weights, texts, streams)
     }
 
     fn size(&self, batch: &Noised) -> BatchSize {

@@ -9,6 +9,7 @@ use candle_core::{DType, Device};
 use sha2::{Digest, Sha256};
 
 use super::delta::{components, hash_tensor};
+use super::memory::needs_checkpointing;
 use super::task::ImageTask;
 use super::{Delta, Instance, Modifier, Settings, Undo, phrase, token, tokens};
 use crate::diffusion::Backbone;
@@ -82,8 +83,19 @@ pub fn train_with_states(
     };
     let outcome = run(backbone, training, &mut undo, stop, progress, states);
     backbone.unet.set_detach_start_of_text(false);
+    backbone.unet.set_checkpointing(false);
     undo.restore(backbone)?;
-    outcome
+    outcome.map_err(|error| match error {
+        Error::Memory { message, .. } => Error::Memory {
+            message,
+            hint: Some(
+                "`cdbench doctor` says what each method needs: take a smaller `batch`, --dtype bf16, or \
+                 what trains less"
+                    .into(),
+            ),
+        },
+        other => other,
+    })
 }
 
 impl Training<'_> {
@@ -140,6 +152,11 @@ fn run(
         schedule: Schedule { decay: settings.decay, ..Schedule::default() },
         ..TrainConfig::default()
     };
+    // the same numbers for more time
+    if needs_checkpointing(backbone, settings) {
+        tracing::info!("layers are computed again in the backward pass, to save memory");
+        backbone.unet.set_checkpointing(true);
+    }
     let mut trainer = Trainer::new(config, groups, seed)?.with_checkpoints(checkpoints)?;
     let mut task = ImageTask::new(backbone, settings, instances, &phrases)?;
     let mut failed = None;

@@ -5,6 +5,7 @@
 
 mod autograd;
 mod backend;
+mod device_memory;
 mod finite;
 pub mod flops;
 mod kernels;
@@ -15,7 +16,8 @@ mod param;
 
 pub use autograd::{Flow, Gradients, Var, checkpoint, no_grad};
 pub use backend::reference;
+pub use device_memory::device_memory;
 pub use finite::all_finite;
 pub use layers::{Conv2d, GroupNorm, LayerNorm, Linear};
 pub use ops::Padding;
-pub use param::{Builder, Init, Param, RandomSource, Source};
+pub use param::{Builder, Init, Keeping, Param, RandomSource, Source};

@@ -3,13 +3,14 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor, bail};
 
 use super::autograd::{Gradients, Node, Var};
 use super::backend;
 use super::kernels::buffer::slice;
 use super::kernels::conv::Prepared;
 use super::kernels::gemm::Mat;
+use super::kernels::load;
 use crate::rng::Rng;
 
 /// A named tensor of a model. Clones share the value.
@@ -75,22 +76,21 @@ impl Param {
     /// # Errors
     /// Only candle's, when the value cannot be converted or moved.
     pub fn new(name: impl Into<String>, value: &Tensor, compute: DType) -> Result<Self> {
-        let kind = if value.rank() == 4 && backend::has_kernels(value.device(), compute) {
-            Kind::ChannelsLastKernel
-        } else {
-            Kind::Plain
-        };
-        let shape = value.dims().to_vec();
-        let value = kind.kept_from_file(&value.to_dtype(compute)?)?;
-        Ok(Param(Arc::new(Inner {
-            name: name.into(),
-            shape,
-            kind,
-            compute,
+        let keeping = Keeping::new(value.device(), compute, value.rank());
+        Ok(Param::kept(name.into(), value.dims(), &keeping, keeping.keep(value)?))
+    }
+
+    /// A frozen parameter of this shape in files, with `value` as `keeping` keeps it.
+    fn kept(name: String, shape: &[usize], keeping: &Keeping, value: Tensor) -> Self {
+        Param(Arc::new(Inner {
+            name,
+            shape: shape.to_vec(),
+            kind: keeping.kind,
+            compute: keeping.dtype,
             leaf: Node::leaf(),
             shared: AtomicBool::new(true),
             state: RwLock::new(State { value, trainable: false, derived: vec![] }),
-        })))
+        }))
     }
 
     /// The name, as in the file that the model was read from.
@@ -248,11 +248,84 @@ impl Kind {
         }
     }
 
+    fn kept_shape(self, file: &[usize]) -> Vec<usize> {
+        match (self, file) {
+            (Kind::ChannelsLastKernel, &[out, inputs, height, width]) => {
+                vec![height, width, inputs, out]
+            }
+            _ => file.to_vec(),
+        }
+    }
+
     fn to_file(self, value: &Tensor) -> Result<Tensor> {
         match self {
             Kind::Plain => Ok(value.clone()),
             Kind::ChannelsLastKernel => value.permute((3, 2, 0, 1))?.contiguous(),
         }
+    }
+}
+
+/// How a value is kept: on which device, in which type, and in which order of dimensions.
+pub struct Keeping {
+    device: Device,
+    dtype: DType,
+    kind: Kind,
+}
+
+impl Keeping {
+    /// Of a parameter of `rank` dimensions that takes part in forward passes as `compute`.
+    fn new(device: &Device, compute: DType, rank: usize) -> Self {
+        let kind = match rank == 4 && backend::has_kernels(device, compute) {
+            true => Kind::ChannelsLastKernel,
+            false => Kind::Plain,
+        };
+        Keeping { device: device.clone(), dtype: compute, kind }
+    }
+
+    /// In f32 on the CPU, as files have it.
+    pub fn file() -> Self {
+        Keeping { device: Device::Cpu, dtype: DType::F32, kind: Kind::Plain }
+    }
+
+    /// Keeps a tensor as files have it.
+    fn keep(&self, file: &Tensor) -> Result<Tensor> {
+        self.kind.kept_from_file(&file.to_device(&self.device)?.to_dtype(self.dtype)?)
+    }
+
+    /// Keeps a tensor of this shape, given as a file's little-endian numbers of a float type, on all threads
+    /// and without a copy in between; none if a number is not finite.
+    ///
+    /// # Errors
+    /// Numbers of another type, more or fewer of them; candle's.
+    pub fn keep_bytes(
+        &self,
+        bytes: &[u8],
+        dtype: DType,
+        shape: &[usize],
+    ) -> Result<Option<Tensor>> {
+        let numbers: usize = shape.iter().product();
+        let known = matches!(dtype, DType::F16 | DType::BF16 | DType::F32 | DType::F64);
+        if !known || bytes.len() != numbers * dtype.size_in_bytes() {
+            bail!("{} bytes of {dtype:?} are no tensor {shape:?}", bytes.len());
+        }
+        let values = match (self.kind, shape) {
+            // a device converts faster than the CPU, and half precision is half as much to move
+            _ if !self.device.is_cpu() && dtype != DType::F64 => {
+                if !load::finite(bytes, dtype) {
+                    return Ok(None);
+                }
+                let there = Tensor::from_raw_buffer(bytes, dtype, shape, &self.device)?;
+                return Ok(Some(there.to_dtype(self.dtype)?));
+            }
+            (Kind::ChannelsLastKernel, &[outputs, inputs, height, width]) => {
+                load::turned(bytes, dtype, [outputs, inputs, height * width])
+            }
+            _ => load::dense(bytes, dtype),
+        };
+        let Some(values) = values else { return Ok(None) };
+        let shape = self.kind.kept_shape(shape);
+        let tensor = Tensor::from_vec(values, shape, &Device::Cpu)?;
+        Ok(Some(tensor.to_dtype(self.dtype)?.to_device(&self.device)?))
     }
 }
 
@@ -271,6 +344,17 @@ pub enum Init {
 pub trait Source: Send {
     /// The value of the parameter `name`, f32 on the CPU.
     fn tensor(&mut self, name: &str, shape: &[usize], init: Init) -> crate::Result<Tensor>;
+
+    /// The same, as `keeping` keeps it.
+    fn placed(
+        &mut self,
+        name: &str,
+        shape: &[usize],
+        init: Init,
+        keeping: &Keeping,
+    ) -> crate::Result<Tensor> {
+        Ok(keeping.keep(&self.tensor(name, shape, init)?)?)
+    }
 }
 
 /// Random parameters. Each depends on the seed and its name only.
@@ -336,8 +420,9 @@ impl Builder {
     pub fn param(&self, name: &str, shape: &[usize], init: Init) -> crate::Result<Param> {
         let name = format!("{}{name}", self.prefix);
         let mut shared = self.shared.lock().expect("no panic holds this lock");
-        let value = shared.source.tensor(&name, shape, init)?.to_device(&self.device)?;
-        let param = Param::new(name, &value, self.compute)?;
+        let keeping = Keeping::new(&self.device, self.compute, shape.len());
+        let value = shared.source.placed(&name, shape, init, &keeping)?;
+        let param = Param::kept(name, shape, &keeping, value);
         shared.params.push(param.clone());
         Ok(param)
     }

@@ -18,7 +18,7 @@ use crate::diffusion::weights::{Weights, save_weights};
 use crate::diffusion::{Backbone, BackboneFiles, Blueprint, Part as ModelPart, Request, Sampling};
 use crate::nn::{Param, Var, no_grad, parallel};
 use crate::rng::Rng;
-use crate::train::{BatchSize, Noised, Part, Streams, Task, loss};
+use crate::train::{BatchSize, FixedTexts, Noised, Part, Streams, Task, loss};
 use crate::world::{self, SIZE, Scene};
 use crate::{Error, Result};
 
@@ -133,7 +133,8 @@ impl Task for UNetTask<'_> {
                 }
             })
         };
-        Noised::draw(&self.backbone, &self.schedule, &latents, captions, weights, streams)
+        let texts = &mut FixedTexts::default(); // all of them change
+        Noised::draw(&self.backbone, &self.schedule, &latents, captions, weights, texts, streams)
     }
 
     fn size(&self, batch: &Noised) -> BatchSize {

@@ -10,5 +10,5 @@ mod vae;
 pub use text_encoder::TextEncoder;
 pub use transformer::{CrossAttention, OnCrossAttention};
 pub use transformer_layer::{LayerNames, TransformerLayer, TransformerSize};
-pub use unet::UNet;
+pub use unet::{TextKeys, UNet};
 pub use vae::{Posterior, Vae};

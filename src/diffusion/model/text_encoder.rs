@@ -143,6 +143,16 @@ impl TextEncoder {
         Ok(())
     }
 
+    /// Whether a training that trains what is trainable now changes what becomes of these tokens.
+    pub fn trains(&self, ids: &[u32]) -> bool {
+        let added = self.added.as_ref().filter(|added| added.trainable());
+        let is_added = |param: &Param| added.is_some_and(|added| added.is(param));
+        let first =
+            self.config.vocab_size + self.added_count() - added.map_or(0, |added| added.shape()[0]);
+        self.params.iter().any(|param| param.trainable() && !is_added(param))
+            || added.is_some() && ids.iter().any(|id| *id as usize >= first)
+    }
+
     /// Takes all added tokens away.
     pub fn remove_added(&mut self) {
         if self.added.take().is_some() {

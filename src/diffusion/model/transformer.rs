@@ -43,24 +43,49 @@ impl Attention {
 
     /// `x` [batch, n, width], `context` [batch, m, context width] → [batch, n, width].
     pub fn forward(&self, x: &Var, context: &Var) -> TensorResult<Var> {
-        self.forward_seen(x, context, |_, _| Ok(()))
+        self.forward_seen(x, Context::Features(context), |_, _| Ok(()))
     }
 
     /// The same; `see` gets the queries and keys first.
     fn forward_seen(
         &self,
         x: &Var,
-        context: &Var,
+        context: Context,
         see: impl FnOnce(&Tensor, &Tensor) -> TensorResult<()>,
     ) -> TensorResult<Var> {
         let q = self.to_q.forward(x)?;
-        let (mut k, mut v) = (self.to_k.forward(context)?, self.to_v.forward(context)?);
-        if self.detach_first {
-            (k, v) = (ops::detach_first_token(&k)?, ops::detach_first_token(&v)?);
-        }
-        see(q.value(), k.value())?;
-        self.to_out.forward(&ops::attention(&q, &k, &v, self.heads, false)?)
+        let KeysValues { keys, values } = match context {
+            Context::Features(features) => self.keys_values(features)?,
+            Context::Made(made) => made.clone(),
+        };
+        see(q.value(), keys.value())?;
+        self.to_out.forward(&ops::attention(&q, &keys, &values, self.heads, false)?)
     }
+
+    fn keys_values(&self, context: &Var) -> TensorResult<KeysValues> {
+        let (mut keys, mut values) = (self.to_k.forward(context)?, self.to_v.forward(context)?);
+        if self.detach_first {
+            keys = ops::detach_first_token(&keys)?;
+            values = ops::detach_first_token(&values)?;
+        }
+        Ok(KeysValues { keys, values })
+    }
+}
+
+/// The keys and values that an attention makes of its context.
+#[derive(Clone)]
+pub struct KeysValues {
+    keys: Var,
+    values: Var,
+}
+
+/// What a cross attention attends to.
+#[derive(Clone, Copy)]
+pub enum Context<'a> {
+    /// Features of a text [batch, length, width].
+    Features(&'a Var),
+    /// What it has made of them before.
+    Made(&'a KeysValues),
 }
 
 /// A cross attention of a forward pass: the places of a map attend to the text.
@@ -173,11 +198,16 @@ impl SpatialTransformer {
         self.attn2.detach_first = on;
     }
 
-    /// `map` and `text` [batch, length, context] → map of the same shape.
+    /// What the cross attention makes of a text [batch, length, context].
+    pub fn keys_values(&self, text: &Var) -> TensorResult<KeysValues> {
+        self.attn2.keys_values(text)
+    }
+
+    /// `map` and the text → map of the same shape.
     pub fn forward(
         &self,
         map: &Var,
-        text: &Var,
+        text: Context,
         on_cross_attention: Option<OnCrossAttention>,
     ) -> TensorResult<Var> {
         let (_, _, height, width) = ops::map_size(map)?;

@@ -1,15 +1,20 @@
 //! diffusers' `UNet2DConditionModel`: predicts the noise (or velocity) in latents from the timestep
 //! and the text.
 
+use std::cell::Cell;
 use std::sync::Arc;
 
-use candle_core::{DType, Result as TensorResult, Tensor};
+use candle_core::{DType, Result as TensorResult, Tensor, bail};
 
 use super::resnet::{Downsample, ResnetBlock, ResnetStyle, Upsample};
-use super::transformer::{OnCrossAttention, SpatialTransformer, TransformerStyle};
+use super::transformer::{
+    Context, KeysValues, OnCrossAttention, SpatialTransformer, TransformerStyle,
+};
 use crate::Result;
 use crate::diffusion::config::UNetConfig;
-use crate::nn::{Builder, Conv2d, GroupNorm, Linear, Padding, Param, Var, checkpoint, ops};
+use crate::nn::{
+    Builder, Conv2d, GroupNorm, Linear, Padding, Param, Var, checkpoint, no_grad, ops,
+};
 
 /// The UNet.
 pub struct UNet {
@@ -34,6 +39,9 @@ struct Layer {
     attention: Option<SpatialTransformer>,
 }
 
+/// What a UNet's cross attentions made of a text, in the order of a forward pass.
+pub struct TextKeys(Vec<KeysValues>);
+
 struct DownBlock {
     layers: Vec<Arc<Layer>>,
     downsample: Option<Downsample>,
@@ -54,7 +62,7 @@ impl Layer {
         &self,
         x: &Var,
         time: &Var,
-        text: &Var,
+        text: Context,
         on_cross_attention: Option<OnCrossAttention>,
     ) -> TensorResult<Var> {
         let x = self.resnet.forward(x, Some(time))?;
@@ -188,6 +196,11 @@ impl UNet {
         &self.params
     }
 
+    /// The type that forward passes compute in.
+    pub fn compute_dtype(&self) -> DType {
+        self.compute
+    }
+
     /// Whether training keeps only the inputs of each layer and computes the rest again in the
     /// backward pass: about a third more time for a fraction of the memory.
     pub fn set_checkpointing(&mut self, on: bool) {
@@ -221,14 +234,66 @@ impl UNet {
         text: &Var,
         on_cross_attention: Option<OnCrossAttention>,
     ) -> TensorResult<Var> {
-        let run = |layer: &Arc<Layer>, x: &Var, time: &Var, text: &Var| {
+        let text = &ops::to_dtype(text, self.compute)?;
+        self.through(latents, timesteps, |layer, x, time| {
             // a layer that runs again in the backward pass would be seen twice
             if !self.checkpointing || on_cross_attention.is_some() {
-                return layer.forward(x, time, text, on_cross_attention);
+                return layer.forward(x, time, Context::Features(text), on_cross_attention);
             }
             let layer = layer.clone();
-            checkpoint(&[x, time, text], move |i| layer.forward(&i[0], &i[1], &i[2], None))
+            checkpoint(&[x, time, text], move |i| {
+                layer.forward(&i[0], &i[1], Context::Features(&i[2]), None)
+            })
+        })
+    }
+
+    /// What all cross attentions make of `text`, for [`UNet::denoise`]. No gradient flows through it.
+    pub fn keys_values(&self, text: &Var) -> TensorResult<TextKeys> {
+        let text = ops::to_dtype(&text.detach(), self.compute)?;
+        let attentions = self.layers().filter_map(|layer| layer.attention.as_ref());
+        let made: TensorResult<Vec<_>> =
+            no_grad(|| attentions.map(|attention| attention.keys_values(&text)).collect());
+        Ok(TextKeys(made?))
+    }
+
+    /// [`UNet::forward_seen`] without gradients, for a text that is the same in many steps: the same bits for
+    /// less work.
+    pub fn denoise(
+        &self,
+        latents: &Tensor,
+        timesteps: &[f64],
+        text: &TextKeys,
+        on_cross_attention: Option<OnCrossAttention>,
+    ) -> TensorResult<Tensor> {
+        let made = Cell::new(text.0.iter());
+        let run = |layer: &Arc<Layer>, x: &Var, time: &Var| {
+            let mut rest = made.take();
+            let own = layer.attention.as_ref().and_then(|_| rest.next());
+            made.set(rest);
+            match own {
+                Some(own) => layer.forward(x, time, Context::Made(own), on_cross_attention),
+                None if layer.attention.is_none() => layer.resnet.forward(x, Some(time)),
+                None => bail!("keys and values of a text that another network made"),
+            }
         };
+        let latents = Var::constant(latents.clone());
+        Ok(no_grad(|| self.through(&latents, timesteps, run))?.value().clone())
+    }
+
+    /// All layers, in the order of a forward pass.
+    fn layers(&self) -> impl Iterator<Item = &Arc<Layer>> {
+        let down = self.down_blocks.iter().flat_map(|block| &block.layers);
+        let up = self.up_blocks.iter().flat_map(|block| &block.layers);
+        down.chain([&self.mid_block.first, &self.mid_block.last]).chain(up)
+    }
+
+    /// A forward pass in which `run` runs the layers, each on a map and the time.
+    fn through(
+        &self,
+        latents: &Var,
+        timesteps: &[f64],
+        run: impl Fn(&Arc<Layer>, &Var, &Var) -> TensorResult<Var>,
+    ) -> TensorResult<Var> {
         let latents = match self.config.center_input_sample {
             true => ops::composed([latents], |[x]| (x * 2.0)? - 1.0)?,
             false => latents.clone(),
@@ -238,14 +303,13 @@ impl UNet {
         let time = self.time_linear_1.forward(&Var::constant(sinusoids))?;
         let time = self.time_linear_2.forward(&ops::silu(&time)?)?;
         let time = ops::silu(&time)?; // every residual block begins with it
-        let text = &ops::to_dtype(text, self.compute)?;
 
         let mut x = ops::from_image(&ops::to_dtype(&latents, self.compute)?)?;
         x = self.conv_in.forward(&x)?;
         let mut skips = vec![x.clone()];
         for block in &self.down_blocks {
             for layer in &block.layers {
-                x = run(layer, &x, &time, text)?;
+                x = run(layer, &x, &time)?;
                 skips.push(x.clone());
             }
             if let Some(downsample) = &block.downsample {
@@ -253,12 +317,12 @@ impl UNet {
                 skips.push(x.clone());
             }
         }
-        x = run(&self.mid_block.first, &x, &time, text)?;
-        x = run(&self.mid_block.last, &x, &time, text)?;
+        x = run(&self.mid_block.first, &x, &time)?;
+        x = run(&self.mid_block.last, &x, &time)?;
         for block in &self.up_blocks {
             for layer in &block.layers {
                 let skip = skips.pop().expect("as many skips as layers on the way up");
-                x = run(layer, &ops::concat_channels(&x, &skip)?, &time, text)?;
+                x = run(layer, &ops::concat_channels(&x, &skip)?, &time)?;
             }
             if let Some(upsample) = &block.upsample {
                 let next = skips.last().expect("the way up ends where the way down began");

@@ -1,11 +1,12 @@
 //! One file of weights, of either kind.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use candle_core::safetensors::{Load, MmapedSafetensors};
-use candle_core::{DType, Device, Tensor};
+use candle_core::DType;
+use candle_core::safetensors::MmapedSafetensors;
 
 use super::pickle::Pickle;
 use crate::{Error, Result};
@@ -65,11 +66,11 @@ impl WeightFile {
         }
     }
 
-    /// Reads a tensor, in its own type, to the CPU.
-    pub fn load(&self, key: &str) -> Result<Tensor> {
+    /// A tensor's numbers in their own type, little-endian and in the order of its shape.
+    pub fn bytes(&self, key: &str) -> Result<Cow<'_, [u8]>> {
         match &self.kind {
-            Kind::Safetensors(file) => Ok(file.get(key)?.load(&Device::Cpu)?),
-            Kind::Pickled(file) => file.load(key),
+            Kind::Safetensors(file) => Ok(Cow::Borrowed(file.get(key)?.data())),
+            Kind::Pickled(file) => Ok(Cow::Owned(file.bytes(key)?)),
         }
     }
 }

@@ -13,8 +13,8 @@ use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use candle_core::DType;
 use candle_core::pickle::Object;
-use candle_core::{DType, Device, Tensor};
 use zip::{CompressionMethod, ZipArchive};
 
 use self::program::Checked;
@@ -128,11 +128,11 @@ impl Pickle {
         self.tensors.get(key).map(|stored| (stored.dtype, stored.shape.as_slice()))
     }
 
-    /// Reads a tensor.
+    /// Reads a tensor's numbers, little-endian and in the order of its shape.
     ///
     /// # Errors
-    /// [`Error::Input`] if the archive does not have its numbers, or not as they should be.
-    pub fn load(&self, key: &str) -> Result<Tensor> {
+    /// [`Error::Input`] if the archive does not have them, or not as they should be.
+    pub fn bytes(&self, key: &str) -> Result<Vec<u8>> {
         let bad = |what: String| Error::input(format!("{}: `{key}`: {what}", self.path.display()));
         let stored = self.tensors.get(key).ok_or_else(|| bad("is not there".into()))?;
         let span =
@@ -161,8 +161,7 @@ impl Pickle {
             return Err(bad("the archive is cut short".into()));
         }
         drop(archive);
-        let bytes = stored.in_order(bytes);
-        Ok(Tensor::from_raw_buffer(&bytes, stored.dtype, &stored.shape, &Device::Cpu)?)
+        Ok(stored.in_order(bytes))
     }
 }
 

@@ -5,6 +5,7 @@ pub mod attention;
 pub mod buffer;
 pub mod conv;
 pub mod gemm;
+pub mod load;
 pub mod map;
 pub mod norm;
 pub mod simd;

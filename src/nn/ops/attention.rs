@@ -1,10 +1,15 @@
-use candle_core::{D, DType, Device, Result, Tensor, bail};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
+use candle_core::{D, DType, Device, DeviceLocation, Result, Tensor, bail};
+use candle_nn::ops::softmax_last_dim;
 
 use super::basic::at_least_f32;
 use crate::nn::backend::fast;
 use crate::nn::kernels::attention::{Attention, Needs};
 use crate::nn::kernels::buffer::slice;
-use crate::nn::{Flow, Var, flops};
+use crate::nn::{Flow, Var, device_memory, flops};
 
 /// Multi-head attention `softmax(q kᵀ / √d) v`: `q` [batch, n, heads · d], `k` and `v` [batch, m,
 /// heads · d]. With `causal`, a token sees itself and those before it.
@@ -20,7 +25,8 @@ pub fn attention(q: &Var, k: &Var, v: &Var, heads: usize, causal: bool) -> Resul
         let shape = Attention { n, m, heads, d: width / heads, causal };
         kernel(q, k, v, shape, products)
     } else {
-        candle(q, k, v, heads, causal, products)
+        let block = block(q.value().device());
+        candle([q, k, v], heads, causal, products, block)
     }
 }
 
@@ -35,11 +41,12 @@ pub fn attention_probabilities(q: &Tensor, k: &Tensor, heads: usize) -> Result<T
         let out = shape.probabilities(&slice(&q)?, &slice(&k)?);
         return Tensor::from_vec(out, (batch, n, m), q.device());
     }
-    let (q, k) = (split_heads(q, heads)?, split_heads(k, heads)?);
+    let q = split_heads(&(q * scale(width, heads))?, heads)?;
+    let k = split_heads(k, heads)?;
     let mut blocks = vec![];
-    for (start, len) in query_blocks(batch * heads * m, n) {
+    for (start, len) in query_blocks(batch * heads * m, n, block(q.device())) {
         let q = q.narrow(2, start, len)?.contiguous()?;
-        let found = probabilities(&q, &k, scale(width, heads), None)?;
+        let found = probabilities(&q, &k, None)?;
         blocks.push(found.to_dtype(DType::F32)?.mean(1)?);
     }
     Tensor::cat(&blocks, 1)
@@ -90,53 +97,51 @@ fn kernel(q: &Var, k: &Var, v: &Var, shape: Attention, products: usize) -> Resul
     }))
 }
 
-/// Scores held at a time, in numbers.
-const BLOCK: usize = 1 << 24;
-
-/// Blocks of the `n` queries, the start and length of each, for so many scores of a query.
-fn query_blocks(scores: usize, n: usize) -> impl Iterator<Item = (usize, usize)> + Clone {
-    let block = (BLOCK / scores.max(1)).clamp(1, n.max(1));
-    (0..n).step_by(block).map(move |start| (start, block.min(n - start)))
-}
-
-/// On candle's operations.
-fn candle(q: &Var, k: &Var, v: &Var, heads: usize, causal: bool, products: usize) -> Result<Var> {
+/// On candle's operations, for at most `block` scores at a time.
+fn candle(
+    [q, k, v]: [&Var; 3],
+    heads: usize,
+    causal: bool,
+    products: usize,
+    block: usize,
+) -> Result<Var> {
     let (batch, n, width) = q.value().dims3()?;
     let m = k.value().dim(1)?;
     let scale = scale(width, heads);
-    let queries = query_blocks(batch * heads * m, n);
-    let (qh, kh, vh) = (
-        split_heads(q.value(), heads)?,
-        split_heads(k.value(), heads)?,
-        split_heads(v.value(), heads)?,
-    );
+    let queries = query_blocks(batch * heads * m, n, block);
+    // scaled here and not as scores, which are many more
+    let qh = split_heads(&(q.value() * scale)?, heads)?;
+    let (kh, vh) = (split_heads(k.value(), heads)?, split_heads(v.value(), heads)?);
     let mut blocks = vec![];
     for (start, len) in queries.clone() {
         let qb = qh.narrow(2, start, len)?.contiguous()?;
-        blocks.push(probabilities(&qb, &kh, scale, causal.then_some(start))?.matmul(&vh)?);
+        blocks.push(probabilities(&qb, &kh, causal.then_some(start))?.matmul(&vh)?);
     }
     let out = Tensor::cat(&blocks, 2)?;
+    drop(blocks);
     let result = join_heads(&out)?;
     Ok(Var::record(result, [q, k, v], move |grad, flow| {
         count_backward(flow, products);
         let grad = split_heads(&grad, heads)?;
-        let (kt, vt) = (kh.clone(), vh.transpose(2, 3)?.contiguous()?);
         let (mut dq, mut dk, mut dv) = (vec![], None, None);
         for (start, len) in queries.clone() {
             let part = |x: &Tensor| x.narrow(2, start, len)?.contiguous();
             let (qb, gb) = (part(&qh)?, part(&grad)?);
-            let p = probabilities(&qb, &kh, scale, causal.then_some(start))?;
+            let p = probabilities(&qb, &kh, causal.then_some(start))?;
             if flow.needs(2) {
-                sum_into(&mut dv, p.transpose(2, 3)?.contiguous()?.matmul(&gb)?)?;
+                sum_into(&mut dv, p.t()?.matmul(&gb)?)?;
+            }
+            if !flow.needs(0) && !flow.needs(1) {
+                continue;
             }
             // ∂softmax: p ∘ (∂p − Σ p ∘ ∂p), where the sum equals Σ ∂out ∘ out
             let inner = (&gb * part(&out)?)?.sum_keepdim(D::Minus1)?;
-            let ds = (p * gb.matmul(&vt)?.broadcast_sub(&inner)?)?;
+            let ds = (p * gb.matmul(&vh.t()?)?.broadcast_sub(&inner)?)?;
             if flow.needs(0) {
-                dq.push((ds.matmul(&kt)? * scale)?);
+                dq.push((ds.matmul(&kh)? * scale)?);
             }
             if flow.needs(1) {
-                sum_into(&mut dk, (ds.transpose(2, 3)?.contiguous()?.matmul(&qb)? * scale)?)?;
+                sum_into(&mut dk, ds.t()?.matmul(&qb)?)?;
             }
         }
         if flow.needs(0) {
@@ -152,29 +157,69 @@ fn candle(q: &Var, k: &Var, v: &Var, heads: usize, causal: bool, products: usize
     }))
 }
 
-/// `softmax(q kᵀ scale)` in f32; `causal` is the position of the first query.
-fn probabilities(q: &Tensor, k: &Tensor, scale: f64, causal: Option<usize>) -> Result<Tensor> {
-    let dtype = q.dtype();
-    let scores =
-        (q.matmul(&k.transpose(2, 3)?.contiguous()?)? * scale)?.to_dtype(at_least_f32(dtype))?;
-    let scores = match causal {
-        Some(first) => {
-            let (_, _, n, m) = scores.dims4()?;
-            scores.broadcast_add(
-                &causal_mask(first, n, m, scores.device())?.to_dtype(scores.dtype())?,
-            )?
-        }
-        None => scores,
-    };
-    let exp = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?)?.exp()?;
-    exp.broadcast_div(&exp.sum_keepdim(D::Minus1)?)?.to_dtype(dtype)
+/// Blocks of the `n` queries, the start and length of each, for so many scores of a query and at most
+/// `block` in all.
+fn query_blocks(
+    scores: usize,
+    n: usize,
+    block: usize,
+) -> impl Iterator<Item = (usize, usize)> + Clone {
+    let block = (block / scores.max(1)).clamp(1, n.max(1));
+    (0..n).step_by(block).map(move |start| (start, block.min(n - start)))
 }
 
-/// 0 where query `first + i` may see key `j`, −∞ elsewhere: [n, m].
-fn causal_mask(first: usize, n: usize, m: usize, device: &Device) -> Result<Tensor> {
+/// How many scores are held at a time, in numbers: on a GPU so many that all that is made of them fills an
+/// eighth of the memory that was free when attention first ran there, or less. It is a power of two, so that
+/// sums over blocks are the same ones in the next run.
+fn block(device: &Device) -> usize {
+    /// Of any other device.
+    const USUAL: usize = 1 << 24;
+    /// Scores, their probabilities and the gradients of both, in f32.
+    const BYTES: u64 = 4 * 4;
+    static KNOWN: Mutex<BTreeMap<String, usize>> = Mutex::new(BTreeMap::new());
+
+    if device.is_cpu() {
+        return USUAL;
+    }
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    *known.entry(format!("{:?}", device.location())).or_insert_with(|| {
+        let fitting = |(free, _)| 1 << ((free / 8 / BYTES) as usize).max(1).ilog2();
+        device_memory(device).map_or(USUAL, fitting).clamp(1 << 20, 1 << 30)
+    })
+}
+
+/// `softmax(q kᵀ)` of scaled queries; `causal` is the position of the first. At least f32 inside.
+fn probabilities(q: &Tensor, k: &Tensor, causal: Option<usize>) -> Result<Tensor> {
+    let mut scores = q.matmul(&k.t()?)?;
+    if let Some(first) = causal {
+        scores = scores.broadcast_add(&causal_mask(first, &scores)?)?;
+    }
+    // CUDA's kernel computes half precision in f32 itself
+    let (dtype, wide) = (q.dtype(), at_least_f32(q.dtype()));
+    match wide == dtype || q.device().is_cuda() {
+        true => softmax_last_dim(&scores),
+        false => softmax_last_dim(&scores.to_dtype(wide)?)?.to_dtype(dtype),
+    }
+}
+
+/// 0 where query `first + i` may see key `j`, −∞ elsewhere, for scores [.., n, m]: [n, m].
+fn causal_mask(first: usize, scores: &Tensor) -> Result<Tensor> {
+    type Key = (usize, usize, usize, DType, DeviceLocation);
+    thread_local! {
+        // all layers of a text encoder ask for the same, which would be moved to the device each time
+        static LAST: RefCell<Option<(Key, Tensor)>> = const { RefCell::new(None) };
+    }
+    let (_, _, n, m) = scores.dims4()?;
+    let key = (first, n, m, scores.dtype(), scores.device().location());
+    let last = LAST.with_borrow(|last| last.clone());
+    if let Some((_, mask)) = last.filter(|(known, _)| *known == key) {
+        return Ok(mask);
+    }
     let value = |i, j| if j > first + i { f32::NEG_INFINITY } else { 0.0 };
     let values: Vec<f32> = (0..n).flat_map(|i| (0..m).map(move |j| value(i, j))).collect();
-    Tensor::from_vec(values, (n, m), device)
+    let mask = Tensor::from_vec(values, (n, m), scores.device())?.to_dtype(scores.dtype())?;
+    LAST.set(Some((key, mask.clone())));
+    Ok(mask)
 }
 
 /// [batch, n, heads · d] → [batch, heads, n, d].
@@ -194,4 +239,53 @@ fn sum_into(sum: &mut Option<Tensor>, x: Tensor) -> Result<()> {
         None => x,
     });
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::ops;
+    use crate::rng::Rng;
+
+    /// The result, and the gradients of queries, keys and values, for so many scores at a time.
+    fn run(block: usize, dtype: DType, causal: bool) -> Vec<Tensor> {
+        let random = |name: &str, n: usize| {
+            let x = Rng::new(1, name).normal((2, n, 24), &Device::Cpu).unwrap();
+            Var::leaf(x.to_dtype(dtype).unwrap())
+        };
+        let (n, m) = (37, if causal { 37 } else { 19 });
+        let [q, k, v] = [random("q", n), random("k", m), random("v", m)];
+        let out = candle([&q, &k, &v], 3, causal, 0, block).unwrap();
+        let weights = random("weights", n).detach();
+        let product = ops::mul(&out, &weights).unwrap();
+        let loss = ops::composed([&product], |[p]| p.sum_all()).unwrap();
+        let gradients = loss.backward(1.0).unwrap();
+        let gradients = [&q, &k, &v].map(|x| gradients.get(x).unwrap().clone());
+        [out.value().clone()].into_iter().chain(gradients).collect()
+    }
+
+    fn distance(a: &Tensor, b: &Tensor) -> f64 {
+        let wide = |x: &Tensor| x.to_dtype(DType::F64).unwrap();
+        let difference = (wide(a) - wide(b)).unwrap().abs().unwrap();
+        difference.flatten_all().unwrap().max(0).unwrap().to_scalar().unwrap()
+    }
+
+    #[test]
+    fn blocks_of_any_size_give_the_same() {
+        for causal in [false, true] {
+            let whole = run(1 << 24, DType::F64, causal);
+            for block in [1, 6 * 19 * 5, 6 * 37 * 36] {
+                for (a, b) in run(block, DType::F64, causal).iter().zip(&whole) {
+                    assert!(distance(a, b) < 1e-12, "{block}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn half_precision_is_near() {
+        for (a, b) in run(1 << 24, DType::F16, true).iter().zip(run(1 << 24, DType::F64, true)) {
+            assert!(distance(a, &b) < 2e-2);
+        }
+    }
 }

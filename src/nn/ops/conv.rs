@@ -2,6 +2,7 @@ use std::sync::Arc;
 
 use candle_core::{Device, Result, Tensor, bail};
 
+use super::half::widened_on_cpu;
 use crate::nn::backend::fast;
 use crate::nn::kernels::buffer::slice;
 use crate::nn::kernels::conv::{self, Geometry, Prepared};
@@ -45,7 +46,7 @@ pub fn conv2d(
         let backward = derived(backward)?;
         return channels_last(x, &w, [forward, backward], &b, g);
     }
-    candle(x, &w, &b, stride, padding)
+    widened_on_cpu([x, &w, &b], |[x, w, b]| candle(x, w, b, stride, padding))
 }
 
 /// Channels last, on the project's kernels.

@@ -10,6 +10,7 @@ mod attention;
 pub(super) mod basic;
 mod composed;
 mod conv;
+mod half;
 mod linear;
 mod map;
 mod norm;

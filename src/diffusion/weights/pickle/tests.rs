@@ -1,3 +1,5 @@
+use candle_core::{Device, Tensor};
+
 use super::*;
 
 fn golden(name: &str) -> PathBuf {
@@ -6,6 +8,11 @@ fn golden(name: &str) -> PathBuf {
 
 fn values(tensor: &Tensor) -> Vec<f32> {
     tensor.flatten_all().unwrap().to_dtype(DType::F32).unwrap().to_vec1().unwrap()
+}
+
+fn load(pickle: &Pickle, key: &str) -> Tensor {
+    let (dtype, shape) = pickle.describe(key).unwrap();
+    Tensor::from_raw_buffer(&pickle.bytes(key).unwrap(), dtype, shape, &Device::Cpu).unwrap()
 }
 
 #[test]
@@ -17,9 +24,8 @@ fn what_pytorch_writes_is_read() {
     keys.sort();
     assert_eq!(pickle.keys().collect::<Vec<_>>(), keys);
     for key in keys {
-        let found = pickle.load(key).unwrap();
+        let found = load(&pickle, key);
         assert_eq!(found.dims(), wanted[key].dims(), "{key}");
-        assert_eq!(pickle.describe(key).unwrap(), (found.dtype(), found.dims()), "{key}");
         assert_eq!(values(&found), values(&wanted[key]), "{key}");
     }
     assert_eq!(pickle.describe("state_dict.half").unwrap().0, DType::F16);
@@ -27,10 +33,10 @@ fn what_pytorch_writes_is_read() {
 
 /// Everything that is wrong with a file, whether it shows when it is opened or when it is read.
 fn fault(name: &str) -> String {
-    match Pickle::open(&golden(name)).and_then(|pickle| pickle.load("x")) {
+    match Pickle::open(&golden(name)).and_then(|pickle| pickle.bytes("x")) {
         Err(error @ Error::Input { .. }) => error.to_string(),
         Err(other) => panic!("{name}: {other:?} is no input error"),
-        Ok(tensor) => panic!("{name} was read: {tensor}"),
+        Ok(bytes) => panic!("{name} was read: {} bytes", bytes.len()),
     }
 }
 
@@ -45,7 +51,7 @@ fn nothing_is_called() {
 #[test]
 fn what_a_file_promises_is_not_believed() {
     assert_eq!(
-        values(&Pickle::open(&golden("whole.pt")).unwrap().load("x").unwrap()),
+        values(&load(&Pickle::open(&golden("whole.pt")).unwrap(), "x")),
         [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
     );
     for (name, wanted) in [
