@@ -5,6 +5,7 @@
 
 mod autograd;
 mod backend;
+pub(crate) mod device;
 mod finite;
 pub mod flops;
 mod kernels;
@@ -14,6 +15,7 @@ pub mod parallel;
 mod param;
 
 pub use autograd::{Flow, Gradients, Var, checkpoint, no_grad};
+pub(crate) use backend::fast as on_cpu_kernels;
 pub use backend::reference;
 pub use finite::all_finite;
 pub use layers::{Conv2d, GroupNorm, LayerNorm, Linear};

@@ -6,10 +6,10 @@ use std::sync::{Arc, Mutex, RwLock};
 use candle_core::{DType, Device, Result, Tensor};
 
 use super::autograd::{Gradients, Node, Var};
-use super::backend;
 use super::kernels::buffer::slice;
 use super::kernels::conv::Prepared;
 use super::kernels::gemm::Mat;
+use super::{backend, device};
 use crate::rng::Rng;
 
 /// A named tensor of a model. Clones share the value.
@@ -32,6 +32,8 @@ struct State {
     trainable: bool,
     // What kernels have asked to be made of the value.
     derived: Vec<(Derived, Arc<Vec<f32>>)>,
+    // Of a convolution's kernel that is frozen: the one whose convolution is the input's gradient.
+    turned: Option<Tensor>,
 }
 
 /// Another form of a value, which a kernel can work with better.
@@ -81,7 +83,7 @@ impl Param {
             Kind::Plain
         };
         let shape = value.dims().to_vec();
-        let value = kind.kept_from_file(&value.to_dtype(compute)?)?;
+        let value = kind.kept_from_file(&device::to_dtype(value, compute)?)?;
         Ok(Param(Arc::new(Inner {
             name: name.into(),
             shape,
@@ -89,7 +91,7 @@ impl Param {
             compute,
             leaf: Node::leaf(),
             shared: AtomicBool::new(true),
-            state: RwLock::new(State { value, trainable: false, derived: vec![] }),
+            state: RwLock::new(State { value, trainable: false, derived: vec![], turned: None }),
         })))
     }
 
@@ -136,6 +138,7 @@ impl Param {
         self.0.shared.store(true, Ordering::Relaxed);
         state.value = value;
         state.derived.clear();
+        state.turned = None;
     }
 
     /// Changes the value where it lies: `f` gets it as it is kept, to write to. Tensors that
@@ -148,6 +151,7 @@ impl Param {
             self.0.shared.store(false, Ordering::Relaxed);
         }
         f(&state.value)?;
+        state.turned = None;
         // At once, while the value is in the cache and other threads update other parameters: the next
         // forward pass would have all of them wait for it.
         let State { value, derived, .. } = &mut *state;
@@ -199,8 +203,9 @@ impl Param {
     pub fn set_trainable(&self, trainable: bool) -> Result<()> {
         let mut state = self.write();
         let dtype = if trainable { DType::F32 } else { self.0.compute };
-        state.value = state.value.to_dtype(dtype)?;
+        state.value = device::to_dtype(&state.value, dtype)?;
         state.trainable = trainable;
+        state.turned = None;
         Ok(())
     }
 
@@ -229,6 +234,16 @@ impl Param {
         let derived = form.of(&state.value)?;
         state.derived.push((form, derived.clone()));
         Ok(derived)
+    }
+
+    /// A frozen convolution's kernel turned round, made by `turn` where it is not at hand.
+    pub(super) fn turned(&self, turn: impl FnOnce() -> Result<Tensor>) -> Result<Tensor> {
+        if let Some(turned) = &self.read().turned {
+            return Ok(turned.clone());
+        }
+        let turned = turn()?;
+        self.write().turned = Some(turned.clone());
+        Ok(turned)
     }
 
     fn read(&self) -> std::sync::RwLockReadGuard<'_, State> {

@@ -10,12 +10,15 @@ mod attention;
 pub(super) mod basic;
 mod composed;
 mod conv;
+#[cfg(test)]
+mod gradients;
 mod linear;
 mod map;
 mod norm;
 
 pub use activation::{geglu, gelu, quick_gelu, silu};
 pub use attention::{attention, attention_probabilities};
+pub(super) use basic::at_least_f32;
 pub use basic::{
     add, detach_first_token, index_select, mul, narrow, reshape, scale, sub, to_dtype,
 };
