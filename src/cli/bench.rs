@@ -1,5 +1,6 @@
 //! `cdbench bench`: this machine on the project's own work.
 
+mod count;
 mod denoise;
 mod parity;
 
@@ -25,7 +26,8 @@ use crate::{Error, Result, process};
 const EXAMPLES: &str = "\
 Examples:
   cdbench bench step --config sd15 --resolution 512 --train kv --checkpoint
-  cdbench bench step --config runs/my-backbone --batch 8 --train all --repeats 10";
+  cdbench bench step --config runs/my-backbone --batch 8 --train all --repeats 10
+  cdbench bench step --config sd15 --resolution 512 --batch 8 --bf16 --count";
 
 #[derive(clap::Subcommand)]
 pub enum Command {
@@ -72,6 +74,11 @@ pub struct StepArgs {
     /// auto, cpu, cuda, cuda:N or metal
     #[arg(long, default_value = "auto")]
     device: DeviceName,
+
+    /// Run nothing: say what a GPU would be told to do, launches, bytes and FLOPs, and how long an H100
+    /// would take by its data sheet
+    #[arg(long, conflicts_with_all = ["repeats", "device"])]
+    count: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
@@ -85,6 +92,7 @@ enum Train {
 /// Runs `cdbench bench …`.
 pub fn run(command: Command) -> Result<()> {
     match command {
+        Command::Step(args) if args.count => count::run(&args),
         Command::Step(args) => step(&args),
         Command::Denoise(args) => denoise::run(&args),
         Command::Parity(args) => parity::run(&args),

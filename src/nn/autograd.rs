@@ -214,14 +214,16 @@ impl Gradients {
 
     /// Adds the gradients of another pass over the same leaves.
     pub fn merge(&mut self, other: Gradients) -> Result<()> {
-        let sums: Vec<(u64, Tensor)> = other
-            .0
-            .into_par_iter()
-            .map(|(id, grad)| match self.0.get(&id) {
-                Some(sum) => Ok((id, super::ops::basic::sum(sum, &grad)?)),
-                None => Ok((id, grad)),
-            })
-            .collect::<Result<_>>()?;
+        let add = |(id, grad): (u64, Tensor)| match self.0.get(&id) {
+            Some(sum) => Ok((id, super::ops::basic::sum(sum, &grad)?)),
+            None => Ok((id, grad)),
+        };
+        // The mode, and what is counted, are this thread's.
+        let sums: Vec<(u64, Tensor)> = if super::backend::reference_mode() {
+            other.0.into_iter().map(add).collect::<Result<_>>()?
+        } else {
+            other.0.into_par_iter().map(add).collect::<Result<_>>()?
+        };
         self.0.extend(sums);
         Ok(())
     }

@@ -36,6 +36,6 @@ pub(super) fn has_kernels(device: &Device, dtype: DType) -> bool {
 }
 
 /// Whether the CPU kernels take this tensor.
-pub(super) fn fast(x: &Tensor) -> bool {
+pub(crate) fn fast(x: &Tensor) -> bool {
     has_kernels(x.device(), x.dtype())
 }

@@ -5,6 +5,7 @@
 
 mod autograd;
 mod backend;
+pub(crate) mod device;
 mod device_memory;
 mod finite;
 pub mod flops;
@@ -15,6 +16,7 @@ pub mod parallel;
 mod param;
 
 pub use autograd::{Flow, Gradients, Var, checkpoint, no_grad};
+pub(crate) use backend::fast as on_cpu_kernels;
 pub use backend::reference;
 pub use device_memory::device_memory;
 pub use finite::all_finite;

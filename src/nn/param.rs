@@ -6,11 +6,11 @@ use std::sync::{Arc, Mutex, RwLock};
 use candle_core::{DType, Device, Result, Tensor, bail};
 
 use super::autograd::{Gradients, Node, Var};
-use super::backend;
 use super::kernels::buffer::slice;
 use super::kernels::conv::Prepared;
 use super::kernels::gemm::Mat;
 use super::kernels::load;
+use super::{backend, device};
 use crate::rng::Rng;
 
 /// A named tensor of a model. Clones share the value.
@@ -33,6 +33,8 @@ struct State {
     trainable: bool,
     // What kernels have asked to be made of the value.
     derived: Vec<(Derived, Arc<Vec<f32>>)>,
+    // Of a convolution's kernel that is frozen: the one whose convolution is the input's gradient.
+    turned: Option<Tensor>,
 }
 
 /// Another form of a value, which a kernel can work with better.
@@ -89,7 +91,7 @@ impl Param {
             compute: keeping.dtype,
             leaf: Node::leaf(),
             shared: AtomicBool::new(true),
-            state: RwLock::new(State { value, trainable: false, derived: vec![] }),
+            state: RwLock::new(State { value, trainable: false, derived: vec![], turned: None }),
         }))
     }
 
@@ -136,6 +138,7 @@ impl Param {
         self.0.shared.store(true, Ordering::Relaxed);
         state.value = value;
         state.derived.clear();
+        state.turned = None;
     }
 
     /// Changes the value where it lies: `f` gets it as it is kept, to write to. Tensors that
@@ -148,6 +151,7 @@ impl Param {
             self.0.shared.store(false, Ordering::Relaxed);
         }
         f(&state.value)?;
+        state.turned = None;
         // At once, while the value is in the cache and other threads update other parameters: the next
         // forward pass would have all of them wait for it.
         let State { value, derived, .. } = &mut *state;
@@ -199,8 +203,9 @@ impl Param {
     pub fn set_trainable(&self, trainable: bool) -> Result<()> {
         let mut state = self.write();
         let dtype = if trainable { DType::F32 } else { self.0.compute };
-        state.value = state.value.to_dtype(dtype)?;
+        state.value = device::to_dtype(&state.value, dtype)?;
         state.trainable = trainable;
+        state.turned = None;
         Ok(())
     }
 
@@ -229,6 +234,16 @@ impl Param {
         let derived = form.of(&state.value)?;
         state.derived.push((form, derived.clone()));
         Ok(derived)
+    }
+
+    /// A frozen convolution's kernel turned round, made by `turn` where it is not at hand.
+    pub(super) fn turned(&self, turn: impl FnOnce() -> Result<Tensor>) -> Result<Tensor> {
+        if let Some(turned) = &self.read().turned {
+            return Ok(turned.clone());
+        }
+        let turned = turn()?;
+        self.write().turned = Some(turned.clone());
+        Ok(turned)
     }
 
     fn read(&self) -> std::sync::RwLockReadGuard<'_, State> {
@@ -289,7 +304,7 @@ impl Keeping {
 
     /// Keeps a tensor as files have it.
     fn keep(&self, file: &Tensor) -> Result<Tensor> {
-        self.kind.kept_from_file(&file.to_device(&self.device)?.to_dtype(self.dtype)?)
+        self.kind.kept_from_file(&device::to_dtype(&file.to_device(&self.device)?, self.dtype)?)
     }
 
     /// Keeps a tensor of this shape, given as a file's little-endian numbers of a float type, on all threads

@@ -8,7 +8,8 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::slices;
-use crate::nn::{Gradients, Param};
+use crate::nn::device::{self, Factors};
+use crate::nn::{Gradients, Param, on_cpu_kernels};
 use crate::{Error, Result};
 
 /// What all parameters have in common.
@@ -104,12 +105,12 @@ impl AdamW {
                         "optimiser: two trainable parameters are called `{name}`, or one is in two groups"
                     )));
                 }
-                let zeros = param.value().zeros_like()?;
+                let zeros = || param.with_value(device::zeros_like);
                 slots.push(Slot {
                     lr: group.lr,
                     weight_decay: group.weight_decay,
-                    m: zeros.copy()?,
-                    v: zeros,
+                    m: zeros()?,
+                    v: zeros()?,
                     param,
                 });
             }
@@ -163,7 +164,7 @@ impl AdamW {
         let factors: Vec<Factors> =
             self.slots.iter().map(|slot| self.factors(slot, lr_factor, grad_factor)).collect();
         let update = |(slot, factors): (&mut Slot, Factors)| slot.update(gradients, factors);
-        if self.slots[0].m.device().is_cpu() {
+        if on_cpu_kernels(&self.slots[0].m) {
             self.slots.par_iter_mut().zip(factors).try_for_each(update)?;
         } else {
             self.slots.iter_mut().zip(factors).try_for_each(update)?;
@@ -209,26 +210,14 @@ impl AdamW {
     }
 }
 
-#[derive(Clone, Copy)]
-struct Factors {
-    grad: f32,
-    keep: f32,
-    one_minus_beta1: f32,
-    beta2: f32,
-    one_minus_beta2: f32,
-    root: f32,
-    eps: f32,
-    step: f32,
-}
-
 impl Slot {
     fn update(&mut self, gradients: &Gradients, f: Factors) -> candle_core::Result<()> {
         let grad = match self.param.grad(gradients) {
             Some(grad) => grad.clone(),
-            None => self.m.zeros_like()?,
+            None => device::zeros_like(&self.m)?,
         };
-        if !grad.device().is_cpu() {
-            return self.update_on_device(&grad, f);
+        if !on_cpu_kernels(&grad) {
+            return device::adamw(&self.param, &grad, &mut self.m, &mut self.v, f);
         }
         slices::read(&grad, |g| {
             slices::write(&self.m, |m| {
@@ -237,16 +226,6 @@ impl Slot {
                 })
             })
         })????;
-        Ok(())
-    }
-
-    fn update_on_device(&mut self, grad: &Tensor, f: Factors) -> candle_core::Result<()> {
-        let grad = (grad * f64::from(f.grad))?;
-        self.m = (&self.m + ((&grad - &self.m)? * f64::from(f.one_minus_beta1))?)?;
-        self.v = ((&self.v * f64::from(f.beta2))? + (grad.sqr()? * f64::from(f.one_minus_beta2))?)?;
-        let denominator = ((self.v.sqrt()? * f64::from(f.root))? + f64::from(f.eps))?;
-        let change = ((&self.m / denominator)? * f64::from(f.step))?;
-        self.param.set_value(((self.param.value() * f64::from(f.keep))? - change)?);
         Ok(())
     }
 }
@@ -351,7 +330,8 @@ mod tests {
                     adamw.step += 1;
                     let factors = adamw.factors(&adamw.slots[0], 1.0, 0.5);
                     let grad = p.grad(&gradients).unwrap();
-                    adamw.slots[0].update_on_device(grad, factors).unwrap();
+                    let Slot { param, m, v, .. } = &mut adamw.slots[0];
+                    device::adamw(param, grad, m, v, factors).unwrap();
                 } else {
                     adamw.step(&gradients, 1.0, 0.5).unwrap();
                 }

@@ -4,7 +4,7 @@ use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
 use super::slices;
-use crate::nn::{Gradients, Param};
+use crate::nn::{Gradients, Param, device, on_cpu_kernels};
 
 /// Numbers summed at a time; fixed, so that the sum does not depend on the threads.
 const PIECE: usize = 1 << 15;
@@ -14,11 +14,8 @@ const PIECE: usize = 1 << 15;
 pub fn gradient_norm(params: &[Param], gradients: &Gradients) -> Result<f64> {
     let grads: Vec<&Tensor> = params.iter().filter_map(|p| p.grad(gradients)).collect();
     let Some(first) = grads.first() else { return Ok(0.0) };
-    if !first.device().is_cpu() {
-        let squares = grads.iter().map(|g| g.sqr()?.sum_all()).collect::<Result<Vec<_>>>()?;
-        // one transfer, for each waits for all that the device was told to do
-        let squares = Tensor::stack(&squares, 0)?.to_vec1::<f32>()?;
-        return Ok(squares.iter().map(|&s| f64::from(s)).sum::<f64>().sqrt());
+    if !on_cpu_kernels(first) {
+        return Ok(device::sum_of_squares(&grads)?.sqrt());
     }
     let squares: Vec<f64> =
         grads.par_iter().map(|g| slices::read(g, sum_of_squares)).collect::<Result<_>>()?;

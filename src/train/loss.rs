@@ -8,22 +8,38 @@ use candle_core::{DType, Device, Result, Tensor};
 
 use crate::diffusion::config::PredictionType;
 use crate::nn::Var;
+use crate::nn::device::{self, Kind, call};
 
 /// `Σ w (prediction − target)²`, a scalar: `prediction` and `target` [batch, ...], `weights` f32 of a
 /// shape that broadcasts to theirs, such as [batch, 1, 1, 1].
 pub fn squared_error(prediction: &Var, target: &Tensor, weights: &Tensor) -> Result<Var> {
     let dtype = prediction.value().dtype();
-    let difference = (prediction.value().to_dtype(DType::F32)? - target.to_dtype(DType::F32)?)?;
-    let weighted = difference.broadcast_mul(weights)?;
-    let terms = (&weighted * difference)?;
-    // Thousands of terms in f32 would lose digits; not every GPU has f64.
-    let sum = if terms.device().is_cpu() {
-        terms.to_dtype(DType::F64)?.sum_all()?.to_dtype(DType::F32)?
-    } else {
-        terms.sum_all()?
+    let (x, target) =
+        (device::to_dtype(prediction.value(), DType::F32)?, target.to_dtype(DType::F32)?);
+    let each = |reads: &[&Tensor], f: &dyn Fn() -> Result<Tensor>| {
+        call(Kind::Loss, reads).run(x.shape(), DType::F32, f)
     };
+    let difference = each(&[&x, &target], &|| &x - &target)?;
+    let weighted = each(&[&difference, weights], &|| difference.broadcast_mul(weights))?;
+    let terms = each(&[&weighted, &difference], &|| &weighted * &difference)?;
+    let sum = call(Kind::Loss, &[&terms]).run((), DType::F32, || {
+        // Thousands of terms in f32 would lose digits; not every GPU has f64.
+        if terms.device().is_cpu() {
+            terms.to_dtype(DType::F64)?.sum_all()?.to_dtype(DType::F32)
+        } else {
+            terms.sum_all()
+        }
+    })?;
     Ok(Var::record(sum, [prediction], move |grad, flow| {
-        flow.add_with(0, || weighted.broadcast_mul(&(grad * 2.0)?)?.to_dtype(dtype))
+        flow.add_with(0, || {
+            // the factor, then the product
+            let dx = call(Kind::Loss, &[&weighted]).launches(2).run(
+                weighted.shape(),
+                DType::F32,
+                || weighted.broadcast_mul(&(grad * 2.0)?),
+            )?;
+            device::to_dtype(&dx, dtype)
+        })
     }))
 }
 

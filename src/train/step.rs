@@ -52,8 +52,11 @@ pub fn gradients(
     let one = |i: usize| {
         let part = Part { images: i * images / parts..(i + 1) * images / parts, batch: images };
         let loss = loss(&part)?;
-        let value = loss.value().to_dtype(DType::F32)?.to_scalar::<f32>()?;
-        Ok((f64::from(value), loss.backward(1.0)?))
+        // Read last: reading waits for the device, which meanwhile has the backward pass to do.
+        let value = loss.value().clone();
+        let gradients = loss.backward(1.0)?;
+        let value = value.to_dtype(DType::F32)?.to_scalar::<f32>()?;
+        Ok((f64::from(value), gradients))
     };
     let add = |(loss, mut gradients): (f64, Gradients), (more, others): (f64, Gradients)| {
         gradients.merge(others)?;

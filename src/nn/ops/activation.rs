@@ -3,16 +3,16 @@
 
 use candle_core::{D, Result, Tensor, bail};
 
-use super::composed;
 use crate::nn::Var;
 use crate::nn::backend::fast;
+use crate::nn::device::{self, Activation};
 use crate::nn::kernels::activation as kernel;
 use crate::nn::kernels::buffer::slice;
 
 /// `x σ(x)`.
 pub fn silu(x: &Var) -> Result<Var> {
     if !fast(x.value()) {
-        return composed([x], |[x]| x * sigmoid(x)?);
+        return on_device(x, Activation::Silu);
     }
     pointwise(
         x,
@@ -26,7 +26,7 @@ pub fn silu(x: &Var) -> Result<Var> {
 /// `x Φ(x)`, exact.
 pub fn gelu(x: &Var) -> Result<Var> {
     if !fast(x.value()) {
-        return composed([x], |[x]| x.gelu_erf());
+        return on_device(x, Activation::Gelu);
     }
     pointwise(
         x,
@@ -40,7 +40,7 @@ pub fn gelu(x: &Var) -> Result<Var> {
 /// `x σ(1.702 x)`, CLIP's approximation of gelu.
 pub fn quick_gelu(x: &Var) -> Result<Var> {
     if !fast(x.value()) {
-        return composed([x], |[x]| x * sigmoid(&(x * 1.702)?)?);
+        return on_device(x, Activation::QuickGelu);
     }
     pointwise(
         x,
@@ -60,10 +60,10 @@ pub fn geglu(x: &Var) -> Result<Var> {
     }
     let half = width / 2;
     if !fast(x.value()) {
-        return composed([x], move |[x]| {
-            x.narrow(D::Minus1, 0, half)?
-                * x.narrow(D::Minus1, half, half)?.contiguous()?.gelu_erf()?
-        });
+        let value = x.value().clone();
+        return Ok(Var::record(device::geglu(&value)?, [x], move |grad, flow| {
+            flow.add_with(0, || device::geglu_backward(&value, &grad))
+        }));
     }
     let value = x.value().contiguous()?;
     let mut shape = value.dims().to_vec();
@@ -96,6 +96,10 @@ fn pointwise(
     }))
 }
 
-fn sigmoid(x: &Tensor) -> Result<Tensor> {
-    (x.neg()?.exp()? + 1.0)?.recip()
+/// On candle's operations or a kernel of the device.
+fn on_device(x: &Var, f: Activation) -> Result<Var> {
+    let value = x.value().clone();
+    Ok(Var::record(device::activate(&value, f)?, [x], move |grad, flow| {
+        flow.add_with(0, || device::activate_backward(&value, &grad, f))
+    }))
 }

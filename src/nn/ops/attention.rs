@@ -7,6 +7,7 @@ use candle_nn::ops::softmax_last_dim;
 
 use super::basic::at_least_f32;
 use crate::nn::backend::fast;
+use crate::nn::device;
 use crate::nn::kernels::attention::{Attention, Needs};
 use crate::nn::kernels::buffer::slice;
 use crate::nn::{Flow, Var, device_memory, flops};
@@ -24,6 +25,9 @@ pub fn attention(q: &Var, k: &Var, v: &Var, heads: usize, causal: bool) -> Resul
     if fast(q.value()) {
         let shape = Attention { n, m, heads, d: width / heads, causal };
         kernel(q, k, v, shape, products)
+    } else if device::counting() {
+        let blocks = query_blocks(batch * heads * m, n).count();
+        device::count_attention(q, k, v, heads, blocks)
     } else {
         let block = block(q.value().device());
         candle([q, k, v], heads, causal, products, block)

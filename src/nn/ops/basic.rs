@@ -2,6 +2,7 @@ use candle_core::{D, DType, Result, Shape, Tensor};
 
 use crate::nn::Var;
 use crate::nn::backend::fast;
+use crate::nn::device::{self, Kind, call};
 use crate::nn::kernels::activation::zip;
 use crate::nn::kernels::buffer::slice;
 
@@ -16,9 +17,12 @@ pub fn add(a: &Var, b: &Var) -> Result<Var> {
 
 /// `a − b`, of the same shape.
 pub fn sub(a: &Var, b: &Var) -> Result<Var> {
-    let out = a.value().sub(b.value())?;
+    let (x, y) = (a.value(), b.value());
+    let out = call(Kind::Sum, &[x, y]).run(x.shape(), x.dtype(), || x.sub(y))?;
     Ok(Var::record(out, [a, b], |grad, flow| {
-        flow.add_with(1, || grad.neg())?;
+        flow.add_with(1, || {
+            call(Kind::Sum, &[&grad]).run(grad.shape(), grad.dtype(), || grad.neg())
+        })?;
         flow.add(0, grad)
     }))
 }
@@ -35,14 +39,15 @@ pub fn mul(a: &Var, b: &Var) -> Result<Var> {
 
 /// `x · factor`.
 pub fn scale(x: &Var, factor: f64) -> Result<Var> {
-    let out = (x.value() * factor)?;
-    Ok(Var::record(out, [x], move |grad, flow| flow.add_with(0, || grad * factor)))
+    let scaled = move |x: &Tensor| call(Kind::Sum, &[x]).run(x.shape(), x.dtype(), || x * factor);
+    let out = scaled(x.value())?;
+    Ok(Var::record(out, [x], move |grad, flow| flow.add_with(0, || scaled(&grad))))
 }
 
 /// `a + b` without history.
 pub(in crate::nn) fn sum(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     if !fast(a) || a.shape() != b.shape() {
-        return a.add(b);
+        return call(Kind::Sum, &[a, b]).run(a.shape(), a.dtype(), || a.add(b));
     }
     elementwise(
         a,
@@ -54,7 +59,7 @@ pub(in crate::nn) fn sum(a: &Tensor, b: &Tensor) -> Result<Tensor> {
 
 fn product(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     if !fast(a) || a.shape() != b.shape() {
-        return a.mul(b);
+        return call(Kind::Sum, &[a, b]).run(a.shape(), a.dtype(), || a.mul(b));
     }
     elementwise(
         a,
@@ -83,11 +88,9 @@ pub fn reshape(x: &Var, shape: impl Into<Shape>) -> Result<Var> {
 /// Elements `start..start + len` of the last dimension.
 pub fn narrow(x: &Var, start: usize, len: usize) -> Result<Var> {
     let width = x.value().dim(D::Minus1)?;
-    let out = x.value().narrow(D::Minus1, start, len)?.contiguous()?;
+    let out = device::contiguous(&x.value().narrow(D::Minus1, start, len)?)?;
     Ok(Var::record(out, [x], move |grad, flow| {
-        flow.add_with(0, || {
-            grad.pad_with_zeros(D::Minus1, start, width - start - len)?.contiguous()
-        })
+        flow.add_with(0, || device::pad(&grad, grad.rank() - 1, start, width - start - len))
     }))
 }
 
@@ -95,14 +98,19 @@ pub fn narrow(x: &Var, start: usize, len: usize) -> Result<Var> {
 pub fn index_select(table: &Var, ids: &Tensor) -> Result<Var> {
     let ids = ids.clone();
     let shape = table.value().shape().clone();
-    let out = table.value().index_select(&ids, 0)?;
+    let (rows, width) = (ids.elem_count(), table.value().dim(1)?);
+    let dtype = table.value().dtype();
+    // of the table, only the rows that are read
+    let reads = table.value().narrow(0, 0, rows.min(table.value().dim(0)?))?;
+    let out = call(Kind::Copy, &[&reads])
+        .run((rows, width), dtype, || table.value().index_select(&ids, 0))?;
     Ok(Var::record(out, [table], move |grad, flow| {
         flow.add_with(0, || {
-            Tensor::zeros(shape, grad.dtype(), grad.device())?.index_add(
-                &ids,
-                &grad.contiguous()?,
-                0,
-            )
+            // zeros, a copy of them, and the sum
+            call(Kind::Copy, &[&grad]).launches(3).run(&shape, grad.dtype(), || {
+                let zeros = Tensor::zeros(&shape, grad.dtype(), grad.device())?;
+                zeros.index_add(&ids, &grad.contiguous()?, 0)
+            })
         })
     }))
 }
@@ -113,8 +121,8 @@ pub fn to_dtype(x: &Var, dtype: DType) -> Result<Var> {
     if from == dtype {
         return Ok(x.clone());
     }
-    let out = x.value().to_dtype(dtype)?;
-    Ok(Var::record(out, [x], move |grad, flow| flow.add_with(0, || grad.to_dtype(from))))
+    let out = device::to_dtype(x.value(), dtype)?;
+    Ok(Var::record(out, [x], move |grad, flow| flow.add_with(0, || device::to_dtype(&grad, from))))
 }
 
 /// The same tokens [batch, length, width]; no gradient flows into the first of each.
@@ -122,13 +130,13 @@ pub fn detach_first_token(x: &Var) -> Result<Var> {
     Ok(Var::record(x.value().clone(), [x], |grad, flow| {
         flow.add_with(0, || {
             let length = grad.dim(1)?;
-            grad.narrow(1, 1, length - 1)?.pad_with_zeros(1, 1, 0)?.contiguous()
+            device::pad(&grad.narrow(1, 1, length - 1)?, 1, 1, 0)
         })
     }))
 }
 
 /// The type for statistics of numbers of `dtype`: half precision has too few digits.
-pub(super) fn at_least_f32(dtype: DType) -> DType {
+pub(in crate::nn) fn at_least_f32(dtype: DType) -> DType {
     match dtype {
         DType::F16 | DType::BF16 => DType::F32,
         wide => wide,

@@ -1,3 +1,5 @@
+mod channels_first;
+
 use std::sync::Arc;
 
 use candle_core::{Device, Result, Tensor, bail};
@@ -33,9 +35,20 @@ pub fn conv2d(
     stride: usize,
     padding: Padding,
 ) -> Result<Var> {
-    let (w, b) = (kernel.var()?, bias.var()?);
+    conv2d_by(x, kernel, &kernel.var()?, &bias.var()?, stride, padding)
+}
+
+/// As [`conv2d`], with the values of kernel and bias that take part.
+pub(super) fn conv2d_by(
+    x: &Var,
+    kernel: &Param,
+    w: &Var,
+    b: &Var,
+    stride: usize,
+    padding: Padding,
+) -> Result<Var> {
+    let g = geometry(x, w.value(), b.value(), stride, padding)?;
     if fast(x.value()) {
-        let g = geometry(x.value(), w.value(), b.value(), stride, padding)?;
         let derived = |form: Option<Prepared>| -> Result<_> {
             let Some(form) = form else { return Ok(None) };
             Ok(Some((form, kernel.derived(Derived::Kernel(form))?)))
@@ -44,9 +57,9 @@ pub fn conv2d(
         let forward = derived(Prepared::forward(&g, trained))?;
         let backward = Prepared::input_gradient(&g, trained).filter(|_| x.needs_grad());
         let backward = derived(backward)?;
-        return channels_last(x, &w, [forward, backward], &b, g);
+        return channels_last(x, w, [forward, backward], b, g);
     }
-    widened_on_cpu([x, &w, &b], |[x, w, b]| candle(x, w, b, stride, padding))
+    widened_on_cpu([x, w, b], |[x, w, b]| channels_first::conv2d(x, kernel, w, b, g))
 }
 
 /// Channels last, on the project's kernels.
@@ -89,15 +102,14 @@ fn channels_last(
     }))
 }
 
-fn geometry(
-    x: &Tensor,
-    w: &Tensor,
-    b: &Tensor,
-    stride: usize,
-    padding: Padding,
-) -> Result<Geometry> {
-    let (batch, height, width, channels) = x.dims4()?;
-    let (size, size2, inputs, outputs) = w.dims4()?;
+fn geometry(x: &Var, w: &Tensor, b: &Tensor, stride: usize, padding: Padding) -> Result<Geometry> {
+    let (batch, channels, height, width) = super::map_size(x)?;
+    let (size, size2, inputs, outputs) = if fast(x.value()) {
+        w.dims4()?
+    } else {
+        let (outputs, inputs, size, size2) = w.dims4()?;
+        (size, size2, inputs, outputs)
+    };
     let padded = padding.before + padding.after;
     if size != size2 || channels != inputs || b.dims() != [outputs] || stride == 0 {
         bail!("a map {:?} does not suit a kernel {:?}, bias {:?}", x.dims(), w.dims(), b.dims());
@@ -118,57 +130,6 @@ fn geometry(
         out_height: out(height),
         out_width: out(width),
     })
-}
-
-/// Channels first, on candle's convolutions.
-fn candle(x: &Var, w: &Var, b: &Var, stride: usize, padding: Padding) -> Result<Var> {
-    let padded = pad(x.value(), padding)?;
-    let kernel = w.value().clone();
-    let out = padded.conv2d(&kernel, 0, stride, 1, 1)?.broadcast_add(&b.value().reshape((
-        1,
-        (),
-        1,
-        1,
-    ))?)?;
-    let products = out.elem_count() / out.dim(1)? * kernel.elem_count();
-    flops::add(products);
-    let (_, _, height, width) = x.value().dims4()?;
-    let (_, _, padded_height, padded_width) = padded.dims4()?;
-    let (_, _, k, _) = kernel.dims4()?;
-    let kept = w.needs_grad().then_some(padded);
-    Ok(Var::record(out, [x, w, b], move |grad, flow| {
-        let grad = grad.contiguous()?;
-        flow.add_with(0, || {
-            flops::add(products);
-            let dx = grad.conv_transpose2d(&kernel, 0, 0, stride, 1)?;
-            // Rows and columns that the stride leaves over at the end take part in nothing.
-            let dx = dx.pad_with_zeros(2, 0, padded_height - dx.dim(2)?)?.pad_with_zeros(
-                3,
-                0,
-                padded_width - dx.dim(3)?,
-            )?;
-            dx.narrow(2, padding.before, height)?.narrow(3, padding.before, width)?.contiguous()
-        })?;
-        if let Some(padded) = kept {
-            flow.add_with(1, || {
-                flops::add(products);
-                let x = padded.transpose(0, 1)?.contiguous()?;
-                let g = grad.transpose(0, 1)?.contiguous()?;
-                let dw = x.conv2d(&g, 0, 1, stride, 1)?.transpose(0, 1)?;
-                dw.narrow(2, 0, k)?.narrow(3, 0, k)?.contiguous()
-            })?;
-        }
-        flow.add_with(2, || grad.sum((0, 2, 3)))
-    }))
-}
-
-fn pad(x: &Tensor, padding: Padding) -> Result<Tensor> {
-    if padding == Padding::same(0) {
-        return x.contiguous();
-    }
-    x.pad_with_zeros(2, padding.before, padding.after)?
-        .pad_with_zeros(3, padding.before, padding.after)?
-        .contiguous()
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@ use std::sync::Arc;
 use candle_core::{Device, Result, Shape, Tensor, bail};
 
 use crate::nn::backend::fast;
+use crate::nn::device;
 use crate::nn::kernels::buffer::{slice, uninit};
 use crate::nn::kernels::gemm::{Mat, Update, gemm_threads, sum_rows};
 use crate::nn::param::Derived;
@@ -36,6 +37,8 @@ fn apply(x: &Var, w: &Var, transposed: Option<Transposed>, b: Option<&Var>) -> R
     flops::add(sizes.products());
     if fast(x.value()) {
         kernels(x, w, transposed, b, sizes, shape.into())
+    } else if device::counting() {
+        device::count_linear(x, w, b, shape)
     } else {
         candle(x, w, b, sizes, shape.into())
     }

@@ -5,6 +5,7 @@ use candle_core::{Result, Shape, Tensor, bail};
 
 use crate::nn::Var;
 use crate::nn::backend::fast;
+use crate::nn::device::{self, Kind, call};
 use crate::nn::kernels::buffer::slice;
 use crate::nn::kernels::map as kernel;
 
@@ -30,9 +31,9 @@ pub fn map_to_tokens(x: &Var) -> Result<Var> {
     if fast(x.value()) {
         return super::reshape(x, (b, h * w, c));
     }
-    let out = x.value().reshape((b, c, h * w))?.transpose(1, 2)?.contiguous()?;
+    let out = device::contiguous(&x.value().reshape((b, c, h * w))?.transpose(1, 2)?)?;
     Ok(Var::record(out, [x], move |grad, flow| {
-        flow.add_with(0, || grad.transpose(1, 2)?.contiguous()?.reshape((b, c, h, w)))
+        flow.add_with(0, || device::contiguous(&grad.transpose(1, 2)?)?.reshape((b, c, h, w)))
     }))
 }
 
@@ -42,9 +43,9 @@ pub fn tokens_to_map(x: &Var, h: usize, w: usize) -> Result<Var> {
     if fast(x.value()) {
         return super::reshape(x, (b, h, w, c));
     }
-    let out = x.value().transpose(1, 2)?.contiguous()?.reshape((b, c, h, w))?;
+    let out = device::contiguous(&x.value().transpose(1, 2)?)?.reshape((b, c, h, w))?;
     Ok(Var::record(out, [x], move |grad, flow| {
-        flow.add_with(0, || grad.reshape((b, c, n))?.transpose(1, 2)?.contiguous())
+        flow.add_with(0, || device::contiguous(&grad.reshape((b, c, n))?.transpose(1, 2)?))
     }))
 }
 
@@ -55,10 +56,14 @@ pub fn concat_channels(a: &Var, b: &Var) -> Result<Var> {
         bail!("channels of {:?} beside those of {:?}", a.dims(), b.dims());
     }
     if !fast(a.value()) {
-        let out = Tensor::cat(&[a.value(), b.value()], 1)?;
+        let (x, y) = (a.value(), b.value());
+        let out =
+            call(Kind::Copy, &[x, y])
+                .launches(2)
+                .run((batch, n + m, h, w), x.dtype(), || Tensor::cat(&[x, y], 1))?;
         return Ok(Var::record(out, [a, b], move |grad, flow| {
-            flow.add_with(0, || grad.narrow(1, 0, n)?.contiguous())?;
-            flow.add_with(1, || grad.narrow(1, n, m)?.contiguous())
+            flow.add_with(0, || device::contiguous(&grad.narrow(1, 0, n)?))?;
+            flow.add_with(1, || device::contiguous(&grad.narrow(1, n, m)?))
         }));
     }
     let (x, y) = (a.value().contiguous()?, b.value().contiguous()?);
@@ -81,9 +86,12 @@ pub fn add_per_channel(x: &Var, v: &Var) -> Result<Var> {
         bail!("{:?} added to the pixels of {b} images of {c} channels", v.dims());
     }
     if !fast(x.value()) {
-        let out = x.value().broadcast_add(&v.value().reshape((b, c, 1, 1))?)?;
+        let (y, z) = (x.value(), v.value().reshape((b, c, 1, 1))?);
+        let out = call(Kind::Sum, &[y, &z]).run(y.shape(), y.dtype(), || y.broadcast_add(&z))?;
         return Ok(Var::record(out, [x, v], move |grad, flow| {
-            flow.add_with(1, || grad.sum((2, 3)))?;
+            flow.add_with(1, || {
+                call(Kind::Sum, &[&grad]).run((b, c), grad.dtype(), || grad.sum((2, 3)))
+            })?;
             flow.add(0, grad)
         }));
     }
@@ -103,9 +111,15 @@ pub fn add_per_channel(x: &Var, v: &Var) -> Result<Var> {
 pub fn upsample_nearest_2x(x: &Var) -> Result<Var> {
     let (b, c, h, w) = map_size(x)?;
     if !fast(x.value()) {
-        let out = x.value().upsample_nearest2d(2 * h, 2 * w)?;
+        let value = x.value();
+        let out = call(Kind::Copy, &[value])
+            .run((b, c, 2 * h, 2 * w), value.dtype(), || value.upsample_nearest2d(2 * h, 2 * w))?;
         return Ok(Var::record(out, [x], move |grad, flow| {
-            flow.add_with(0, || grad.reshape((b, c, h, 2, w, 2))?.sum((3, 5)))
+            flow.add_with(0, || {
+                call(Kind::Copy, &[&grad]).run((b, c, h, w), grad.dtype(), || {
+                    grad.reshape((b, c, h, 2, w, 2))?.sum((3, 5))
+                })
+            })
         }));
     }
     let value = x.value().contiguous()?;
@@ -126,12 +140,10 @@ pub fn crop(x: &Var, height: usize, width: usize) -> Result<Var> {
         return Ok(x.clone());
     }
     let (rows, columns) = if fast(x.value()) { (1, 2) } else { (2, 3) };
-    let out = x.value().narrow(rows, 0, height)?.narrow(columns, 0, width)?.contiguous()?;
+    let out = device::contiguous(&x.value().narrow(rows, 0, height)?.narrow(columns, 0, width)?)?;
     Ok(Var::record(out, [x], move |grad, flow| {
         flow.add_with(0, || {
-            grad.pad_with_zeros(rows, 0, h - height)?
-                .pad_with_zeros(columns, 0, w - width)?
-                .contiguous()
+            device::pad(&device::pad(&grad, rows, 0, h - height)?, columns, 0, w - width)
         })
     }))
 }

@@ -10,6 +10,8 @@ mod attention;
 pub(super) mod basic;
 mod composed;
 mod conv;
+#[cfg(test)]
+mod gradients;
 mod half;
 mod linear;
 mod map;
@@ -17,6 +19,7 @@ mod norm;
 
 pub use activation::{geglu, gelu, quick_gelu, silu};
 pub use attention::{attention, attention_probabilities};
+pub(super) use basic::at_least_f32;
 pub use basic::{
     add, detach_first_token, index_select, mul, narrow, reshape, scale, sub, to_dtype,
 };

@@ -1,11 +1,10 @@
 use candle_core::{D, Result, Tensor, bail};
 
-use super::basic::at_least_f32;
-use super::composed;
-use crate::nn::Var;
 use crate::nn::backend::fast;
+use crate::nn::device::{self, Needs};
 use crate::nn::kernels::buffer::slice;
 use crate::nn::kernels::norm as kernel;
+use crate::nn::{Flow, Var};
 
 /// Group normalisation of a map over each of `groups` groups of channels, with `weight` and `bias`
 /// [channels]; followed by SiLU if asked for. Statistics are in f32.
@@ -22,14 +21,22 @@ pub fn group_norm(
         bail!("{c} channels, weights {:?}, {groups} groups", weight.dims());
     }
     if !fast(x.value()) {
-        return composed([x, weight, bias], move |[x, weight, bias]| {
-            let y = normalise(&x.reshape(((), groups, c / groups * h * w))?, eps)?;
-            let y = y
-                .reshape(x.shape())?
-                .broadcast_mul(&weight.reshape((1, c, 1, 1))?)?
-                .broadcast_add(&bias.reshape((1, c, 1, 1))?)?;
-            if with_silu { &y / (y.neg()?.exp()? + 1.0)? } else { Ok(y) }
-        });
+        let value = device::contiguous(x.value())?;
+        let (w, b) = (weight.value().clone(), bias.value().clone());
+        let [out, moments] = device::group_norm(&value, &w, &b, groups, eps, with_silu)?;
+        return Ok(Var::record(out, [x, weight, bias], move |grad, flow| {
+            let grad = device::contiguous(&grad)?;
+            let gradients = device::group_norm_backward(
+                &value,
+                &moments,
+                &w,
+                &b,
+                &grad,
+                with_silu,
+                needs(flow),
+            )?;
+            deliver(flow, gradients)
+        }));
     }
     let shape =
         kernel::GroupNorm { pixels: h * w, channels: c, groups, eps: eps as f32, silu: with_silu };
@@ -55,9 +62,17 @@ pub fn layer_norm(x: &Var, weight: &Var, bias: &Var, eps: f64) -> Result<Var> {
         bail!("layer norm of {width} features with weights {:?}", weight.dims());
     }
     if !fast(x.value()) {
-        return composed([x, weight, bias], move |[x, weight, bias]| {
-            normalise(x, eps)?.broadcast_mul(weight)?.broadcast_add(bias)
-        });
+        let shape = x.value().shape().clone();
+        let rows = device::contiguous(x.value())?.reshape(((), width))?;
+        let w = weight.value().clone();
+        let [out, moments] = device::layer_norm(&rows, &w, bias.value(), eps)?;
+        return Ok(Var::record(out.reshape(&shape)?, [x, weight, bias], move |grad, flow| {
+            let grad = device::contiguous(&grad)?.reshape(((), width))?;
+            let (dx, parameters) =
+                device::layer_norm_backward(&rows, &moments, &w, &grad, needs(flow))?;
+            let dx = dx.map(|dx| dx.reshape(shape)).transpose()?;
+            deliver(flow, (dx, parameters))
+        }));
     }
     let value = x.value().contiguous()?;
     let (w, b) = (weight.value().clone(), bias.value());
@@ -82,11 +97,17 @@ pub fn layer_norm(x: &Var, weight: &Var, bias: &Var, eps: f64) -> Result<Var> {
     }))
 }
 
-/// Zero mean and unit variance along the last dimension.
-fn normalise(x: &Tensor, eps: f64) -> Result<Tensor> {
-    let dtype = x.dtype();
-    let x = x.to_dtype(at_least_f32(dtype))?;
-    let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
-    let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;
-    centred.broadcast_div(&(variance + eps)?.sqrt()?)?.to_dtype(dtype)
+fn needs(flow: &Flow) -> Needs {
+    Needs { x: flow.needs(0), parameters: flow.needs(1) || flow.needs(2) }
+}
+
+fn deliver(flow: &mut Flow, (dx, parameters): device::NormGradients) -> Result<()> {
+    if let Some(dx) = dx {
+        flow.add(0, dx)?;
+    }
+    if let Some([dw, db]) = parameters {
+        flow.add(1, dw)?;
+        flow.add(2, db)?;
+    }
+    Ok(())
 }

@@ -38,7 +38,8 @@ impl Geometry {
         self.batch * self.out_height * self.out_width
     }
 
-    fn is_pointwise(&self) -> bool {
+    /// Whether it is a matrix applied to every pixel.
+    pub fn is_pointwise(&self) -> bool {
         let padded =
             self.before > 0 || self.out_height > self.height || self.out_width > self.width;
         self.size == 1 && self.stride == 1 && !padded

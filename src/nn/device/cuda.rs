@@ -1,0 +1,308 @@
+//! Launches of the kernels in `kernels.cu`. Operands are contiguous, on one CUDA device.
+
+use candle_core::cuda_backend::cudarc::driver::{DevicePtr, LaunchConfig, PushKernelArg};
+use candle_core::cuda_backend::{CudaStorageSlice, WrapErr};
+use candle_core::{D, DType, Result, Shape, Storage, Tensor, bail};
+
+use super::activation::Activation;
+use super::update::Factors;
+use crate::nn::kernels::conv::Geometry;
+
+const PTX: &str = include_str!(concat!(env!("OUT_DIR"), "/kernels.ptx"));
+
+/// Threads of a block, where the kernel's shape does not say.
+const THREADS: usize = 256;
+
+/// Whether there are kernels for this tensor.
+pub fn takes(x: &Tensor) -> bool {
+    x.device().is_cuda() && matches!(x.dtype(), DType::F32 | DType::F16 | DType::BF16)
+}
+
+pub fn group_norm(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: &Tensor,
+    groups: usize,
+    eps: f64,
+    silu: bool,
+) -> Result<[Tensor; 2]> {
+    let (batch, channels, h, w) = x.dims4()?;
+    let y = empty(x.shape(), x.dtype(), x)?;
+    let moments = empty((batch, groups, 2), DType::F32, x)?;
+    let grid = Grid { blocks: [batch * groups, 1], threads: 512 };
+    let tensors = [x, &like(weight, x)?, &like(bias, x)?, &y, &moments];
+    let sizes = [groups, channels, h * w, usize::from(silu)].map(Number::Int);
+    launch("group_norm", grid, &tensors, &[&sizes[..], &[Number::Float(eps)]].concat())?;
+    Ok([y, moments])
+}
+
+pub fn group_norm_sums(
+    x: &Tensor,
+    moments: &Tensor,
+    weight: &Tensor,
+    bias: &Tensor,
+    grad: &Tensor,
+    silu: bool,
+) -> Result<Tensor> {
+    let (batch, channels, _, _) = x.dims4()?;
+    let sums = empty((batch, 2 * channels), DType::F32, x)?;
+    let (weight, bias, grad) = (like(weight, x)?, like(bias, x)?, like(grad, x)?);
+    let tensors = [x, moments, &weight, &bias, &grad, &sums];
+    per_channel("group_norm_sums", x, moments, &tensors, silu)?;
+    Ok(sums)
+}
+
+pub fn group_norm_backward(
+    x: &Tensor,
+    moments: &Tensor,
+    weight: &Tensor,
+    bias: &Tensor,
+    grad: &Tensor,
+    sums: &Tensor,
+    silu: bool,
+) -> Result<Tensor> {
+    let dx = empty(x.shape(), x.dtype(), x)?;
+    let (weight, bias, grad) = (like(weight, x)?, like(bias, x)?, like(grad, x)?);
+    let tensors = [x, moments, &weight, &bias, &grad, sums, &dx];
+    per_channel("group_norm_backward", x, moments, &tensors, silu)?;
+    Ok(dx)
+}
+
+/// A kernel of a group norm with a block for each image and channel.
+fn per_channel(
+    name: &str,
+    x: &Tensor,
+    moments: &Tensor,
+    tensors: &[&Tensor],
+    silu: bool,
+) -> Result<()> {
+    let (batch, channels, h, w) = x.dims4()?;
+    let (pixels, groups) = (h * w, moments.dim(1)?);
+    let threads = pixels.next_multiple_of(32).min(THREADS);
+    let sizes = [groups, channels, pixels, usize::from(silu)].map(Number::Int);
+    launch(name, Grid { blocks: [batch * channels, 1], threads }, tensors, &sizes)
+}
+
+pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<[Tensor; 2]> {
+    let (rows, width) = x.dims2()?;
+    let y = empty(x.shape(), x.dtype(), x)?;
+    let moments = empty((rows, 2), DType::F32, x)?;
+    let tensors = [x, &like(weight, x)?, &like(bias, x)?, &y, &moments];
+    let numbers = [Number::Int(rows), Number::Int(width), Number::Float(eps)];
+    launch("layer_norm", Grid::warps(rows), &tensors, &numbers)?;
+    Ok([y, moments])
+}
+
+pub fn layer_norm_backward(
+    x: &Tensor,
+    moments: &Tensor,
+    weight: &Tensor,
+    grad: &Tensor,
+) -> Result<Tensor> {
+    let (rows, width) = x.dims2()?;
+    let dx = empty(x.shape(), x.dtype(), x)?;
+    let tensors = [x, moments, &like(weight, x)?, &like(grad, x)?, &dx];
+    let numbers = [rows, width].map(Number::Int);
+    launch("layer_norm_backward", Grid::warps(rows), &tensors, &numbers)?;
+    Ok(dx)
+}
+
+pub fn layer_norm_sums(
+    x: &Tensor,
+    moments: &Tensor,
+    grad: &Tensor,
+    chunk: usize,
+) -> Result<Tensor> {
+    let (rows, width) = x.dims2()?;
+    let chunks = rows.div_ceil(chunk);
+    let sums = empty((chunks, 2 * width), DType::F32, x)?;
+    let grid = Grid { blocks: [width.div_ceil(32), chunks], threads: 256 };
+    let tensors = [x, moments, &like(grad, x)?, &sums];
+    launch("layer_norm_sums", grid, &tensors, &[rows, width, chunk].map(Number::Int))?;
+    Ok(sums)
+}
+
+pub fn activate(x: &Tensor, f: Activation) -> Result<Tensor> {
+    let x = x.contiguous()?;
+    let y = empty(x.shape(), x.dtype(), &x)?;
+    let count = x.elem_count();
+    launch("activate", Grid::elements(count), &[&x, &y], &[code(f), Number::Long(count)])?;
+    Ok(y)
+}
+
+pub fn activate_backward(x: &Tensor, grad: &Tensor, f: Activation) -> Result<Tensor> {
+    let x = x.contiguous()?;
+    let dx = empty(x.shape(), x.dtype(), &x)?;
+    let count = x.elem_count();
+    let (grid, tensors) = (Grid::elements(count), [&x, &like(grad, &x)?, &dx]);
+    launch("activate_backward", grid, &tensors, &[code(f), Number::Long(count)])?;
+    Ok(dx)
+}
+
+fn code(f: Activation) -> Number {
+    Number::Int(match f {
+        Activation::Silu => 0,
+        Activation::Gelu => 1,
+        Activation::QuickGelu => 2,
+    })
+}
+
+pub fn geglu(x: &Tensor) -> Result<Tensor> {
+    let x = x.contiguous()?;
+    let half = x.dim(D::Minus1)? / 2;
+    let mut shape = x.dims().to_vec();
+    *shape.last_mut().expect("has a last dimension") = half;
+    let y = empty(shape, x.dtype(), &x)?;
+    launch("geglu", Grid::rows(&x, half), &[&x, &y], &[Number::Int(half)])?;
+    Ok(y)
+}
+
+pub fn geglu_backward(x: &Tensor, grad: &Tensor) -> Result<Tensor> {
+    let x = x.contiguous()?;
+    let half = x.dim(D::Minus1)? / 2;
+    let dx = empty(x.shape(), x.dtype(), &x)?;
+    let tensors = [&x, &like(grad, &x)?, &dx];
+    launch("geglu_backward", Grid::rows(&x, half), &tensors, &[Number::Int(half)])?;
+    Ok(dx)
+}
+
+pub fn columns(x: &Tensor, g: &Geometry) -> Result<Tensor> {
+    let x = x.contiguous()?;
+    let (batch, channels, height, width) = x.dims4()?;
+    let pixels = batch * g.out_height * g.out_width;
+    let places = channels * g.size * g.size;
+    let y = empty((places, pixels), x.dtype(), &x)?;
+    let grid = Grid { blocks: [pixels.div_ceil(THREADS), places], threads: THREADS };
+    let sizes = [batch, channels, height, width, g.size, g.stride, g.before];
+    let sizes = [&sizes[..], &[g.out_height, g.out_width]].concat();
+    let sizes: Vec<Number> = sizes.into_iter().map(Number::Int).collect();
+    launch("columns", grid, &[&x, &y], &sizes)?;
+    Ok(y)
+}
+
+/// Writes to `p`, `m` and `v`.
+pub fn adamw(p: &Tensor, grad: &Tensor, m: &Tensor, v: &Tensor, f: Factors) -> Result<()> {
+    let count = p.elem_count();
+    let mut numbers = vec![Number::Long(count)];
+    numbers.extend(
+        [f.grad, f.keep, f.one_minus_beta1, f.beta2, f.one_minus_beta2, f.root, f.eps, f.step]
+            .map(|x| Number::Float(x.into())),
+    );
+    launch("adamw", Grid::elements(count), &[p, &like(grad, p)?, m, v], &numbers)
+}
+
+/// The sums of the squares of `parts` parts of each tensor.
+pub fn squares(tensors: &[&Tensor], parts: usize) -> Result<Tensor> {
+    let sums = empty((tensors.len(), parts), DType::F32, tensors[0])?;
+    for (i, x) in tensors.iter().enumerate() {
+        let (x, sums) = (like(x, &sums)?, sums.get(i)?);
+        let grid = Grid { blocks: [parts, 1], threads: THREADS };
+        launch("squares", grid, &[&x, &sums], &[Number::Long(x.elem_count())])?;
+    }
+    Ok(sums)
+}
+
+/// A kernel's argument that is no tensor.
+#[derive(Clone, Copy)]
+enum Number {
+    Int(usize),
+    Long(usize),
+    Float(f64),
+}
+
+struct Grid {
+    blocks: [usize; 2],
+    threads: usize,
+}
+
+impl Grid {
+    /// A warp for each of so many rows.
+    fn warps(rows: usize) -> Self {
+        Grid { blocks: [rows.div_ceil(THREADS / 32), 1], threads: THREADS }
+    }
+
+    /// Blocks that go over so many elements together.
+    fn elements(count: usize) -> Self {
+        Grid { blocks: [count.div_ceil(THREADS).min(1 << 16), 1], threads: THREADS }
+    }
+
+    /// A block for each row of `x` [..., 2 half].
+    fn rows(x: &Tensor, half: usize) -> Self {
+        Grid { blocks: [x.elem_count() / (2 * half).max(1), 1], threads: THREADS }
+    }
+}
+
+/// Runs the kernel `name` for the type of the first tensor. It gets the tensors, then the numbers.
+fn launch(name: &str, grid: Grid, tensors: &[&Tensor], numbers: &[Number]) -> Result<()> {
+    enum Value {
+        Pointer(u64),
+        Int(i32),
+        Long(i64),
+        Float(f32),
+    }
+    if grid.blocks.contains(&0) {
+        return Ok(());
+    }
+    let mut values = vec![];
+    for x in tensors {
+        values.push(Value::Pointer(pointer(x)?));
+    }
+    for number in numbers {
+        values.push(match *number {
+            Number::Int(x) => Value::Int(i32::try_from(x).map_err(candle_core::Error::wrap)?),
+            Number::Long(x) => Value::Long(x as i64),
+            Number::Float(x) => Value::Float(x as f32),
+        });
+    }
+    let device = tensors[0].device().as_cuda_device()?;
+    let name = format!("{name}_{}", tensors[0].dtype().as_str());
+    let kernel = device.get_or_load_custom_func(&name, "cdbench", PTX)?;
+    let mut arguments = kernel.builder();
+    for value in &values {
+        match value {
+            Value::Pointer(x) => arguments.arg(x),
+            Value::Int(x) => arguments.arg(x),
+            Value::Long(x) => arguments.arg(x),
+            Value::Float(x) => arguments.arg(x),
+        };
+    }
+    let [x, y] = grid.blocks.map(|n| n as u32);
+    let config = LaunchConfig {
+        grid_dim: (x, y, 1),
+        block_dim: (grid.threads as u32, 1, 1),
+        shared_mem_bytes: 0,
+    };
+    // SAFETY: each function above passes what its kernel in kernels.cu takes, in order, and tensors of
+    // the sizes that the numbers say.
+    unsafe { arguments.launch(config) }.w()?;
+    Ok(())
+}
+
+/// Where a contiguous tensor lies. All work of a device is done in the order in which it is asked for, so
+/// that nothing needs to be waited for, and memory is not given to others before a launch is done.
+fn pointer(x: &Tensor) -> Result<u64> {
+    let (storage, layout) = x.storage_and_layout();
+    let Storage::Cuda(storage) = &*storage else { bail!("the kernels take tensors of a GPU") };
+    if !layout.is_contiguous() {
+        bail!("the kernels take contiguous tensors");
+    }
+    let stream = storage.device.cuda_stream();
+    let start = match &storage.slice {
+        CudaStorageSlice::F32(x) => x.device_ptr(&stream).0,
+        CudaStorageSlice::F16(x) => x.device_ptr(&stream).0,
+        CudaStorageSlice::BF16(x) => x.device_ptr(&stream).0,
+        _ => bail!("the kernels do not take {:?}", x.dtype()),
+    };
+    Ok(start + (layout.start_offset() * x.dtype().size_in_bytes()) as u64)
+}
+
+/// `x`, contiguous and of the type of `like`.
+fn like(x: &Tensor, like: &Tensor) -> Result<Tensor> {
+    x.to_dtype(like.dtype())?.contiguous()
+}
+
+/// Room for a kernel's result, of which it writes every number.
+fn empty(shape: impl Into<Shape>, dtype: DType, like: &Tensor) -> Result<Tensor> {
+    // SAFETY: see above; nothing reads it before the kernel has run.
+    unsafe { Tensor::empty(shape, dtype, like.device()) }
+}

@@ -1,0 +1,177 @@
+"""The CUDA kernels of src/nn/device/kernels.cu, run on the CPU, against PyTorch.
+
+Compiles them with g++ behind a stand-in for a GPU (cuda_kernels/emulate.cpp): a thread for each thread of
+a block, with the barriers of blocks and warps. It shows that the arithmetic and the indices are right; it
+shows nothing about speed or about what only a GPU does. Needs g++ 12 and torch, and no GPU.
+"""
+
+import ctypes
+import pathlib
+import subprocess
+import tempfile
+
+import torch
+import torch.nn.functional as F
+
+HERE = pathlib.Path(__file__).parent
+TYPES = {"f32": (torch.float32, 1e-5), "f16": (torch.float16, 4e-3), "bf16": (torch.bfloat16, 3e-2)}
+
+
+def build():
+    out = pathlib.Path(tempfile.mkdtemp()) / "kernels.so"
+    folder = HERE / "cuda_kernels"
+    command = ["g++", "-std=c++20", "-O2", "-shared", "-fPIC", "-pthread", "-w", f"-I{folder}"]
+    subprocess.run([*command, str(folder / "emulate.cpp"), "-o", str(out)], check=True)
+    return ctypes.CDLL(str(out))
+
+
+LIBRARY = build()
+
+
+class Long(int):
+    """A kernel's argument of type long long."""
+
+
+def launch(name, grid, threads, *arguments):
+    launcher = getattr(LIBRARY, f"{name}_launcher")
+    launcher.restype = ctypes.c_void_p
+    types, values = [ctypes.c_uint] * 3, [*grid, threads]
+    for x in arguments:
+        if isinstance(x, torch.Tensor):
+            assert x.is_contiguous()
+            types.append(ctypes.c_void_p)
+            values.append(x.data_ptr())
+        elif isinstance(x, float):
+            types.append(ctypes.c_float)
+            values.append(x)
+        else:
+            types.append(ctypes.c_longlong if isinstance(x, Long) else ctypes.c_int)
+            values.append(int(x))
+    ctypes.CFUNCTYPE(None, *types)(launcher())(*values)
+
+
+def close(what, found, wanted, tolerance):
+    error = (found.double() - wanted.double()).abs().max().item()
+    scale = max(wanted.abs().max().item(), 1.0)
+    assert error <= tolerance * scale, f"{what}: {error:.2e} of {scale:.2e}"
+
+
+def leaves(dtype, *shapes, offset=0.0):
+    """Random values that the type has, in f64 with gradients."""
+    made = [torch.randn(s) + (offset if i == 0 else 0.0) for i, s in enumerate(shapes)]
+    return [x.to(dtype).double().requires_grad_() for x in made]
+
+
+def group_norm(kind, batch, groups, width, h, w, silu, offset):
+    dtype, tolerance = TYPES[kind]
+    c, pixels = groups * width, h * w
+    x, weight, bias = leaves(dtype, (batch, c, h, w), (c,), (c,), offset=offset)
+    y = F.group_norm(x, groups, weight, bias, 1e-3)
+    y = F.silu(y) if silu else y
+    dy = torch.randn(y.shape).to(dtype)
+    y.backward(dy.double())
+    a, b, d = (t.detach().to(dtype) for t in (x, weight, bias))
+    out, dx = torch.empty_like(a), torch.empty_like(a)
+    moments, sums = torch.empty(batch, groups, 2), torch.empty(batch, 2 * c)
+    sizes = [groups, c, pixels, int(silu)]
+    launch(f"group_norm_{kind}", (batch * groups, 1), 64, a, b, d, out, moments, *sizes, 1e-3)
+    launch(f"group_norm_sums_{kind}", (batch * c, 1), 64, a, moments, b, d, dy, sums, *sizes)
+    launch(f"group_norm_backward_{kind}", (batch * c, 1), 32, a, moments, b, d, dy, sums, dx, *sizes)
+    close("group norm", out, y.detach(), tolerance * 4)
+    close("group norm, ∂x", dx, x.grad, tolerance * 20)
+    close("group norm, ∂w", sums.sum(0)[:c], weight.grad, tolerance * 20)
+    close("group norm, ∂b", sums.sum(0)[c:], bias.grad, tolerance * 20)
+
+
+def layer_norm(kind, rows, width):
+    dtype, tolerance = TYPES[kind]
+    x, weight, bias = leaves(dtype, (rows, width), (width,), (width,), offset=3.0)
+    y = F.layer_norm(x, (width,), weight, bias, 1e-3)
+    dy = torch.randn(y.shape).to(dtype)
+    y.backward(dy.double())
+    a, b, d = (t.detach().to(dtype) for t in (x, weight, bias))
+    out, dx, moments = torch.empty_like(a), torch.empty_like(a), torch.empty(rows, 2)
+    chunk = 16
+    chunks = -(-rows // chunk)
+    sums = torch.empty(chunks, 2 * width)
+    blocks = -(-rows // 2)
+    launch(f"layer_norm_{kind}", (blocks, 1), 64, a, b, d, out, moments, rows, width, 1e-3)
+    launch(f"layer_norm_backward_{kind}", (blocks, 1), 64, a, moments, b, dy, dx, rows, width)
+    grid = (-(-width // 32), chunks)
+    launch(f"layer_norm_sums_{kind}", grid, 256, a, moments, dy, sums, rows, width, chunk)
+    close("layer norm", out, y.detach(), tolerance * 4)
+    close("layer norm, ∂x", dx, x.grad, tolerance * 20)
+    close("layer norm, ∂w", sums.sum(0)[:width], weight.grad, tolerance * 20)
+    close("layer norm, ∂b", sums.sum(0)[width:], bias.grad, tolerance * 20)
+
+
+def activations(kind):
+    dtype, tolerance = TYPES[kind]
+    functions = [F.silu, F.gelu, lambda x: x * torch.sigmoid(1.702 * x)]
+    for code, f in enumerate(functions):
+        (x,) = leaves(dtype, (7, 33))
+        y = f(x)
+        dy = torch.randn(y.shape).to(dtype)
+        y.backward(dy.double())
+        a = x.detach().to(dtype)
+        out, dx = torch.empty_like(a), torch.empty_like(a)
+        launch(f"activate_{kind}", (2, 1), 32, a, out, code, Long(a.numel()))
+        launch(f"activate_backward_{kind}", (2, 1), 32, a, dy, dx, code, Long(a.numel()))
+        close(f"activation {code}", out, y.detach(), tolerance)
+        close(f"activation {code}, ∂x", dx, x.grad, tolerance)
+    (x,) = leaves(dtype, (5, 2 * 37))
+    y = x[:, :37] * F.gelu(x[:, 37:])
+    dy = torch.randn(y.shape).to(dtype)
+    y.backward(dy.double())
+    a = x.detach().to(dtype)
+    out, dx = torch.empty(y.shape, dtype=dtype), torch.empty_like(a)
+    launch(f"geglu_{kind}", (5, 1), 32, a, out, 37)
+    launch(f"geglu_backward_{kind}", (5, 1), 32, a, dy, dx, 37)
+    close("GEGLU", out, y.detach(), tolerance)
+    close("GEGLU, ∂x", dx, x.grad, tolerance)
+
+
+def columns(kind, batch, channels, h, w, size, stride, before, after):
+    dtype, _ = TYPES[kind]
+    x = torch.randn(batch, channels, h, w).to(dtype)
+    padded = F.pad(x.float(), (before, after, before, after))
+    wanted = F.unfold(padded, size, stride=stride)  # [batch, places, pixels]
+    out_h, out_w = ((n + before + after - size) // stride + 1 for n in (h, w))
+    out = torch.empty(channels * size * size, batch * out_h * out_w, dtype=dtype)
+    grid = (-(-out.shape[1] // 64), out.shape[0])
+    sizes = [batch, channels, h, w, size, stride, before, out_h, out_w]
+    launch(f"columns_{kind}", grid, 64, x, out, *sizes)
+    close("columns", out, wanted.transpose(0, 1).reshape(out.shape), 0.0)
+
+
+def adamw():
+    p = torch.nn.Parameter(torch.randn(301))
+    q, m, v = p.detach().clone(), torch.zeros(301), torch.zeros(301)
+    optimizer = torch.optim.AdamW([p], lr=1e-2, weight_decay=1e-1)
+    for t in range(1, 4):
+        g = torch.randn(301)
+        p.grad = g * 0.5
+        optimizer.step()
+        launch("adamw_f32", (3, 1), 64, q, g, m, v, Long(301), 0.5, 1 - 1e-3, 0.1, 0.999, 1e-3,
+               float((1 - 0.999**t) ** -0.5), 1e-8, 1e-2 / (1 - 0.9**t))
+    close("AdamW", q, p.detach(), 1e-6)
+    parts = torch.empty(3)
+    launch("squares_f32", (3, 1), 64, q, parts, Long(301))
+    close("squares", parts.sum(), q.double().square().sum(), 1e-6)
+
+
+torch.manual_seed(0)
+torch.set_num_threads(1)
+for kind in TYPES:
+    for silu in (False, True):
+        group_norm(kind, 2, 3, 4, 5, 7, silu, 0.0)
+        group_norm(kind, 1, 2, 1, 3, 3, silu, 0.0)
+    group_norm(kind, 2, 2, 40, 2, 2, True, 1.0)
+    layer_norm(kind, 37, 45)
+    layer_norm(kind, 3, 70)
+    activations(kind)
+    columns(kind, 2, 3, 6, 7, 3, 1, 1, 1)
+    columns(kind, 2, 2, 7, 6, 3, 2, 0, 1)
+group_norm("f32", 2, 2, 3, 6, 6, True, 100.0)
+adamw()
+print("all kernels agree with PyTorch")
