@@ -160,6 +160,7 @@ impl<'a> Sizes<'a> {
 }
 
 /// What a training step works on.
+#[derive(Clone, Copy)]
 struct Load<'a> {
     unet: &'a UNetConfig,
     text_encoder: &'a TextEncoderConfig,
@@ -203,34 +204,71 @@ impl Load<'_> {
     }
 }
 
-/// Whether the layers of a step are to be computed again in its backward pass: where all that they would
-/// keep is more than what is free, as far as that is known.
-pub(super) fn needs_checkpointing(backbone: &Backbone, settings: &Settings) -> bool {
-    let device = backbone.device();
-    let memory = if device.is_cpu() { process::memory().map(|(_, free)| free) } else { None };
-    let free = memory.or_else(|| device_memory(device).map(|(free, _)| free));
-    let count = |params: &mut dyn Iterator<Item = &Param>| {
-        params.map(|param| param.elem_count() as u64).sum::<u64>()
-    };
-    let of_unet = || backbone.unet.params().iter();
-    let at = Conditions {
-        gpu: !device.is_cpu(),
-        free,
-        dtype: backbone.unet.compute_dtype(),
-        threads: rayon::current_num_threads(),
-        size: backbone.default_size(),
-    };
-    let unit = backbone.vae.config().downscale();
-    let side = at.size.0.min(at.size.1).div_ceil(unit);
-    let load = Load {
-        unet: backbone.unet.config(),
-        text_encoder: backbone.text_encoder.config(),
-        latent: (side, side),
-        batch: settings.batch,
-        trained: count(&mut backbone.params().filter(|param| param.trainable())),
-        most: 2 * count(&mut of_unet().filter(|p| p.trainable())) > count(&mut of_unet()),
-    };
-    free.is_some_and(|free| load.trained(&at) + load.step(&at, false) > free)
+/// A training step of a backbone that is loaded, against the memory that is free before it.
+pub(super) struct Step<'a> {
+    load: Load<'a>,
+    at: Conditions,
+}
+
+impl<'a> Step<'a> {
+    /// Of what is trainable now.
+    pub fn of(backbone: &'a Backbone, settings: &Settings) -> Self {
+        let device = backbone.device();
+        let memory = if device.is_cpu() { process::memory().map(|(_, free)| free) } else { None };
+        let count = |params: &mut dyn Iterator<Item = &Param>| {
+            params.map(|param| param.elem_count() as u64).sum::<u64>()
+        };
+        let of_unet = || backbone.unet.params().iter();
+        let at = Conditions {
+            gpu: !device.is_cpu(),
+            free: memory.or_else(|| device_memory(device).map(|(free, _)| free)),
+            dtype: backbone.unet.compute_dtype(),
+            threads: rayon::current_num_threads(),
+            size: backbone.default_size(),
+        };
+        let unit = backbone.vae.config().downscale();
+        let side = at.size.0.min(at.size.1).div_ceil(unit);
+        let load = Load {
+            unet: backbone.unet.config(),
+            text_encoder: backbone.text_encoder.config(),
+            latent: (side, side),
+            batch: settings.batch,
+            trained: count(&mut backbone.params().filter(|param| param.trainable())),
+            most: 2 * count(&mut of_unet().filter(|p| p.trainable())) > count(&mut of_unet()),
+        };
+        Step { load, at }
+    }
+
+    /// Whether layers are to be computed again in the backward pass: where all that they would keep is more
+    /// than what is free, as far as that is known.
+    pub fn needs_checkpointing(&self) -> bool {
+        self.at.free.is_some_and(|free| self.takes(self.load.batch, false) > free)
+    }
+
+    /// For a person whose step did not fit: what would.
+    pub fn what_fits(&self) -> String {
+        let batch = self.load.batch;
+        let gib = |bytes: u64| format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30));
+        let mut text =
+            format!("a step of {batch} images takes about {}", gib(self.takes(batch, true)));
+        if let Some(free) = self.at.free {
+            text += &format!(" beside the weights, of {} that were free", gib(free));
+            let fitting = (1..batch).rev().find(|&fewer| self.takes(fewer, true) <= free);
+            text += &match fitting {
+                Some(fewer) => format!(": `batch = {fewer}` should fit"),
+                None => ": no batch fits".to_owned(),
+            };
+        }
+        if self.at.dtype == DType::F32 {
+            text += "; --dtype bf16 halves most of it";
+        }
+        text + "; `cdbench doctor` says what each method needs"
+    }
+
+    fn takes(&self, batch: usize, checkpointing: bool) -> u64 {
+        let load = Load { batch, ..self.load };
+        load.trained(&self.at) + load.step(&self.at, checkpointing)
+    }
 }
 
 /// How many images of a batch are computed together.
@@ -310,4 +348,35 @@ fn kept_by_unet(
 fn kept_by_text_encoder(config: &TextEncoderConfig) -> u64 {
     let layer = 9 * config.hidden_size + 2 * config.intermediate_size;
     (config.num_hidden_layers * config.max_position_embeddings * layer) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Profile, find};
+    use super::*;
+
+    #[test]
+    fn what_does_not_fit_is_checkpointed_and_what_would_is_said() {
+        let folder = format!("{}/tests/golden/sd1", env!("CARGO_MANIFEST_DIR"));
+        let backbone = Backbone::load(&folder, &Device::Cpu, DType::F32).unwrap();
+        let defaults = find("custom-diffusion").unwrap().defaults(Profile::Mini, 1);
+        let mut step = Step::of(&backbone, &Settings { batch: 8, ..defaults });
+        assert!(!step.needs_checkpointing(), "a toy fits");
+        (step.at.gpu, step.at.free) = (true, None);
+        // so few places that the scores of attention, which follow what is free, do not count
+        step.load.latent = (4, 4);
+        assert!(!step.needs_checkpointing(), "nobody knows");
+        let (all, least) = (step.takes(8, false), step.takes(8, true));
+        assert!(least < all);
+        step.at.free = Some(all);
+        assert!(!step.needs_checkpointing());
+        step.at.free = Some(least);
+        assert!(step.needs_checkpointing());
+
+        step.at.free = Some(step.takes(5, true));
+        let said = step.what_fits();
+        assert!(said.contains("`batch = 5` should fit") && said.contains("bf16"), "{said}");
+        step.at.free = Some(1);
+        assert!(step.what_fits().contains("no batch fits"));
+    }
 }

@@ -9,7 +9,7 @@ use candle_core::{DType, Device};
 use sha2::{Digest, Sha256};
 
 use super::delta::{components, hash_tensor};
-use super::memory::needs_checkpointing;
+use super::memory::Step;
 use super::task::ImageTask;
 use super::{Delta, Instance, Modifier, Settings, Undo, phrase, token, tokens};
 use crate::diffusion::Backbone;
@@ -85,17 +85,7 @@ pub fn train_with_states(
     backbone.unet.set_detach_start_of_text(false);
     backbone.unet.set_checkpointing(false);
     undo.restore(backbone)?;
-    outcome.map_err(|error| match error {
-        Error::Memory { message, .. } => Error::Memory {
-            message,
-            hint: Some(
-                "`cdbench doctor` says what each method needs: take a smaller `batch`, --dtype bf16, or \
-                 what trains less"
-                    .into(),
-            ),
-        },
-        other => other,
-    })
+    outcome
 }
 
 impl Training<'_> {
@@ -153,20 +143,26 @@ fn run(
         ..TrainConfig::default()
     };
     // the same numbers for more time
-    if needs_checkpointing(backbone, settings) {
+    let step = Step::of(backbone, settings);
+    let (checkpointing, what_fits) = (step.needs_checkpointing(), step.what_fits());
+    if checkpointing {
         tracing::info!("layers are computed again in the backward pass, to save memory");
         backbone.unet.set_checkpointing(true);
     }
     let mut trainer = Trainer::new(config, groups, seed)?.with_checkpoints(checkpoints)?;
     let mut task = ImageTask::new(backbone, settings, instances, &phrases)?;
     let mut failed = None;
-    trainer.run(&mut task, stop, |done| {
+    let outcome = trainer.run(&mut task, stop, |done| {
         progress(done);
         if failed.is_none() && states.steps.contains(&done.step) {
             let kept =
                 changed(backbone, training).and_then(|delta| (states.keep)(done.step, delta));
             failed = kept.err();
         }
+    });
+    outcome.map_err(|error| match error {
+        Error::Memory { message, .. } => Error::Memory { message, hint: Some(what_fits) },
+        other => other,
     })?;
     failed.map_or_else(|| changed(backbone, training), Err)
 }

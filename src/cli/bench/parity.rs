@@ -134,8 +134,10 @@ struct Case {
     name: &'static str,
     x: Vec<usize>,
     params: Vec<Vec<usize>>,
-    f: Box<dyn Fn(&Var, &[Param]) -> candle_core::Result<Var>>,
+    f: Box<Operation>,
 }
+
+type Operation = dyn Fn(&Var, &[Param]) -> candle_core::Result<Var>;
 
 impl Case {
     /// The result and the gradients of `x` and of the parameters under a random weighting, on the CPU.
