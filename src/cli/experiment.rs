@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use candle_core::DType;
 
@@ -11,13 +12,13 @@ use super::pictures::Stored;
 use super::watch::Watcher;
 use crate::clip::Runtime;
 use crate::engine::{
-    self, Cell, Event, Filter, Key, Machine, Outcome, Plan, Resources, Store, Todo, plan, results,
-    survey,
+    self, Cell, Crew, Event, Filter, Key, Machine, Outcome, Plan, Resources, Shard, Store, Todo,
+    plan, results, survey,
 };
 use crate::metrics::paper;
 use crate::report::{self, Results};
 use crate::spec::{DEFAULT_SCALE, Experiment, Override, Scale};
-use crate::{Error, Result, hub, mini};
+use crate::{Error, Result, hub, mini, process};
 
 /// Arguments of every command on an experiment.
 #[derive(clap::Args)]
@@ -52,6 +53,10 @@ pub struct Options {
     /// Only some cells: method=custom-diffusion, concept=dog_plum, label=…, group=single, seed=0
     #[arg(long, value_name = "KEY=VALUE")]
     pub filter: Vec<Filter>,
+
+    /// Only the cells dealt to one of N runs that do the experiment together, and what these need
+    #[arg(long, value_name = "I/N")]
+    pub shard: Option<Shard>,
 
     /// How many seeds, in place of the scale's
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1000))]
@@ -109,6 +114,10 @@ impl ComputeArgs {
     pub fn machine(&self) -> Result<Machine> {
         Ok(Machine { device: self.device.open()?, runtime: self.ort, dtype: self.dtype })
     }
+
+    fn on_cpu(&self) -> Result<Machine> {
+        ComputeArgs { device: DeviceName::Cpu, ..*self }.machine()
+    }
 }
 
 /// An experiment, planned.
@@ -131,6 +140,19 @@ impl ExperimentArgs {
 impl Options {
     /// Reads and plans an experiment.
     pub fn open(&self, file: &Path) -> Result<Session> {
+        self.open_on(file, self.compute.machine()?)
+    }
+
+    /// Reads and plans an experiment that runs elsewhere: the device that it wants need not be here.
+    pub fn open_to_look(&self, file: &Path) -> Result<Session> {
+        let machine = self.compute.machine().or_else(|e| match e {
+            Error::Device { .. } => self.compute.on_cpu(),
+            e => Err(e),
+        });
+        self.open_on(file, machine?)
+    }
+
+    fn open_on(&self, file: &Path, machine: Machine) -> Result<Session> {
         let mut overrides = self.overrides.clone();
         if let Some((kind, folder)) = &self.dataset {
             let folder = from_here(&folder.to_string_lossy())?;
@@ -149,14 +171,14 @@ impl Options {
         let mut filter = Filter::default();
         self.filter.iter().cloned().for_each(|f| filter.and(f));
         let store = Store::open(&self.store)?;
-        let machine = self.compute.machine()?;
         let backbone = match self.backbone.backbone {
             Some(_) => self.backbone.spec(),
             None => self.backbone.over(experiment.backbone()?),
         };
         let (concepts, pairs) = (&scale.concepts, &scale.pairs);
         let resources = Resources::new(&experiment, &backbone, concepts, pairs, machine, &store)?;
-        let plan = plan(&experiment, &scale, &filter, &resources)?;
+        let mut plan = plan(&experiment, &scale, &filter, &resources)?;
+        self.shard.into_iter().for_each(|shard| shard.keep_own(&mut plan));
         let out = self.report_folder(&experiment.name, &filter);
         Ok(Session { experiment, scale, store, resources, plan, out })
     }
@@ -178,6 +200,9 @@ impl Options {
         }
         if !filter.wanted.is_empty() {
             folder += &format!(",{filter}");
+        }
+        if let Some(shard) = self.shard {
+            folder += &format!(",shard={}-of-{}", shard.number(), shard.of());
         }
         let plain = |c: char| if c.is_alphanumeric() || "-_=,.".contains(c) { c } else { '_' };
         let mut plain: String = folder.trim_start_matches('.').chars().map(plain).collect();
@@ -206,12 +231,17 @@ impl Session {
     /// What is missing.
     pub fn survey(&self) -> Result<Vec<Todo>> {
         let scores: Vec<usize> = self.plan.cells.iter().map(|c| c.scores).collect();
-        survey(&self.plan, &self.store, &self.resources, &scores)
+        self.survey_of(&scores)
+    }
+
+    /// What is missing for the results of these stages.
+    pub fn survey_of(&self, wanted: &[usize]) -> Result<Vec<Todo>> {
+        survey(&self.plan, &self.store, &self.resources, wanted)
     }
 
     /// Does what is missing; `hear` is told of each stage that is done.
-    pub fn run(&self, todo: &[Todo], jobs: usize, hear: &Hear) -> Result<Outcome> {
-        do_missing(&self.plan, &self.store, &self.resources, todo, jobs, hear)
+    pub fn run(&self, todo: &[Todo], crew: &Crew, hear: &Hear) -> Result<Outcome> {
+        do_missing(&self.plan, &self.store, &self.resources, todo, crew, hear)
     }
 
     /// What is there, as a report.
@@ -254,6 +284,10 @@ impl Session {
         if outcome.interrupted || outcome.failed.is_empty() {
             return single_verdict(outcome);
         }
+        if outcome.left {
+            eprintln!("this machine failed: the rest is left to the others of the team");
+            return outcome.failed.into_iter().next_back().map_or(Ok(()), |(_, error)| Err(error));
+        }
         let lost = self.lost(&outcome);
         let (cells, of) = (lost.len(), self.plan.cells.len());
         let mut text = format!("{cells} of {of} cells could not be finished");
@@ -292,16 +326,16 @@ pub fn do_missing(
     store: &Store,
     resources: &Resources,
     todo: &[Todo],
-    jobs: usize,
+    crew: &Crew,
     hear: &Hear,
 ) -> Result<Outcome> {
     if let Some(shortage) = engine::shortage(plan, todo, store, resources) {
         tracing::warn!("{shortage}");
     }
     let watcher = Watcher::new(plan, todo);
-    let outcome = engine::run(plan, store, resources, todo, jobs, stop_flag(), &|event| {
+    let outcome = engine::run(plan, store, resources, todo, crew, stop_flag(), &|event| {
         let done = match &event {
-            Event::Done(at, _) => Some(*at),
+            Event::Done(at, _) | Event::DoneElsewhere(at) => Some(*at),
             _ => None,
         };
         watcher.event(event);
@@ -311,20 +345,30 @@ pub fn do_missing(
     outcome
 }
 
-/// Set by Ctrl-C: what runs ends at the next step, with its state saved. A second Ctrl-C ends at once.
+/// Set by Ctrl-C and by what queues send before they end a job: what runs ends at the next step, with its
+/// state saved. A second one ends at once.
 pub fn stop_flag() -> &'static AtomicBool {
+    /// Queues signal a job's processes and its script, which passes it on: that is one word.
+    const ONE_WORD: Duration = Duration::from_secs(1);
     static STOP: AtomicBool = AtomicBool::new(false);
     static ONCE: std::sync::Once = std::sync::Once::new();
     ONCE.call_once(|| {
-        let handler = || {
-            if STOP.swap(true, Ordering::Relaxed) {
-                std::process::exit(130);
+        let mut first: Option<Instant> = None;
+        let handler = move || {
+            STOP.store(true, Ordering::Relaxed);
+            match first {
+                Some(at) if at.elapsed() > ONE_WORD => std::process::exit(130),
+                Some(_) => {}
+                None => {
+                    first = Some(Instant::now());
+                    eprintln!("stopping at the next step; once more to stop at once");
+                }
             }
-            eprintln!("stopping at the next step; once more to stop at once");
         };
         if let Err(e) = ctrlc::set_handler(handler) {
             tracing::warn!("Ctrl-C cannot be caught: {e}");
         }
+        process::stop_by_user_signal(&STOP);
     });
     &STOP
 }

@@ -33,6 +33,13 @@ impl FromStr for Override {
     }
 }
 
+/// As `--set` takes it.
+impl std::fmt::Display for Override {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        write!(f, "{}={}", self.path.join("."), self.value)
+    }
+}
+
 impl Override {
     /// A text for the value at `path`.
     pub fn text(path: &[&str], text: &str) -> Self {
