@@ -106,6 +106,32 @@ impl Error {
         }
     }
 
+    /// Whether it is the machine's and not that of what was to be done, so that another machine may do it:
+    /// a full disk, a lost network, a device that is not there.
+    pub fn is_of_machine(&self) -> bool {
+        use std::io::ErrorKind::{
+            FileTooLarge, HostUnreachable, NetworkDown, NetworkUnreachable, QuotaExceeded,
+            ReadOnlyFilesystem, StaleNetworkFileHandle, StorageFull, TimedOut,
+        };
+        match self {
+            Error::Device { .. } => true,
+            Error::Io { source, .. } => matches!(
+                source.kind(),
+                // the first is what `ulimit -f` makes of a disk
+                FileTooLarge
+                    | StorageFull
+                    | QuotaExceeded
+                    | ReadOnlyFilesystem
+                    | StaleNetworkFileHandle
+                    | NetworkDown
+                    | NetworkUnreachable
+                    | HostUnreachable
+                    | TimedOut
+            ),
+            _ => false,
+        }
+    }
+
     /// The exit code of the process: see `cdbench --help`.
     pub fn exit_code(&self) -> u8 {
         match self {

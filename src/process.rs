@@ -153,6 +153,54 @@ pub fn software() -> String {
     found.clone()
 }
 
+/// Lets SIGUSR1 set `flag`, where there is one: what queues are asked to send before a job's time is over
+/// ends a process that does not know it.
+pub fn stop_by_user_signal(flag: &'static std::sync::atomic::AtomicBool) {
+    #[cfg(unix)]
+    {
+        use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
+        static FLAG: AtomicPtr<AtomicBool> = AtomicPtr::new(std::ptr::null_mut());
+        extern "C" fn set(_: libc::c_int) {
+            // SAFETY: it was stored before this function was, from a reference that lives for ever.
+            unsafe { &*FLAG.load(Ordering::SeqCst) }.store(true, Ordering::SeqCst);
+        }
+        FLAG.store(std::ptr::from_ref(flag).cast_mut(), Ordering::SeqCst);
+        // SAFETY: the handler stores into an atomic, which a handler may do at any moment.
+        unsafe {
+            libc::signal(libc::SIGUSR1, set as extern "C" fn(libc::c_int) as libc::sighandler_t)
+        };
+    }
+    #[cfg(not(unix))]
+    let _ = flag;
+}
+
+/// Which start of which machine this is: the same for all that runs on one kernel.
+pub fn boot() -> String {
+    match std::fs::read_to_string("/proc/sys/kernel/random/boot_id") {
+        Ok(boot) => boot.trim().to_owned(),
+        // elsewhere a machine is its name
+        Err(_) => node(),
+    }
+}
+
+/// What the machine is called: by the queue, which may have several nodes on one machine, or by itself.
+pub fn node() -> String {
+    let by_queue = std::env::var("SLURMD_NODENAME").ok().filter(|name| !name.is_empty());
+    let by_itself = || std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
+    let name = by_queue.or_else(by_itself).or_else(|| std::env::var("HOSTNAME").ok());
+    name.map_or("this machine".into(), |name| name.trim().to_owned())
+}
+
+/// The queue's number of the job that this process runs in, with its number in an array.
+pub fn job() -> Option<String> {
+    let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let of_array = || {
+        let (array, task) = (variable("SLURM_ARRAY_JOB_ID")?, variable("SLURM_ARRAY_TASK_ID")?);
+        Some(format!("{array}_{task}"))
+    };
+    of_array().or_else(|| variable("SLURM_JOB_ID"))
+}
+
 /// What the program runs on.
 pub fn machine() -> String {
     let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();

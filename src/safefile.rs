@@ -49,6 +49,15 @@ pub fn write(path: &Path, bytes: impl AsRef<[u8]>) -> Result<()> {
     write_with(path, |out| out.write_all(bytes.as_ref()).map_err(Error::io(path)))
 }
 
+/// Changes a folder, and leaves nothing in it.
+///
+/// # Errors
+/// The system's.
+pub fn touch(folder: &Path) -> std::io::Result<()> {
+    let file = tempfile::Builder::new().prefix(PARTIAL.0).suffix(PARTIAL.1).tempfile_in(folder)?;
+    file.close()
+}
+
 /// Whether a model can be written into the folder `to`.
 ///
 /// # Errors

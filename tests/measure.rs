@@ -95,7 +95,7 @@ fn a_measure_is_added_from_outside() {
     let wanted: Vec<usize> = plan.cells.iter().map(|c| c.scores).collect();
     let todo = survey(&plan, &store, &resources, &wanted).unwrap();
     let stop = AtomicBool::new(false);
-    let outcome = run(&plan, &store, &resources, &todo, 1, &stop, &|_| {}).unwrap();
+    let outcome = run(&plan, &store, &resources, &todo, &1.into(), &stop, &|_| {}).unwrap();
     assert!(outcome.failed.is_empty(), "{outcome:?}");
 
     let found = results(&experiment, &scale, &plan, &store, &resources).unwrap();

@@ -58,7 +58,7 @@ pub fn run(args: Args) -> Result<()> {
         return Err(Error::input_hint(message, nearest(name, known())));
     }
     let todo = session.survey()?;
-    let outcome = session.run(&todo, 1, &|_| {})?;
+    let outcome = session.run(&todo, &1.into(), &|_| {})?;
     session.verdict(outcome)?;
     let results = session.results()?;
     let Some(baseline) = baseline else {

@@ -51,6 +51,18 @@ impl FromStr for DeviceName {
     }
 }
 
+/// As `--device` takes it.
+impl std::fmt::Display for DeviceName {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        match self {
+            DeviceName::Auto => f.write_str("auto"),
+            DeviceName::Cpu => f.write_str("cpu"),
+            DeviceName::Cuda(i) => write!(f, "cuda:{i}"),
+            DeviceName::Metal => f.write_str("metal"),
+        }
+    }
+}
+
 impl DeviceName {
     /// Opens the device.
     ///

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use candle_core::DType;
 
@@ -9,16 +10,16 @@ use super::backbone::BackboneArgs;
 use super::device::{DeviceName, allow_tf32};
 use super::pictures::{CommandLine, Stored};
 use super::watch::Watcher;
+use super::words;
 use crate::clip::Runtime;
-use crate::diffusion::BackboneSpec;
 use crate::engine::{
-    self, Cell, Event, Filter, Key, Machine, Outcome, Plan, Resources, Store, Todo, Work, plan,
-    results, survey,
+    self, Cell, Crew, Event, Filter, Key, Machine, Outcome, Plan, Resources, Shard, Store, Todo,
+    Work, plan, results, survey,
 };
 use crate::metrics::paper;
 use crate::report::{self, Results};
-use crate::spec::{DEFAULT_SCALE, Experiment, Override, Prediction, Scale};
-use crate::{Error, Result, hub, mini};
+use crate::spec::{DEFAULT_SCALE, Experiment, Override, Scale};
+use crate::{Error, Result, hub, mini, process};
 
 /// Arguments of every command on an experiment.
 #[derive(clap::Args)]
@@ -53,6 +54,10 @@ pub struct Options {
     /// Only some cells: method=custom-diffusion, concept=dog_plum, label=…, group=single, seed=0
     #[arg(long, value_name = "KEY=VALUE")]
     pub filter: Vec<Filter>,
+
+    /// Only the cells dealt to one of N runs that do the experiment together, and what these need
+    #[arg(long, value_name = "I/N")]
+    pub shard: Option<Shard>,
 
     /// How many seeds, in place of the scale's
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1000))]
@@ -118,6 +123,10 @@ impl ComputeArgs {
         }
         Ok(Machine { device, runtime: self.ort, dtype: self.dtype, tf32: self.tf32 })
     }
+
+    fn on_cpu(&self) -> Result<Machine> {
+        ComputeArgs { device: DeviceName::Cpu, ..*self }.machine()
+    }
 }
 
 /// An experiment, planned.
@@ -146,6 +155,19 @@ impl ExperimentArgs {
 impl Options {
     /// Reads and plans an experiment.
     pub fn open(&self, file: &Path) -> Result<Session> {
+        self.open_on(file, self.compute.machine()?)
+    }
+
+    /// Reads and plans an experiment that runs elsewhere: the device that it wants need not be here.
+    pub fn open_to_look(&self, file: &Path) -> Result<Session> {
+        let machine = self.compute.machine().or_else(|e| match e {
+            Error::Device { .. } => self.compute.on_cpu(),
+            e => Err(e),
+        });
+        self.open_on(file, machine?)
+    }
+
+    fn open_on(&self, file: &Path, machine: Machine) -> Result<Session> {
         let mut overrides = self.overrides.clone();
         if let Some((kind, folder)) = &self.dataset {
             let folder = from_here(&folder.to_string_lossy())?;
@@ -164,17 +186,17 @@ impl Options {
         let mut filter = Filter::default();
         self.filter.iter().cloned().for_each(|f| filter.and(f));
         let store = Store::open(&self.store)?;
-        let machine = self.compute.machine()?;
         let backbone = match self.backbone.backbone {
             Some(_) => self.backbone.spec(),
             None => self.backbone.over(experiment.backbone()?),
         };
         let (concepts, pairs) = (&scale.concepts, &scale.pairs);
         let resources = Resources::new(&experiment, &backbone, concepts, pairs, machine, &store)?;
-        let plan = plan(&experiment, &scale, &filter, &resources)?;
+        let mut plan = plan(&experiment, &scale, &filter, &resources)?;
+        self.shard.into_iter().for_each(|shard| shard.keep_own(&mut plan));
         let out = self.report_folder(&experiment.name, &filter);
         let again = self.again(file);
-        let backbone = options_of(&backbone, &self.compute);
+        let backbone = words::of_backbone(&backbone, &self.compute);
         Ok(Session {
             experiment,
             scale,
@@ -192,23 +214,7 @@ impl Options {
     fn again(&self, file: &Path) -> CommandLine {
         let mut line = CommandLine::new("run");
         line.word(file.display());
-        line.option("--store", self.store.display());
-        line.option("--scale", &self.scale);
-        self.overrides.iter().for_each(|o| line.option("--set", o));
-        if let Some((kind, folder)) = &self.dataset {
-            line.option("--dataset", format_args!("{kind}={}", folder.display()));
-        }
-        if let Some(seeds) = self.seeds {
-            line.option("--seeds", seeds);
-        }
-        if let Some(clip) = &self.clip {
-            line.option("--clip", clip);
-        }
-        let given = BackboneSpec {
-            name: self.backbone.backbone.clone().unwrap_or_default(),
-            ..self.backbone.about.over(BackboneSpec::default())
-        };
-        options_of(&given, &self.compute).iter().for_each(|word| line.word(word));
+        words::of_results(self).iter().for_each(|word| line.word(word));
         line
     }
 
@@ -230,6 +236,9 @@ impl Options {
         if !filter.wanted.is_empty() {
             folder += &format!(",{filter}");
         }
+        if let Some(shard) = self.shard {
+            folder += &format!(",shard={}-of-{}", shard.number(), shard.of());
+        }
         let plain = |c: char| if c.is_alphanumeric() || "-_=,.".contains(c) { c } else { '_' };
         let mut plain: String = folder.trim_start_matches('.').chars().map(plain).collect();
         // what systems take as a name has an end
@@ -239,20 +248,6 @@ impl Options {
         }
         self.store.join("reports").join(name).join(plain)
     }
-}
-
-/// A backbone as options name it, with the types that it is computed in.
-fn options_of(backbone: &BackboneSpec, compute: &ComputeArgs) -> Vec<String> {
-    let dtype = compute.dtype;
-    let prediction = backbone.prediction.and_then(Prediction::of);
-    let options = [
-        ("--backbone", Some(backbone.name.clone()).filter(|name| !name.is_empty())),
-        ("--backbone-config", backbone.config.as_ref().map(|path| path.display().to_string())),
-        ("--prediction", prediction.map(|p| p.as_str().to_owned())),
-        ("--dtype", (dtype != DType::F32).then(|| dtype.as_str().to_owned())),
-    ];
-    let given = options.into_iter().filter_map(|(name, value)| Some([name.to_owned(), value?]));
-    given.flatten().chain(compute.tf32.then(|| "--tf32".to_owned())).collect()
 }
 
 /// Characters of a report's folder, but for a hash of those that are left out.
@@ -270,21 +265,26 @@ pub fn from_here(given: &str) -> Result<String> {
 impl Session {
     /// What is missing.
     pub fn survey(&self) -> Result<Vec<Todo>> {
-        let Session { plan, store, resources, .. } = self;
-        let mut wanted: Vec<usize> = plan.cells.iter().map(|c| c.scores).collect();
+        let stages = &self.plan.stages;
+        let mut wanted: Vec<usize> = self.plan.cells.iter().map(|c| c.scores).collect();
         if self.images {
-            let images = |at: &usize| match &plan.stages[*at].work {
+            let images = |at: &usize| match &stages[*at].work {
                 Work::Score(work) => work.samples.as_ref().map(|(samples, _)| *samples),
                 _ => None,
             };
             wanted.extend(wanted.iter().filter_map(images).collect::<Vec<_>>());
         }
-        survey(plan, store, resources, &wanted)
+        self.survey_of(&wanted)
+    }
+
+    /// What is missing for the results of these stages.
+    pub fn survey_of(&self, wanted: &[usize]) -> Result<Vec<Todo>> {
+        survey(&self.plan, &self.store, &self.resources, wanted)
     }
 
     /// Does what is missing; `hear` is told of each stage that is done.
-    pub fn run(&self, todo: &[Todo], jobs: usize, hear: &Hear) -> Result<Outcome> {
-        do_missing(&self.plan, &self.store, &self.resources, todo, jobs, hear)
+    pub fn run(&self, todo: &[Todo], crew: &Crew, hear: &Hear) -> Result<Outcome> {
+        do_missing(&self.plan, &self.store, &self.resources, todo, crew, hear)
     }
 
     /// What is there, as a report.
@@ -327,6 +327,10 @@ impl Session {
         if outcome.interrupted || outcome.failed.is_empty() {
             return single_verdict(outcome);
         }
+        if outcome.left {
+            eprintln!("this machine failed: the rest is left to the others of the team");
+            return outcome.failed.into_iter().next_back().map_or(Ok(()), |(_, error)| Err(error));
+        }
         let lost = self.lost(&outcome);
         let (cells, of) = (lost.len(), self.plan.cells.len());
         let mut text = format!("{cells} of {of} cells could not be finished");
@@ -367,16 +371,16 @@ pub fn do_missing(
     store: &Store,
     resources: &Resources,
     todo: &[Todo],
-    jobs: usize,
+    crew: &Crew,
     hear: &Hear,
 ) -> Result<Outcome> {
     if let Some(shortage) = engine::shortage(plan, todo, store, resources) {
         tracing::warn!("{shortage}");
     }
     let watcher = Watcher::new(plan, todo);
-    let outcome = engine::run(plan, store, resources, todo, jobs, stop_flag(), &|event| {
+    let outcome = engine::run(plan, store, resources, todo, crew, stop_flag(), &|event| {
         let done = match &event {
-            Event::Done(at, _) => Some(*at),
+            Event::Done(at, _) | Event::DoneElsewhere(at) => Some(*at),
             _ => None,
         };
         watcher.event(event);
@@ -386,20 +390,30 @@ pub fn do_missing(
     outcome
 }
 
-/// Set by Ctrl-C: what runs ends at the next step, with its state saved. A second Ctrl-C ends at once.
+/// Set by Ctrl-C and by what queues send before they end a job: what runs ends at the next step, with its
+/// state saved. A second one ends at once.
 pub fn stop_flag() -> &'static AtomicBool {
+    /// Queues signal a job's processes and its script, which passes it on: that is one word.
+    const ONE_WORD: Duration = Duration::from_secs(1);
     static STOP: AtomicBool = AtomicBool::new(false);
     static ONCE: std::sync::Once = std::sync::Once::new();
     ONCE.call_once(|| {
-        let handler = || {
-            if STOP.swap(true, Ordering::Relaxed) {
-                std::process::exit(130);
+        let mut first: Option<Instant> = None;
+        let handler = move || {
+            STOP.store(true, Ordering::Relaxed);
+            match first {
+                Some(at) if at.elapsed() > ONE_WORD => std::process::exit(130),
+                Some(_) => {}
+                None => {
+                    first = Some(Instant::now());
+                    eprintln!("stopping at the next step; once more to stop at once");
+                }
             }
-            eprintln!("stopping at the next step; once more to stop at once");
         };
         if let Err(e) = ctrlc::set_handler(handler) {
             tracing::warn!("Ctrl-C cannot be caught: {e}");
         }
+        process::stop_by_user_signal(&STOP);
     });
     &STOP
 }

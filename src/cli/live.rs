@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::experiment::Session;
 use crate::Result;
-use crate::engine::{Outcome, Todo};
+use crate::engine::{Crew, Outcome, Todo};
 
 /// Of the time of a run, what its reports may take before the last one.
 const SHARE: f64 = 0.05;
@@ -14,13 +14,13 @@ const LONG: Duration = Duration::from_secs(1);
 
 /// Does what is missing, and writes the report anew once a cell is finished. The last report, of all that
 /// was finished, is left to the caller.
-pub fn run(session: &Session, todo: &[Todo], jobs: usize) -> Result<Outcome> {
+pub fn run(session: &Session, todo: &[Todo], crew: &Crew) -> Result<Outcome> {
     let scores = |at: usize| session.plan.cells.iter().any(|cell| cell.scores == at);
     std::thread::scope(|scope| {
         let (finished, heard) = mpsc::channel();
         scope.spawn(move || write_reports(session, &heard));
         // with the run its end of the channel is dropped, and the writing ends
-        session.run(todo, jobs, &|at| {
+        session.run(todo, crew, &|at| {
             if scores(at) {
                 let _ = finished.send(());
             }

@@ -14,14 +14,18 @@ mod export_concepts;
 mod live;
 mod merge;
 mod pictures;
+mod plan;
 mod pretrain;
 mod progress;
 mod report;
 mod run;
 mod sample;
+mod status;
 mod study;
+mod submit;
 mod train;
 mod watch;
+mod words;
 mod world;
 
 use std::process::ExitCode;
@@ -66,9 +70,12 @@ enum Command {
     Run(run::Args),
     /// Write an experiment's report again, from what is in the store
     Report(report::Args),
-    /// List an experiment's cells, and which are done
-    #[command(after_help = "Example:\n  cdbench status experiments/table1.toml --scale full")]
-    Status(experiment::ExperimentArgs),
+    /// List an experiment's cells, which are done, who is at what is not, and its jobs in the queue
+    Status(status::Args),
+    /// List an experiment's stages: what each needs, whether it is there, how long it takes
+    Plan(plan::Args),
+    /// Give an experiment to SLURM: jobs that run what is missing together, and one for the report
+    Submit(submit::Args),
     /// Judge the paper's claims by the reports that there are
     Claims(claims::Args),
     /// Run an experiment and fail if a metric is worse than its baseline
@@ -108,7 +115,9 @@ pub fn main() -> ExitCode {
     let outcome = start_threads(cli.threads).and_then(|()| match cli.command {
         Command::Run(args) => run::run(args),
         Command::Report(args) => report::run(args),
-        Command::Status(args) => report::status(args),
+        Command::Status(args) => status::run(args),
+        Command::Plan(args) => plan::run(args),
+        Command::Submit(args) => submit::run(args, cli.threads),
         Command::Claims(args) => claims::run(args),
         Command::Check(args) => check::run(args),
         Command::Train(args) => train::run(args),

@@ -1,9 +1,8 @@
-//! `cdbench report` and `cdbench status`: views of what is in the store.
+//! `cdbench report`: what is in the store, as a report.
 
 use std::path::PathBuf;
 
 use super::experiment::ExperimentArgs;
-use crate::engine::Todo;
 use crate::report::{Markdown, Results, export, tables};
 use crate::{Error, Result};
 
@@ -47,21 +46,5 @@ pub fn run(args: Args) -> Result<()> {
     session.report(&results)?;
     println!("{}", export(&tables(&results)[..1], &Markdown));
     eprintln!("report: {}", session.out.join("README.md").display());
-    Ok(())
-}
-
-/// Runs `cdbench status`.
-pub fn status(args: ExperimentArgs) -> Result<()> {
-    let session = args.open()?;
-    let todo = session.survey()?;
-    for cell in &session.plan.cells {
-        let state = match &todo[cell.scores] {
-            Todo::Nothing => "done   ".to_owned(),
-            Todo::Run { .. } => "missing".to_owned(),
-        };
-        println!("{state}  {}", cell.name());
-    }
-    let done = session.plan.cells.iter().filter(|c| todo[c.scores] == Todo::Nothing).count();
-    println!("{done} of {} cells are done", session.plan.cells.len());
     Ok(())
 }

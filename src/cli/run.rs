@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use super::experiment::{Options, Session};
+use super::experiment::{Options, Session, single_verdict};
 use super::watch::human;
 use super::{claims, live};
-use crate::engine::{Todo, Work};
+use crate::engine::{Crew, Todo, Work};
 use crate::report::{Markdown, export, tables};
 use crate::{Error, Result};
 
@@ -18,11 +18,18 @@ Examples:
   cdbench run experiments/*.toml                    all of them, what they share once
   cdbench run experiments/fig20.toml --filter steps=100
   cdbench run experiments/table3.toml --filter method=custom-diffusion --set sampling.steps=25
+  cdbench run experiments/table1.toml --shard 2/4   a quarter of the cells, for one of four machines
+  cdbench run experiments/table1.toml --stage 2f6e0c1b9d3a4857   as `cdbench plan --json` names them
   cdbench run experiments/table1.toml --backbone ~/models/sd14 --clip ~/models/clip-vit-base-patch32 \\
     --device cuda --dtype bf16
 
 The same command again does only what is missing; an interrupted one goes on where it was. The report is
-written anew as cells are finished.";
+written anew as cells are finished.
+
+Runs on any number of machines may share a store, on NFS or Lustre, too. A stage is done by one of them: the
+others pass over it, come back to it later, and wait only when nothing else is left. A run that dies is found
+out after a minute, and its stage goes on from its last state elsewhere. With --shard each run has cells of
+its own, and what several need is done once where they share a store. On SLURM: cdbench submit.";
 
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
@@ -42,6 +49,16 @@ pub struct Args {
     #[arg(long)]
     images: bool,
 
+    /// Only this stage and what it needs, without a report: a key of `cdbench plan --json`, or how it
+    /// begins; may be given again
+    #[arg(long, value_name = "KEY", conflicts_with_all = ["shard", "dry_run"])]
+    stage: Vec<String>,
+
+    /// Work on the whole with all runs of the store that have the same name: what failed in one is not tried
+    /// by the others, and the report is left to `cdbench report`
+    #[arg(long, value_name = "NAME", conflicts_with = "dry_run")]
+    team: Option<String>,
+
     /// Print what would be done, why, and about how long it takes
     #[arg(long)]
     dry_run: bool,
@@ -58,14 +75,20 @@ pub fn run(args: Args) -> Result<()> {
     let wants_states =
         |s: &Session| s.plan.stages.iter().any(|s| matches!(s.work, Work::State { .. }));
     sessions.sort_by_key(|session| !wants_states(session));
-    sessions.iter().try_for_each(Session::claim_folder)?;
+    let crew = Crew { jobs: args.jobs.into(), team: args.team.clone() };
+    if !args.stage.is_empty() {
+        return run_stages(&sessions, &args.stage, &crew);
+    }
+    if args.team.is_none() {
+        sessions.iter().try_for_each(Session::claim_folder)?;
+    }
     let (count, mut failed) = (sessions.len(), vec![]);
     for (i, session) in sessions.iter().enumerate() {
         let name = &session.experiment.name;
         if count > 1 {
             eprintln!("experiment {} of {count}: {name}", i + 1);
         }
-        match one(session, args.jobs.into()) {
+        match one(session, &crew) {
             Err(error @ (Error::Interrupted | Error::Device { .. })) => return Err(error),
             Err(error) if count > 1 => {
                 eprintln!("{name}: {error}");
@@ -74,7 +97,7 @@ pub fn run(args: Args) -> Result<()> {
             done => done?,
         }
     }
-    if count > 1 {
+    if count > 1 && args.team.is_none() {
         let reports = args.options.reports();
         claims::write(std::slice::from_ref(&reports), &reports.join("README.md"))?;
     }
@@ -113,10 +136,40 @@ fn open(args: &Args) -> Result<Vec<Session>> {
     Ok(sessions)
 }
 
+/// Runs single stages, and what they need.
+fn run_stages(sessions: &[Session], keys: &[String], crew: &Crew) -> Result<()> {
+    let mut wanted = vec![vec![]; sessions.len()];
+    for key in keys {
+        let mut found = BTreeMap::new();
+        for (i, session) in sessions.iter().enumerate() {
+            let stages = session.plan.stages.iter().enumerate();
+            for (at, stage) in stages.filter(|(_, s)| s.key.short().starts_with(key)) {
+                // what experiments share is run for the first of them
+                found.entry(stage.key.short()).or_insert((i, at));
+            }
+        }
+        match found.into_values().collect::<Vec<_>>()[..] {
+            [(i, at)] if !key.is_empty() => wanted[i].push(at),
+            ref found => {
+                let message = format!("--stage {key}: {} stages have such a key", found.len());
+                return Err(Error::input_hint(message, "`cdbench plan FILE` lists the keys"));
+            }
+        }
+    }
+    for (session, wanted) in sessions.iter().zip(wanted).filter(|(_, wanted)| !wanted.is_empty()) {
+        let todo = session.survey_of(&wanted)?;
+        single_verdict(session.run(&todo, crew, &|_| {})?)?;
+    }
+    Ok(())
+}
+
 /// Runs an experiment and writes its report.
-fn one(session: &Session, jobs: usize) -> Result<()> {
+fn one(session: &Session, crew: &Crew) -> Result<()> {
     let todo = session.survey()?;
-    let outcome = live::run(session, &todo, jobs)?;
+    if crew.team.is_some() {
+        return session.verdict(session.run(&todo, crew, &|_| {})?);
+    }
+    let outcome = live::run(session, &todo, crew)?;
     let results = session.results()?;
     if !results.cells.is_empty() {
         session.report(&results)?;

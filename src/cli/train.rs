@@ -102,7 +102,7 @@ pub fn run(args: Args) -> Result<()> {
     if todo.iter().all(|t| *t == Todo::Nothing) {
         eprintln!("it is in the store already");
     }
-    single_verdict(do_missing(&plan, &store, &resources, &todo, 1, &|_| {})?)?;
+    single_verdict(do_missing(&plan, &store, &resources, &todo, &1.into(), &|_| {})?)?;
     if args.force {
         remove_checkpoint(&args.output)?;
     }

@@ -82,8 +82,8 @@ impl<'a> Watcher<'a> {
                     self.say(&format!("[{}/{}] {} ({reason})", state.done + 1, state.of, name(at)));
                 }
             }
-            Event::Waiting(at) => {
-                self.say(&format!("{}: another process is at it; waiting", name(at)));
+            Event::Elsewhere(at) => {
+                self.say(&format!("  {}: another run is at it; left for later", name(at)));
             }
             Event::Progress(at, done, of) => {
                 let line = state.last_line.elapsed() >= LINE_EVERY;
@@ -101,13 +101,21 @@ impl<'a> Watcher<'a> {
                 self.end(&mut state, at);
                 self.say(&format!("  {} done in {seconds:.1} s{}", name(at), self.left(&state)));
             }
+            Event::DoneElsewhere(at) => {
+                self.end(&mut state, at);
+                self.say(&format!("  {} done by another run", name(at)));
+            }
             Event::Failed(at, error) => {
                 self.end(&mut state, at);
                 self.say(&format!("  {} FAILED: {error}", name(at)));
             }
-            Event::Skipped(at) => {
+            Event::Skipped(at, why) => {
                 self.end(&mut state, at);
-                self.say(&format!("  {} skipped: something it needs failed", name(at)));
+                let why = match why {
+                    None => "something it needs failed".to_owned(),
+                    Some(why) => format!("it failed in another run of the team: {why}"),
+                };
+                self.say(&format!("  {} skipped: {why}", name(at)));
             }
         }
     }

@@ -147,8 +147,8 @@ impl Backbone {
         let prompts: BTreeSet<&str> = requests.iter().map(|r| r.prompt.as_str()).collect();
         prompts.into_iter().for_each(|prompt| self.tokenizer.warn(prompt));
 
-        let large = height * width > LARGE;
-        let size = if large { 1 } else { PART };
+        let size = part_of(height, width);
+        let large = size == 1;
         let parts: Vec<_> = requests.chunks(size).zip(words.chunks(size)).collect();
         let part = |i: usize| {
             let samples = no_grad(|| self.sample_part(parts[i], sampling, shape, on_step))?;
@@ -271,6 +271,16 @@ impl Backbone {
         Ok(self.text_encoder.forward(&ids?)?)
     }
 
+    /// How many images are sampled together, from the first of a list: the last bits of an image depend on
+    /// how many.
+    ///
+    /// # Errors
+    /// As [`Backbone::latent_size`].
+    pub fn images_together(&self, sampling: &Sampling) -> Result<usize> {
+        let (height, width) = self.latent_size(sampling.height, sampling.width)?;
+        Ok(part_of(height, width))
+    }
+
     /// The latents' height and width for an image of this size in pixels.
     ///
     /// # Errors
@@ -286,6 +296,11 @@ impl Backbone {
         }
         Ok((height / unit, width / unit))
     }
+}
+
+/// How many images of so many latents are sampled at once on one thread.
+fn part_of(height: usize, width: usize) -> usize {
+    if height * width > LARGE { 1 } else { PART }
 }
 
 /// Refuses images in the making, one for each of `requests`, of which a value is not finite.

@@ -5,9 +5,9 @@ use std::collections::HashSet;
 
 use super::plan::Plan;
 use super::resources::Resources;
-use super::run::Todo;
 use super::stage::{Stage, Work};
 use super::store::Store;
+use super::survey::Todo;
 use crate::methods::{Settings, refuse_missing, start_of_token, trained};
 use crate::{Error, Result, process};
 

@@ -2,6 +2,9 @@
 //!
 //! ```text
 //! store.json                     version of the layout
+//! leases/<key>                   who is at a stage now
+//! leases/runs/                   runs, as those of the same machine see them
+//! failed/<key>.json              why a stage could not be made, the last time
 //! <kind>/<key>/stage.json        what it means and how it was made; written last
 //! <kind>/<key>/…                 the files
 //! work/<key>/                    states of what is not finished
@@ -12,17 +15,19 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::key::{Key, hex};
+use super::lease::{self, Holder};
+use super::stage::Stage;
 use crate::{Error, Result, safefile};
 
-/// Of the layout. A store of a newer version is left alone.
-const VERSION: u32 = 1;
+/// Of the layout. A store of a newer version is left alone. Version 1 had locks of the file system in the
+/// place of leases: a program that knows those alone must not run beside one that does not look at them.
+const VERSION: u32 = 2;
 
 /// In a stage's folder: how it came to be.
 const STAGE: &str = "stage.json";
@@ -80,9 +85,6 @@ struct Named {
     meaning: Value,
 }
 
-/// Keeps others from the same stage until it is dropped.
-pub struct StageLock(#[allow(dead_code)] fs::File);
-
 impl Store {
     /// Opens the store at `root`, or makes it.
     ///
@@ -111,8 +113,7 @@ impl Store {
             }
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
                 fs::create_dir_all(root).map_err(Error::io(root))?;
-                let text = serde_json::to_string(&StoreFile { version: VERSION });
-                safefile::write(&file, text.unwrap_or_default() + "\n")?;
+                write_version(&file)?;
             }
             Err(e) => return Err(Error::io(&file)(e)),
         }
@@ -173,6 +174,15 @@ impl Store {
         }
     }
 
+    /// Sees what other machines wrote for a stage. Network file systems remember for up to a minute that a
+    /// file is not there; a folder that this machine has changed itself is asked about again.
+    pub fn look_again(&self, kind: &str, key: &Key) {
+        for folder in [self.root.join(kind), self.dir(kind, key)] {
+            // where it cannot be done, a stage is made twice at worst
+            let _ = safefile::touch(&folder);
+        }
+    }
+
     /// Writes `stage.json`, which makes the stage finished.
     ///
     /// # Errors
@@ -185,25 +195,50 @@ impl Store {
         safefile::write(&dir.join(STAGE), text + "\n")
     }
 
-    /// Waits for, and takes, the right to run a stage. `waiting` is called again and again while another
-    /// process has it, and its error ends the waiting.
+    /// Makes a store of an older version one of this, before anything is run in it: programs of that
+    /// version leave it alone then.
     ///
     /// # Errors
-    /// [`Error::Io`]; what `waiting` returns.
-    pub fn lock(&self, key: &Key, mut waiting: impl FnMut() -> Result<()>) -> Result<StageLock> {
-        let folder = self.root.join("locks");
-        fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
-        let path = folder.join(key.short());
-        let file = fs::File::options().create(true).append(true).open(&path);
-        let file = file.map_err(Error::io(&path))?;
-        loop {
-            match file.try_lock() {
-                Ok(()) => return Ok(StageLock(file)),
-                Err(fs::TryLockError::WouldBlock) => waiting()?,
-                Err(fs::TryLockError::Error(e)) => return Err(Error::io(&path)(e)),
-            }
-            std::thread::sleep(Duration::from_millis(100));
+    /// [`Error::Input`] while one of them runs in it, as far as this machine sees its locks;
+    /// [`Error::Io`].
+    pub fn upgrade(&self) -> Result<()> {
+        let path = self.root.join("store.json");
+        let text = read_if_there(&path)?.unwrap_or_default();
+        let found = serde_json::from_str::<StoreFile>(&text).map_or(VERSION, |found| found.version);
+        if found >= VERSION {
+            return Ok(());
         }
+        let runs = fs::read_dir(self.root.join("locks/runs")).into_iter().flatten().flatten();
+        let is_alive = |path: PathBuf| {
+            let file = fs::File::open(path);
+            file.is_ok_and(|f| matches!(f.try_lock(), Err(fs::TryLockError::WouldBlock)))
+        };
+        if runs.map(|run| run.path()).any(is_alive) {
+            return Err(Error::input_hint(
+                format!(
+                    "{}: a run of an older cdbench uses the store, which has version {found}; this \
+                     program makes it version {VERSION}",
+                    self.root.display()
+                ),
+                "wait until it has ended, or name another folder with --store",
+            ));
+        }
+        write_version(&path)
+    }
+
+    /// Where runs say that they are there.
+    pub fn runs_dir(&self) -> PathBuf {
+        self.leases_dir().join("runs")
+    }
+
+    /// The run that is at a stage, as far as its lease tells: it may be dead.
+    pub fn holder(&self, stage: &Stage) -> Option<Holder> {
+        lease::holder(&self.leases_dir(), &stage.folder)
+    }
+
+    /// Where runs say which stages they are at.
+    pub fn leases_dir(&self) -> PathBuf {
+        self.root.join("leases")
     }
 
     /// What `name` meant when it was last finished.
@@ -249,6 +284,11 @@ impl Store {
     }
 }
 
+fn write_version(file: &Path) -> Result<()> {
+    let text = serde_json::to_string(&StoreFile { version: VERSION });
+    safefile::write(file, text.unwrap_or_default() + "\n")
+}
+
 /// The hash of a file, read once for each size and time of change; `cache` is where hashes are kept.
 ///
 /// # Errors
@@ -286,12 +326,14 @@ pub(super) fn read_if_there(path: &Path) -> Result<Option<String>> {
 pub(super) fn bytes_below(dir: &Path) -> Result<u64> {
     let mut sum = 0;
     for entry in fs::read_dir(dir).map_err(Error::io(dir))? {
-        let meta = entry.and_then(|e| Ok((e.path(), e.metadata()?))).map_err(Error::io(dir))?;
-        sum += match meta.1.is_dir() {
-            true => bytes_below(&meta.0)?,
-            false if safefile::is_partial(&meta.0) || meta.0.ends_with(STAGE) => 0,
-            false => meta.1.len(),
-        };
+        let entry = entry.map_err(Error::io(dir))?;
+        let path = entry.path();
+        // those that another run is writing come and go
+        if safefile::is_partial(&path) || path.ends_with(STAGE) {
+            continue;
+        }
+        let meta = entry.metadata().map_err(Error::io(&path))?;
+        sum += if meta.is_dir() { bytes_below(&path)? } else { meta.len() };
     }
     Ok(sum)
 }
@@ -365,29 +407,25 @@ mod tests {
         assert_eq!(Store::open(dir.path()).unwrap_err().exit_code(), 3);
     }
 
+    /// The version before had locks that this one does not look at.
     #[test]
-    fn one_process_at_a_time_runs_a_stage() {
+    fn a_store_is_not_shared_with_a_run_of_an_older_version() {
         let dir = tempfile::tempdir().unwrap();
+        let version = || fs::read_to_string(dir.path().join("store.json")).unwrap();
+        fs::write(dir.path().join("store.json"), r#"{"version": 1}"#).unwrap();
+        let runs = dir.path().join("locks/runs");
+        fs::create_dir_all(&runs).unwrap();
+        fs::write(runs.join("run-killed"), "").unwrap();
+        let run = fs::File::create(runs.join("run-alive")).unwrap();
+        run.lock().unwrap();
         let store = Store::open(dir.path()).unwrap();
-        let key = Key::of(&json!(1));
-        let first = store.lock(&key, || panic!("free")).unwrap();
-        let waited = std::sync::atomic::AtomicBool::new(false);
-        std::thread::scope(|scope| {
-            let second = scope.spawn(|| {
-                let wait = || {
-                    waited.store(true, std::sync::atomic::Ordering::SeqCst);
-                    Ok(())
-                };
-                store.lock(&key, wait).map(|_| ())
-            });
-            while !waited.load(std::sync::atomic::Ordering::SeqCst) {
-                std::thread::yield_now();
-            }
-            let impatient = store.lock(&key, || Err(Error::Interrupted));
-            assert!(matches!(impatient, Err(Error::Interrupted)));
-            drop(first);
-            second.join().unwrap().unwrap();
-        });
+        let error = store.upgrade().unwrap_err();
+        assert_eq!(error.exit_code(), 3);
+        assert!(error.to_string().contains("older cdbench") && version().contains('1'), "{error}");
+        drop(run);
+        store.upgrade().unwrap();
+        // which a program that knows version 1 refuses
+        assert_eq!(version(), "{\"version\":2}\n");
     }
 
     #[test]

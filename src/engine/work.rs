@@ -217,10 +217,16 @@ impl<'a> Worker<'a> {
         progress: &OnProgress,
     ) -> Result<Effort> {
         let all = self.listed(images)?;
-        let missing = all.iter().filter(|(p, s)| !Png::is_whole(&dir.join(image_file(p, *s))));
-        let requests: Vec<Request> = missing.map(|(p, s)| Request::new(p, *s)).collect();
+        let is_missing = |(p, s): &&(String, u64)| !Png::is_whole(&dir.join(image_file(p, *s)));
+        let sampling = self.sampling(spec);
+        let together = self.backbone(checkpoint)?.images_together(&sampling)?;
+        let requests = in_company(&all, together, &is_missing);
+        let requests: Vec<Request> = requests.map(|(p, s)| Request::new(p, *s)).collect();
         let (width, height) = self.resources.size();
         let keep = |Request { prompt, seed, .. }: &Request, sample: Sample| {
+            if !is_missing(&&(prompt.clone(), *seed)) {
+                return Ok(());
+            }
             let png = Png {
                 width,
                 height,
@@ -507,6 +513,24 @@ pub fn write_pictures<'a>(
         Ok(path)
     });
     written.collect()
+}
+
+/// The images of a list to sample: those that are missing and, where a run was killed while it wrote those
+/// that it had sampled together, their company, so that they have the bits that they would have had. A list
+/// that grew has more gaps than a run leaves, and images of it have other company anyway.
+fn in_company<'a, T>(
+    all: &'a [T],
+    together: usize,
+    is_missing: &dyn Fn(&&T) -> bool,
+) -> impl Iterator<Item = &'a T> {
+    let parts = || all.chunks(together.max(1));
+    let is_cut = |part: &&[T]| (1..part.len()).contains(&part.iter().filter(is_missing).count());
+    let of_killed_run = parts().filter(is_cut).count() <= rayon::current_num_threads();
+    let mut chosen = vec![];
+    for part in parts().filter(|part| part.iter().any(|image| is_missing(&image))) {
+        chosen.extend(part.iter().filter(|image| of_killed_run || is_missing(image)));
+    }
+    chosen.into_iter()
 }
 
 /// What a stage finds when it looks for its result.

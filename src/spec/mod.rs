@@ -122,14 +122,6 @@ impl Prediction {
         }
     }
 
-    /// As options have it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Prediction::Epsilon => "epsilon",
-            Prediction::V => "v",
-        }
-    }
-
     /// In diffusers' words.
     pub fn kind(self) -> PredictionType {
         match self {

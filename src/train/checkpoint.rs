@@ -99,8 +99,10 @@ impl Checkpoints {
         let header =
             Header { version: VERSION, meta: meta.clone(), crc32: checksum(meta, views.clone()) };
         let metadata = HashMap::from([(KEY.to_owned(), json(&header))]);
-        safetensors::serialize_to_file(views, Some(metadata), &written)
-            .map_err(|e| Error::io(&written)(std::io::Error::other(e)))?;
+        safetensors::serialize_to_file(views, Some(metadata), &written).map_err(|e| match e {
+            safetensors::SafeTensorError::IoError(e) => Error::io(&written)(e),
+            e => Error::io(&written)(std::io::Error::other(e)),
+        })?;
         File::open(&written).and_then(|f| f.sync_all()).map_err(Error::io(&written))?;
         fs::rename(&written, &path).map_err(Error::io(&path))?;
         // the new name is on disk once the folder is

@@ -40,14 +40,14 @@ pub fn ok<S: AsRef<str>>(args: &[S]) -> (String, String) {
     (out, err)
 }
 
-/// What was measured, without what differs from run to run: seconds and memory.
+/// What was measured, without what differs from run to run: seconds and memory, and who ran beside it.
 pub fn measured(out: &Path) -> BTreeMap<String, Vec<String>> {
     let mut found = BTreeMap::new();
     for name in ["results.csv", "images.csv"] {
         let text = std::fs::read_to_string(out.join(name)).unwrap();
         let mut lines = text.lines();
         let header: Vec<&str> = lines.next().unwrap().split(',').collect();
-        let varies = |h: &str| h.contains("seconds") || h.contains("peak");
+        let varies = |h: &str| h.contains("seconds") || h.contains("peak") || h == "jobs";
         let keep: Vec<usize> = (0..header.len()).filter(|&i| !varies(header[i])).collect();
         let rows = lines.map(|l| {
             let fields: Vec<&str> = l.split(',').collect();
