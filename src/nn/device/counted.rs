@@ -5,7 +5,6 @@ use candle_core::{DType, Result, Shape, Tensor};
 
 use super::tally::{Kind, call, hollow};
 use crate::nn::Var;
-use crate::nn::ops::at_least_f32;
 use crate::nn::param::{Init, Source};
 
 /// Parameters that have shapes and no numbers, for [`count`](super::count).
@@ -40,14 +39,18 @@ pub fn count_linear(x: &Var, w: &Var, b: Option<&Var>, shape: impl Into<Shape>) 
     }))
 }
 
-/// Attention of queries [batch, n, width] over keys and values [batch, m, width], with `blocks` blocks of
-/// queries one after another.
-pub fn count_attention(q: &Var, k: &Var, v: &Var, heads: usize, blocks: usize) -> Result<Var> {
+/// Scores that attention holds at a time on a GPU with 24 GiB.
+const BLOCK: usize = 1 << 27;
+
+/// Attention of queries [batch, n, width] over keys and values [batch, m, width].
+pub fn count_attention(q: &Var, k: &Var, v: &Var, heads: usize, causal: bool) -> Result<Var> {
     let (batch, n, width) = q.value().dims3()?;
     let m = k.value().dim(1)?;
-    let dtype = q.value().dtype();
-    let (rows, keys) = (q.value().clone(), k.value().clone());
-    // All blocks of an operation count together: they read and write what the whole does.
+    let scores = hollow((batch, heads, n, m), q.value().dtype())?;
+    let blocks = scores.elem_count().div_ceil(BLOCK);
+    let (queries, keys) = (q.value().clone(), k.value().clone());
+    let products = batch * n * m * width;
+    // The blocks of queries count together: they read and write what the whole does.
     let op = move |reads: &[&Tensor], like: &Tensor, products: usize| {
         call(Kind::Attention, reads).launches(blocks).products(products).run(
             like.shape(),
@@ -55,68 +58,54 @@ pub fn count_attention(q: &Var, k: &Var, v: &Var, heads: usize, blocks: usize) -
             nothing,
         )
     };
-    let copy = |x: &Tensor| call(Kind::Attention, &[x]).run(x.shape(), x.dtype(), nothing);
-    let products = batch * n * m * width;
+    // Parts of them, and the whole of parts, which with one block is the part itself.
     let part = move |x: &Tensor| if blocks > 1 { op(&[x], x, 0) } else { Ok(x.clone()) };
-    let scores = hollow((batch, heads, n, m), dtype)?;
-    let wide = hollow((batch, heads, n, m), at_least_f32(dtype))?;
-    let of_query = hollow((batch, heads, n, 1), at_least_f32(dtype))?;
     let probabilities = {
-        let (rows, keys) = (rows.clone(), keys.clone());
+        let (queries, keys, scores) = (queries.clone(), keys.clone(), scores.clone());
         move || -> Result<Tensor> {
-            let turned = op(&[&keys], &keys, 0)?;
-            let mut s = op(&[&rows, &turned], &scores, products)?;
-            s = op(&[&s], &s, 0)?; // scale
-            if s.dtype() != wide.dtype() {
-                s = op(&[&s], &wide, 0)?;
-            }
-            let most = op(&[&s], &of_query, 0)?;
-            s = op(&[&s, &most], &s, 0)?;
-            s = op(&[&s], &s, 0)?; // exp
-            let sum = op(&[&s], &of_query, 0)?;
-            s = op(&[&s, &sum], &s, 0)?;
-            if s.dtype() != scores.dtype() {
-                s = op(&[&s], &scores, 0)?;
-            }
-            Ok(s)
+            let product = op(&[&queries, &keys], &scores, products)?;
+            let masked = if causal { op(&[&product], &scores, 0)? } else { product };
+            op(&[&masked], &scores, 0)
         }
     };
+    turned_heads(&queries)?; // scaled
     for x in [q, k, v] {
-        copy(x.value())?; // heads
+        turned_heads(x.value())?;
     }
-    part(&rows)?;
-    let p = probabilities()?;
-    let out = part(&op(&[&p, v.value()], &rows, products)?)?;
-    let out = copy(&out)?;
+    part(&queries)?;
+    let out = part(&op(&[&probabilities()?, v.value()], &queries, products)?)?;
+    let out = turned_heads(&out)?;
     Ok(Var::record(out, [q, k, v], move |grad, flow| {
-        let copy = |x: &Tensor| call(Kind::Attention, &[x]).run(x.shape(), x.dtype(), nothing);
-        let grad = copy(&grad)?;
-        let turned = copy(&keys)?;
-        for x in [&rows, &grad, &rows] {
-            part(x)?;
-        }
+        let grad = turned_heads(&grad)?;
+        part(&queries)?;
+        part(&grad)?;
         let p = probabilities()?;
-        let of_query = hollow((batch, heads, n, 1), dtype)?;
         if flow.needs(2) {
-            let across = op(&[&p], &p, 0)?;
-            flow.add(2, copy(&op(&[&across, &grad], &keys, products)?)?)?;
+            flow.add(2, turned_heads(&part(&op(&[&p, &grad], &keys, products)?)?)?)?;
         }
-        let inner = op(&[&grad, &rows], &rows, 0)?;
+        if !flow.needs(0) && !flow.needs(1) {
+            return Ok(());
+        }
+        let of_query = hollow((batch, heads, n, 1), grad.dtype())?;
+        let inner = op(&[&grad, &part(&queries)?], &queries, 0)?;
         let inner = op(&[&inner], &of_query, 0)?;
-        let dp = op(&[&grad, &turned], &p, products)?;
-        let dp = op(&[&dp, &inner], &dp, 0)?;
-        let ds = op(&[&p, &dp], &dp, 0)?;
+        let dp = op(&[&grad, &keys], &scores, products)?;
+        let dp = op(&[&dp, &inner], &scores, 0)?;
+        let ds = op(&[&p, &dp], &scores, 0)?;
         if flow.needs(0) {
-            let dq = op(&[&ds, &turned], &rows, products)?;
-            flow.add(0, copy(&part(&op(&[&dq], &rows, 0)?)?)?)?;
+            let dq = op(&[&ds, &keys], &queries, products)?;
+            flow.add(0, turned_heads(&part(&op(&[&dq], &queries, 0)?)?)?)?;
         }
         if flow.needs(1) {
-            let across = op(&[&ds], &ds, 0)?;
-            let dk = op(&[&across, &rows], &keys, products)?;
-            flow.add(1, copy(&op(&[&dk], &keys, 0)?)?)?;
+            flow.add(1, turned_heads(&part(&op(&[&ds, &queries], &keys, products)?)?)?)?;
         }
         Ok(())
     }))
+}
+
+/// The copy that puts heads first, or last again; or one more pass over as much.
+fn turned_heads(x: &Tensor) -> Result<Tensor> {
+    call(Kind::Attention, &[x]).run(x.shape(), x.dtype(), nothing)
 }
 
 /// What computes where operations are only counted.

@@ -26,8 +26,7 @@ pub fn attention(q: &Var, k: &Var, v: &Var, heads: usize, causal: bool) -> Resul
         let shape = Attention { n, m, heads, d: width / heads, causal };
         kernel(q, k, v, shape, products)
     } else if device::counting() {
-        let blocks = query_blocks(batch * heads * m, n).count();
-        device::count_attention(q, k, v, heads, blocks)
+        device::count_attention(q, k, v, heads, causal)
     } else {
         let block = block(q.value().device());
         candle([q, k, v], heads, causal, products, block)
