@@ -1,9 +1,11 @@
 //! `cdbench run`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::experiment::{Options, Session};
+use super::log::LogArgs;
+use super::pictures::Stored;
 use super::watch::human;
 use super::{claims, live};
 use crate::engine::{Todo, Work};
@@ -20,6 +22,7 @@ Examples:
   cdbench run experiments/table3.toml --filter method=custom-diffusion --set sampling.steps=25
   cdbench run experiments/table1.toml --backbone ~/models/sd14 --clip ~/models/clip-vit-base-patch32 \\
     --device cuda --dtype bf16
+  cdbench run experiments/table1.toml --log tensorboard
 
 The same command again does only what is missing; an interrupted one goes on where it was. The report is
 written anew as cells are finished.";
@@ -33,6 +36,9 @@ pub struct Args {
 
     #[command(flatten)]
     options: Options,
+
+    #[command(flatten)]
+    log: LogArgs,
 
     /// Stages at a time
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
@@ -61,7 +67,7 @@ pub fn run(args: Args) -> Result<()> {
         if count > 1 {
             eprintln!("experiment {} of {count}: {name}", i + 1);
         }
-        match one(session, args.jobs.into()) {
+        match one(session, &args) {
             Err(Error::Interrupted) => return Err(Error::Interrupted),
             Err(error) if count > 1 => {
                 eprintln!("{name}: {error}");
@@ -109,10 +115,16 @@ fn open(args: &Args) -> Result<Vec<Session>> {
 }
 
 /// Runs an experiment and writes its report.
-fn one(session: &Session, jobs: usize) -> Result<()> {
+fn one(session: &Session, args: &Args) -> Result<()> {
     let todo = session.survey()?;
-    let outcome = live::run(session, &todo, jobs)?;
+    let name = Path::new(&session.experiment.name).join(&session.scale.name);
+    let several = args.files.len() > 1;
+    let board = args.log.open(&name, several, &session.plan, &session.store, &todo)?;
+    let outcome = live::run(session, &todo, args.jobs.into(), board.as_ref())?;
     let results = session.results()?;
+    if let Some(board) = &board {
+        board.results(&results, &Stored::new(session))?;
+    }
     if !results.cells.is_empty() {
         session.report(&results)?;
         println!("{}", export(&tables(&results)[..1], &Markdown));

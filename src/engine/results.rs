@@ -50,7 +50,7 @@ pub fn results(
         let path = store.dir(stage.kind.folder(), &stage.folder).join("scores.json");
         if todo[cell.scores] != super::Todo::Nothing {
             let reason = format!("{} is not in the store", cell.name());
-            results.failed.push((id(cell, plan), reason));
+            results.failed.push((cell_id(cell, plan), reason));
             continue;
         }
         let scores = Scores::read(&path)?;
@@ -62,7 +62,7 @@ pub fn results(
 }
 
 /// What a cell is known by in reports: what it measures, and where it stands in the table.
-fn id(cell: &Cell, plan: &Plan) -> String {
+pub fn cell_id(cell: &Cell, plan: &Plan) -> String {
     let scores = &plan.stages[cell.scores].key;
     Key::of(&json!([scores, cell.label, cell.subject, cell.seed])).short().to_owned()
 }
@@ -74,7 +74,7 @@ fn measured(
     store: &Store,
     scores: &Scores,
 ) -> Result<(report::Cell, Vec<ImageRow>)> {
-    let id = id(cell, plan);
+    let id = cell_id(cell, plan);
     let mut row = report::Cell {
         id: id.clone(),
         group: cell.group.as_str().to_owned(),

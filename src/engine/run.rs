@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use super::curve::Point;
 use super::key::differences;
 use super::plan::Plan;
 use super::presence::Presence;
@@ -42,6 +43,8 @@ pub enum Event<'a> {
     Waiting(usize),
     /// Units done, and in all.
     Progress(usize, u64, u64),
+    /// A training has done a step.
+    Step(usize, Point),
     /// It is done, after so many seconds.
     Done(usize, f64),
     /// It failed.
@@ -304,7 +307,8 @@ fn one(worker: &mut Worker, at: usize, alone: &Alone, watch: &Watch) -> Result<f
     process::forget_peak_memory();
     // another process may have done it while this one waited
     if is_there(plan, store, worker.resources, at)?.missing > 0 {
-        let done = worker.run(stage, &|done, of| watch(Event::Progress(at, done, of)))?;
+        let progress = |done, of| watch(Event::Progress(at, done, of));
+        let done = worker.run(stage, &progress, &|point| watch(Event::Step(at, point)))?;
         let seconds = start.elapsed().as_secs_f64();
         let peak = done.peak.or_else(process::peak_memory).unwrap_or(0);
         finish(worker, stage, done.earlier + seconds, peak, jobs.max(alone.jobs()))?;
