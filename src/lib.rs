@@ -9,6 +9,7 @@ mod drawing;
 pub mod engine;
 mod error;
 pub mod hub;
+pub mod log;
 pub mod methods;
 pub mod metrics;
 pub mod mini;

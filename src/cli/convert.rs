@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device};
 
+use super::card;
 use crate::diffusion::Backbone;
 use crate::methods::{
     Compression, Delta, Description, Target, convert, refuse_other_weights, remove_checkpoint,
@@ -58,7 +59,7 @@ fn long_help() -> String {
 /// Runs `cdbench convert`.
 pub fn run(args: Args) -> Result<()> {
     let delta = Delta::load(&args.input)?;
-    let said = Description::read(&args.input)?;
+    let (said, known) = (Description::read(&args.input)?, card::known(&args.input)?);
     let to = args.rank.map(Compression::Rank).or(args.share.map(Compression::Share));
     let load = |name: &String| Backbone::load(name, &Device::Cpu, DType::F32);
     let backbone = args.backbone.as_ref().map(load).transpose()?;
@@ -66,6 +67,8 @@ pub fn run(args: Args) -> Result<()> {
     let paths = converted.paths(&args.output)?;
     make_room(&args, &paths)?;
     converted.save(&paths)?;
+    let tokens = delta.token_names();
+    card::write_checkpoint(&args.output, known.as_ref(), &tokens, args.to.name, args.force)?;
     if let Some(said) = said.filter(|_| paths != [args.output.clone()]) {
         said.write(&args.output)?;
     }

@@ -17,7 +17,7 @@ use crate::engine::{
     Work, plan, results, survey,
 };
 use crate::metrics::paper;
-use crate::report::{self, Results};
+use crate::report::{self, Format, Results};
 use crate::spec::{DEFAULT_SCALE, Experiment, Override, Scale};
 use crate::{Error, Result, hub, mini, process};
 
@@ -282,7 +282,7 @@ impl Session {
         survey(&self.plan, &self.store, &self.resources, wanted)
     }
 
-    /// Does what is missing; `hear` is told of each stage that is done.
+    /// Does what is missing; `hear` is told of all that happens.
     pub fn run(&self, todo: &[Todo], crew: &Crew, hear: &Hear) -> Result<Outcome> {
         do_missing(&self.plan, &self.store, &self.resources, todo, crew, hear)
     }
@@ -290,6 +290,14 @@ impl Session {
     /// What is there, as a report.
     pub fn results(&self) -> Result<Results> {
         results(&self.experiment, &self.scale, &self.plan, &self.store, &self.resources)
+    }
+
+    /// The error of a command that shows results where there are none.
+    pub fn nothing_yet(&self, file: &Path) -> Error {
+        Error::input_hint(
+            format!("{}: no cell of this experiment is in the store", self.store.root().display()),
+            format!("first: cdbench run {}", file.display()),
+        )
     }
 
     /// Makes the report's folder, so that nobody learns after hours that it cannot be, and says what is
@@ -307,6 +315,11 @@ impl Session {
     /// Writes the report.
     pub fn report(&self, results: &Results) -> Result<()> {
         report::render(results, &Stored::new(self), &self.out)
+    }
+
+    /// Writes the report in these forms.
+    pub fn report_as(&self, formats: &[Format], results: &Results) -> Result<()> {
+        report::render_as(formats, results, &Stored::new(self), &self.out)
     }
 
     /// Writes the report without its pictures.
@@ -362,8 +375,8 @@ pub fn single_verdict(outcome: Outcome) -> Result<()> {
     outcome.failed.into_iter().next().map_or(Ok(()), |(_, error)| Err(error))
 }
 
-/// Told of each stage that is done, by its number; from several threads.
-pub type Hear<'a> = dyn Fn(usize) + Sync + 'a;
+/// Told of what happens, before it is shown; from several threads.
+pub type Hear<'a> = dyn Fn(&Event) + Sync + 'a;
 
 /// Does what is missing of a plan, and shows how far it is.
 pub fn do_missing(
@@ -379,12 +392,8 @@ pub fn do_missing(
     }
     let watcher = Watcher::new(plan, todo);
     let outcome = engine::run(plan, store, resources, todo, crew, stop_flag(), &|event| {
-        let done = match &event {
-            Event::Done(at, _) | Event::DoneElsewhere(at) => Some(*at),
-            _ => None,
-        };
+        hear(&event);
         watcher.event(event);
-        done.into_iter().for_each(hear);
     });
     watcher.finish();
     outcome

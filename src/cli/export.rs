@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use candle_core::{DType, Device};
 
 use super::backbone::SingleFileArgs;
+use super::card;
 use super::experiment::dtype;
-use super::export_concepts;
+use super::{export_concepts, export_mlflow};
 use crate::diffusion::{Backbone, BackboneFiles};
 use crate::{Result, mini, safefile};
 
@@ -47,7 +48,7 @@ pub struct Args {
     force: bool,
 }
 
-/// What is compiled in.
+/// What is compiled in, and what was measured.
 #[derive(clap::Subcommand)]
 pub enum Command {
     /// The embedded mini backbone in diffusers' layout, with the CLIP that judges it in clip/ and the
@@ -55,9 +56,17 @@ pub enum Command {
     Mini(MiniArgs),
     /// The concepts of the embedded world in CustomConcept101's layout, for the programs of others
     Concepts(export_concepts::Args),
+    /// An experiment's results as runs on an MLflow server
+    Mlflow(Box<export_mlflow::Args>),
 }
 
+const MINI: &str = "\
+Examples:
+  cdbench export mini mini
+  cdbench export mini mini --dtype f32 --force";
+
 #[derive(clap::Args)]
+#[command(after_help = MINI)]
 pub struct MiniArgs {
     /// The folder to write; it must be new or empty
     dir: PathBuf,
@@ -80,14 +89,18 @@ pub fn run(args: Args) -> Result<()> {
                 let backbone = Backbone::load(mini::NAME, &Device::Cpu, DType::F32)?;
                 backbone.save(&args.dir, dtype)?;
             }
+            let dtype = args.dtype.map_or("half precision", |dtype| dtype.as_str());
+            card::write_backbone(&args.dir, mini::NAME, dtype, args.force)?;
             args.dir
         }
         (Some(Command::Concepts(args)), ..) => return export_concepts::run(args),
+        (Some(Command::Mlflow(args)), ..) => return export_mlflow::run(*args),
         (None, Some(backbone), Some(dir)) => {
             safefile::check_room(&dir, args.force)?;
             let files = BackboneFiles::open(&args.about.over(backbone.as_str().into()))?;
             // what is rounded once is not rounded again
             Backbone::read(&files, &Device::Cpu, args.dtype)?.save(&dir, args.dtype)?;
+            card::write_backbone(&dir, &backbone, args.dtype.as_str(), args.force)?;
             dir
         }
         (None, ..) => {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use candle_core::DType;
 
 use super::backbone::BackboneArgs;
+use super::card;
 use super::experiment::ComputeArgs;
 use crate::data::{Corpus as _, WorldCorpus, check_category};
 use crate::diffusion::{Backbone, BackboneFiles};
@@ -95,7 +96,8 @@ pub fn run(args: Args) -> Result<()> {
         let own = || c.folder.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let token = (!c.delta.tokens().is_empty()).then(|| token(number));
         let name = said.map_or_else(own, |said| said.name.clone());
-        Learnt { name, category: category.clone(), token }
+        let pictures = said.and_then(|said| said.pictures);
+        Learnt { pictures, ..Learnt::plain(&name, category, token.as_deref()) }
     });
     let hashes: Vec<&str> = checkpoints.iter().map(|c| c.hash.as_str()).collect();
     let meaning = serde_json::json!({
@@ -110,6 +112,8 @@ pub fn run(args: Args) -> Result<()> {
         concepts: learnt.collect(),
         backbone,
         key: Key::of(&meaning).to_string(),
+        base: Some(card::public_name(&spec.name)),
+        settings: serde_json::to_value(&settings).ok(),
     };
     if !args.force {
         description.check_room(&args.output)?;
@@ -137,6 +141,13 @@ pub fn run(args: Args) -> Result<()> {
         let text = serde_json::to_string_pretty(&report).unwrap_or_default();
         safefile::write(&args.output.join("merge.json"), text + "\n")?;
     }
+    card::write_checkpoint(
+        &args.output,
+        Some(&description),
+        &delta.token_names(),
+        "cdbench",
+        args.force,
+    )?;
     eprintln!("{description}");
     for (checkpoint, learnt) in checkpoints.iter().zip(&description.concepts) {
         // what our own are called they have said

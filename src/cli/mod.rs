@@ -2,8 +2,10 @@
 
 mod backbone;
 mod bench;
+mod card;
 mod check;
 mod claims;
+mod completions;
 mod convert;
 mod device;
 mod doctor;
@@ -11,7 +13,9 @@ mod evaluate;
 mod experiment;
 mod export;
 mod export_concepts;
+mod export_mlflow;
 mod live;
+mod log;
 mod merge;
 mod pictures;
 mod plan;
@@ -30,11 +34,18 @@ mod world;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::{Error, Result};
 
-const EXIT_CODES: &str = "\
+const MORE: &str = "\
+Examples:
+  cdbench run experiments/table1.toml           Table 1 of the paper on the built-in backbone
+  cdbench train custom-diffusion --concept photos/my_cat:cat -o checkpoints/cat
+  cdbench sample --checkpoint checkpoints/cat --prompt 'photo of a <new1> cat' -o cat.png
+  cdbench doctor                                what this machine can do
+  cdbench help run                              every option of a command, with examples
+
 Exit codes:
   0    done
   1    internal error: a bug, please report it
@@ -50,7 +61,7 @@ Exit codes:
 
 /// Run and evaluate the experiments of Custom Diffusion (CVPR 2023).
 #[derive(Parser)]
-#[command(version, after_help = EXIT_CODES)]
+#[command(version, after_help = MORE)]
 struct Cli {
     /// Say more on stderr: -v for information, -vv for details
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
@@ -106,6 +117,8 @@ enum Command {
     /// Measure this machine on the project's own work
     #[command(subcommand)]
     Bench(bench::Command),
+    /// Print a script that completes commands and options in a shell
+    Completions(completions::Args),
 }
 
 /// Runs the command that the process's arguments name.
@@ -131,6 +144,7 @@ pub fn main() -> ExitCode {
         Command::Export(args) => export::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Bench(command) => bench::run(command),
+        Command::Completions(args) => completions::run(args, &mut Cli::command()),
     });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -160,4 +174,58 @@ fn start_threads(threads: Option<u16>) -> Result<()> {
         .num_threads(threads.into())
         .build_global()
         .map_err(|e| Error::input(format!("cannot start {threads} threads: {e}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The commands that do something, with their names.
+    fn leaves(command: &clap::Command, name: String, found: &mut Vec<(String, clap::Command)>) {
+        let below: Vec<_> = command.get_subcommands().filter(|c| c.get_name() != "help").collect();
+        if below.is_empty() || command.get_positionals().next().is_some() {
+            found.push((name.clone(), command.clone()));
+        }
+        for one in below {
+            leaves(one, format!("{name} {}", one.get_name()), found);
+        }
+    }
+
+    #[test]
+    fn every_command_has_examples_that_it_understands() {
+        let mut found = vec![];
+        leaves(&Cli::command(), "cdbench".into(), &mut found);
+        assert!(found.len() > 20, "{found:?}");
+        for (name, command) in found {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            // commands that are alike share their examples
+            let two: Vec<&str> = name.split(' ').take(2).collect();
+            let example = help.lines().find(|line| line.trim_start().starts_with(&two.join(" ")));
+            assert!(help.starts_with("Examples:") && example.is_some(), "{name}: {help}");
+        }
+    }
+
+    #[test]
+    fn the_commands_of_examples_are_understood() {
+        let mut found = vec![];
+        leaves(&Cli::command(), "cdbench".into(), &mut found);
+        for (name, command) in found {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            // a line that ends in a backslash goes on with the next
+            let lines: Vec<&str> = help.split("\\\n").map(str::trim_start).collect();
+            let help = lines.join(" ");
+            for line in help.lines().filter(|l| l.starts_with("  cdbench ")) {
+                // behind several blanks or a sign of the shell it is no longer the command
+                let line = line.trim_start();
+                let line = line.split("  ").next().unwrap_or(line);
+                let line = line.split(['>', '|']).next().unwrap_or(line);
+                let words: Vec<&str> = line.split_whitespace().collect();
+                if words.iter().any(|word| word.contains('\'') || word.contains('…')) {
+                    continue;
+                }
+                let parsed = Cli::command().try_get_matches_from(&words);
+                assert!(parsed.is_ok(), "{name}: {line}: {}", parsed.unwrap_err());
+            }
+        }
+    }
 }

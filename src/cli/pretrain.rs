@@ -55,7 +55,13 @@ pub struct Args {
     device: DeviceName,
 }
 
+const REPORT: &str = "\
+Examples:
+  cdbench pretrain report
+  cdbench pretrain report --model runs/longer/mini --seeds 8";
+
 #[derive(clap::Args)]
+#[command(after_help = REPORT)]
 pub struct ReportArgs {
     /// The backbone's folder, with the judge in `clip/`
     #[arg(long, default_value = "runs/pretrain/mini")]

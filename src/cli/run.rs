@@ -1,9 +1,11 @@
 //! `cdbench run`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::experiment::{Options, Session, single_verdict};
+use super::log::LogArgs;
+use super::pictures::Stored;
 use super::watch::human;
 use super::{claims, live};
 use crate::engine::{Crew, Todo, Work};
@@ -22,6 +24,7 @@ Examples:
   cdbench run experiments/table1.toml --stage 2f6e0c1b9d3a4857   as `cdbench plan --json` names them
   cdbench run experiments/table1.toml --backbone ~/models/sd14 --clip ~/models/clip-vit-base-patch32 \\
     --device cuda --dtype bf16
+  cdbench run experiments/table1.toml --log tensorboard
 
 The same command again does only what is missing; an interrupted one goes on where it was. The report is
 written anew as cells are finished.
@@ -40,6 +43,9 @@ pub struct Args {
 
     #[command(flatten)]
     options: Options,
+
+    #[command(flatten)]
+    log: LogArgs,
 
     /// Stages at a time
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
@@ -88,7 +94,7 @@ pub fn run(args: Args) -> Result<()> {
         if count > 1 {
             eprintln!("experiment {} of {count}: {name}", i + 1);
         }
-        match one(session, &crew) {
+        match one(session, &args, &crew) {
             Err(error @ (Error::Interrupted | Error::Device { .. })) => return Err(error),
             Err(error) if count > 1 => {
                 eprintln!("{name}: {error}");
@@ -164,13 +170,19 @@ fn run_stages(sessions: &[Session], keys: &[String], crew: &Crew) -> Result<()> 
 }
 
 /// Runs an experiment and writes its report.
-fn one(session: &Session, crew: &Crew) -> Result<()> {
+fn one(session: &Session, args: &Args, crew: &Crew) -> Result<()> {
     let todo = session.survey()?;
     if crew.team.is_some() {
         return session.verdict(session.run(&todo, crew, &|_| {})?);
     }
-    let outcome = live::run(session, &todo, crew)?;
+    let name = Path::new(&session.experiment.name).join(&session.scale.name);
+    let several = args.files.len() > 1;
+    let board = args.log.open(&name, several, &session.plan, &session.store, &todo)?;
+    let outcome = live::run(session, &todo, crew, board.as_ref())?;
     let results = session.results()?;
+    if let Some(board) = &board {
+        board.results(&results, &Stored::new(session))?;
+    }
     if !results.cells.is_empty() {
         session.report(&results)?;
         println!("{}", export(&tables(&results)[..1], &Markdown));

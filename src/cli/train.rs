@@ -3,11 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use super::backbone::BackboneArgs;
+use super::card;
 use super::experiment::{ComputeArgs, do_missing, single_verdict};
+use super::log::LogArgs;
 use crate::data::{ConceptSource, OnCorrupt, named_concepts};
-use crate::engine::{CheckpointPlan, Resources, Store, Todo, plan_checkpoint, survey};
+use crate::engine::{CheckpointPlan, Event, Resources, Store, Todo, Work, plan_checkpoint, survey};
 use crate::methods::{
-    Description, Learnt, Modifier, Recipe, refuse_other_weights, remove_checkpoint, token,
+    Description, Learnt, Modifier, Recipe, refuse_other_weights, remove_checkpoint,
 };
 use crate::spec::{DEFAULT_SCALE, Experiment, Override};
 use crate::{Error, Result, mini, safefile};
@@ -65,6 +67,9 @@ pub struct Args {
     #[arg(long, default_value = "runs")]
     store: PathBuf,
 
+    #[command(flatten)]
+    log: LogArgs,
+
     /// The checkpoint's folder
     #[arg(short, long)]
     output: PathBuf,
@@ -93,6 +98,12 @@ pub fn run(args: Args) -> Result<()> {
         concepts: learnt(&recipe, &resources)?,
         backbone: resources.backbone_files().to_owned(),
         key: stage.key.to_string(),
+        base: Some(card::public_name(&backbone.name)),
+        settings: match &stage.work {
+            Work::Train { settings, .. } => serde_json::to_value(settings).ok(),
+            Work::Merge { settings, .. } => serde_json::to_value(settings).ok(),
+            _ => None,
+        },
     };
     if !args.force {
         description.check_room(&args.output)?;
@@ -102,13 +113,19 @@ pub fn run(args: Args) -> Result<()> {
     if todo.iter().all(|t| *t == Todo::Nothing) {
         eprintln!("it is in the store already");
     }
-    single_verdict(do_missing(&plan, &store, &resources, &todo, &1.into(), &|_| {})?)?;
+    let name = args.output.file_name().unwrap_or("train".as_ref());
+    let board = args.log.open(Path::new(name), false, &plan, &store, &todo)?;
+    let hear = |event: &Event| board.iter().for_each(|board| board.event(event));
+    single_verdict(do_missing(&plan, &store, &resources, &todo, &1.into(), &hear)?)?;
     if args.force {
         remove_checkpoint(&args.output)?;
     }
     // first: a copy that is cut short knows its own when it is made again
     description.write(&args.output)?;
     copy_files(&store.dir(stage.kind.folder(), &stage.folder), &args.output)?;
+    let tokens: Vec<&str> =
+        description.concepts.iter().filter_map(|c| c.token.as_deref()).collect();
+    card::write_checkpoint(&args.output, Some(&description), &tokens, "cdbench", args.force)?;
     eprintln!("{description}");
     println!("{}", args.output.display());
     Ok(())
@@ -140,9 +157,9 @@ fn experiment(args: &Args, sources: Vec<ConceptSource>) -> Result<Experiment> {
 fn learnt(recipe: &Recipe, resources: &Resources) -> Result<Vec<Learnt>> {
     let modifiers = recipe.modifiers();
     let one = |(name, (modifier, number)): (&str, &(Modifier, usize))| {
-        let category = resources.concept(name)?.category.clone();
-        let token = modifier.has_token().then(|| token(*number));
-        Ok(Learnt { name: name.to_owned(), category, token })
+        let concept = resources.concept(name)?;
+        let learnt = Learnt::called(name, &concept.category, *modifier, *number);
+        Ok(Learnt { pictures: Some(concept.targets.len()), ..learnt })
     };
     recipe.concepts().into_iter().zip(&modifiers).map(one).collect()
 }

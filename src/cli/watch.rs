@@ -97,6 +97,8 @@ impl<'a> Watcher<'a> {
                     state.last_line = Instant::now();
                 }
             }
+            // a bar says how far, and files how well
+            Event::Step(..) => {}
             Event::Done(at, seconds) => {
                 self.end(&mut state, at);
                 self.say(&format!("  {} done in {seconds:.1} s{}", name(at), self.left(&state)));

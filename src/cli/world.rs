@@ -35,7 +35,13 @@ pub struct LooksArgs {
     store: PathBuf,
 }
 
+const PREVIEW: &str = "\
+Examples:
+  cdbench world preview -o world.png
+  cdbench world preview --concepts -o concepts.png";
+
 #[derive(clap::Args)]
+#[command(after_help = PREVIEW)]
 pub struct PreviewArgs {
     /// How many scenes
     #[arg(long, default_value_t = 64)]

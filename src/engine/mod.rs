@@ -2,6 +2,7 @@
 
 mod cell;
 mod compared;
+mod curve;
 mod external;
 mod failure;
 mod features;
@@ -25,6 +26,7 @@ mod survey;
 mod work;
 
 pub use cell::{Cell, CellKind};
+pub use curve::{Point, curve};
 pub use external::MeasureProgram;
 pub use failure::Failure;
 pub use filter::Filter;

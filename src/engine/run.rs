@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use super::curve::Point;
 use super::failure::Failure;
 use super::lease::{Lease, Leases};
 use super::plan::Plan;
@@ -38,6 +39,8 @@ pub enum Event<'a> {
     Elsewhere(usize),
     /// Units done, and in all.
     Progress(usize, u64, u64),
+    /// A training has done a step.
+    Step(usize, Point),
     /// It is done, after so many seconds.
     Done(usize, f64),
     /// Another run has done it.
@@ -377,7 +380,7 @@ impl Runner<'_> {
         let (start, jobs) = (Instant::now(), self.jobs());
         process::forget_peak_memory();
         let progress = |done, of| (self.watch)(Event::Progress(at, done, of));
-        let done = worker.run(stage, &progress)?;
+        let done = worker.run(stage, &progress, &|point| (self.watch)(Event::Step(at, point)))?;
         let seconds = start.elapsed().as_secs_f64();
         let peak = done.peak.or_else(process::peak_memory).unwrap_or(0);
         finish(worker, stage, done.earlier + seconds, peak, jobs.max(self.jobs()))?;

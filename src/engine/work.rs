@@ -7,6 +7,7 @@ use image::RgbImage;
 use ndarray::Array2;
 use serde_json::{Value, json};
 
+use super::curve::{Curve, Point};
 use super::features::features;
 use super::plan::Plan;
 use super::resources::Resources;
@@ -42,6 +43,9 @@ struct Loaded {
 /// Hears how far a stage is: units done, and in all.
 pub type OnProgress<'a> = dyn Fn(u64, u64) + Sync + 'a;
 
+/// Hears of each step of a training.
+pub type OnPoint<'a> = dyn Fn(Point) + Sync + 'a;
+
 /// What doing a stage took.
 pub struct Effort {
     /// Units of work that were done.
@@ -69,7 +73,12 @@ impl<'a> Worker<'a> {
     }
 
     /// Does a stage: its files are in its folder then.
-    pub fn run(&mut self, stage: &Stage, progress: &OnProgress) -> Result<Effort> {
+    pub fn run(
+        &mut self,
+        stage: &Stage,
+        progress: &OnProgress,
+        on_point: &OnPoint,
+    ) -> Result<Effort> {
         let dir = self.store.dir(stage.kind.folder(), &stage.folder);
         match &stage.work {
             Work::Retrieve { corpus, queries, count, threshold } => {
@@ -92,7 +101,7 @@ impl<'a> Worker<'a> {
                     .save(&dir.join(MANIFEST))?;
                 Ok(1.0.into())
             }
-            Work::Train { .. } => self.train(stage, &dir, progress),
+            Work::Train { .. } => self.train(stage, &dir, progress, on_point),
             Work::TrainBy(told) => self.train_by(stage, told, &dir),
             Work::Merge { .. } => self.merge(stage, &dir),
             Work::State { of, step } => {
@@ -126,7 +135,13 @@ impl<'a> Worker<'a> {
         }
     }
 
-    fn train(&mut self, stage: &Stage, dir: &Path, progress: &OnProgress) -> Result<Effort> {
+    fn train(
+        &mut self,
+        stage: &Stage,
+        dir: &Path,
+        progress: &OnProgress,
+        on_point: &OnPoint,
+    ) -> Result<Effort> {
         let Work::Train { from, concepts, class, settings, tokens, seed } = &stage.work else {
             return Ok(0.0.into());
         };
@@ -159,6 +174,7 @@ impl<'a> Worker<'a> {
                 steps: &missing,
                 keep: &mut |step, delta| states::keep(store, stage, step, &delta),
             };
+            let mut curve = Curve::new(store, stage);
             let backbone = self.backbone(None)?;
             let delta = methods::train_with_states(
                 backbone,
@@ -167,6 +183,7 @@ impl<'a> Worker<'a> {
                 &mut |p| {
                     steps += 1;
                     earlier.get_or_insert(p.total_seconds - p.seconds);
+                    on_point(curve.add(p));
                     progress(p.step, p.steps);
                 },
                 &mut states,

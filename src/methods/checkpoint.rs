@@ -188,13 +188,10 @@ mod tests {
     }
 
     fn of(learnt: &[(&str, &str, &str)]) -> Description {
-        let learnt = learnt.iter().map(|(name, category, token)| Learnt {
-            name: name.to_string(),
-            category: category.to_string(),
-            token: Some(token.to_string()),
-        });
-        let empty = String::new;
-        Description { method: empty(), concepts: learnt.collect(), backbone: empty(), key: empty() }
+        let learnt = learnt.iter();
+        let learnt =
+            learnt.map(|(name, category, token)| Learnt::plain(name, category, Some(token)));
+        Description { concepts: learnt.collect(), ..Description::default() }
     }
 
     #[test]

@@ -4,14 +4,17 @@ use std::fmt;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::files::is_part;
+use super::recipe::{phrase, token};
+use super::settings::Modifier;
 use crate::{Error, Result, safefile};
 
 const FILE: &str = "checkpoint.json";
 
 /// What a checkpoint holds and what it belongs to.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Description {
     /// The method's name.
     pub method: String,
@@ -21,6 +24,12 @@ pub struct Description {
     pub backbone: String,
     /// The hash of all that the weights depend on: equal for the same training or merge.
     pub key: String,
+    /// The backbone's name, where it is one that others know.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<String>,
+    /// How it was trained.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settings: Option<Value>,
 }
 
 /// A concept that a checkpoint has learnt.
@@ -32,6 +41,40 @@ pub struct Learnt {
     pub category: String,
     /// Its modifier token, if it has one.
     pub token: Option<String>,
+    /// What stands for it in prompts, where that is not the token before the category.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phrase: Option<String>,
+    /// How many pictures of it there were.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pictures: Option<usize>,
+}
+
+impl Learnt {
+    /// A concept that is called by a token before its category, or by the category alone.
+    pub fn plain(name: &str, category: &str, token: Option<&str>) -> Self {
+        let [name, category] = [name, category].map(str::to_owned);
+        Learnt { name, category, token: token.map(str::to_owned), phrase: None, pictures: None }
+    }
+
+    /// A concept that is called as a training calls it, by the token of this number.
+    pub fn called(name: &str, category: &str, modifier: Modifier, number: usize) -> Self {
+        let token = modifier.has_token().then(|| token(number));
+        let learnt = Learnt::plain(name, category, token.as_deref());
+        let called = phrase(modifier, number, category);
+        match learnt.phrase() == called {
+            true => learnt,
+            false => Learnt { phrase: Some(called), ..learnt },
+        }
+    }
+
+    /// What stands for it in prompts.
+    pub fn phrase(&self) -> String {
+        match (&self.phrase, &self.token) {
+            (Some(phrase), _) => phrase.clone(),
+            (None, Some(token)) => format!("{token} {}", self.category),
+            (None, None) => self.category.clone(),
+        }
+    }
 }
 
 impl fmt::Display for Description {
@@ -138,13 +181,13 @@ mod tests {
     use super::*;
 
     fn description(name: &str) -> Description {
-        let learnt =
-            Learnt { name: name.into(), category: "dog".into(), token: Some("<new1>".into()) };
+        let learnt = Learnt::plain(name, "dog", Some("<new1>"));
         Description {
             method: "custom-diffusion".into(),
             concepts: vec![learnt],
             backbone: "b".into(),
             key: name.into(),
+            ..Description::default()
         }
     }
 

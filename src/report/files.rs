@@ -48,6 +48,34 @@ const ESTIMATE: [&str; 6] = ["", ".se", ".low", ".high", ".n", ".groups"];
 /// Behind the name of a metric of sets.
 const SET: [&str; 5] = ["", ".se", ".se_images", ".n", ".counts"];
 
+/// What a column holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Values {
+    Text,
+    /// `true` or `false`.
+    Flag,
+    /// A whole number that is not negative.
+    Count,
+    Number,
+}
+
+/// What a column of `results.csv` or `images.csv` holds, by its name.
+pub(super) fn values_of(column: &str) -> Values {
+    let ends = |suffixes: &[&str]| suffixes.iter().any(|suffix| column.ends_with(suffix));
+    match column {
+        "anchor" => Values::Flag,
+        "seed" | "images" | "prompts" | "prompt" | "steps" | "stored_bytes" | "jobs" => {
+            Values::Count
+        }
+        "train_seconds" | "peak_mb" => Values::Number,
+        _ if CELL.contains(&column) || IMAGE.contains(&column) || ends(&[".counts"]) => {
+            Values::Text
+        }
+        _ if ends(&[".n", ".groups"]) => Values::Count,
+        _ => Values::Number,
+    }
+}
+
 type Read<T> = std::result::Result<T, String>;
 
 impl Results {
@@ -59,22 +87,9 @@ impl Results {
     /// # Errors
     /// A name with the list separator in it; a file that cannot be written.
     pub fn write(&self, folder: &Path) -> Result<()> {
-        let of_cell = |c: &Cell, name: &str| match c.values.get(name) {
-            Some(CellValue::Mean { parts, .. }) => parts.len(),
-            _ => 0,
-        };
-        let columns = cell_columns(&self.metrics, |name| {
-            self.cells.iter().map(|c| of_cell(c, name)).max().unwrap_or(0)
-        });
-        let rows = self.cells.iter().map(|c| cell_row(self, c)).collect::<Result<Vec<_>>>()?;
+        let (columns, rows) = self.cell_rows()?;
         sheet::write(&folder.join("results.csv"), &columns, &rows)?;
-
-        let of_image = |i: &ImageRow, name: &str| i.values.get(name).map_or(0, Vec::len);
-        let columns = image_columns(&self.metrics, |name| {
-            let most = self.images.iter().map(|i| of_image(i, name)).max().unwrap_or(0);
-            if most > 1 { most } else { 0 }
-        });
-        let rows: Vec<Row> = self.images.iter().map(image_row).collect();
+        let (columns, rows) = self.image_rows();
         sheet::write(&folder.join("images.csv"), &columns, &rows)?;
 
         let header = Header {
@@ -93,6 +108,29 @@ impl Results {
         let mut json = serde_json::to_string_pretty(&header).expect("strings and numbers");
         json.push('\n');
         safefile::write(&folder.join("report.json"), json)
+    }
+
+    /// The columns of `results.csv`, and its rows.
+    pub(super) fn cell_rows(&self) -> Result<(Vec<String>, Vec<Row>)> {
+        let of_cell = |c: &Cell, name: &str| match c.values.get(name) {
+            Some(CellValue::Mean { parts, .. }) => parts.len(),
+            _ => 0,
+        };
+        let columns = cell_columns(&self.metrics, |name| {
+            self.cells.iter().map(|c| of_cell(c, name)).max().unwrap_or(0)
+        });
+        let rows = self.cells.iter().map(|c| cell_row(self, c)).collect::<Result<Vec<_>>>()?;
+        Ok((columns, rows))
+    }
+
+    /// The columns of `images.csv`, and its rows.
+    pub(super) fn image_rows(&self) -> (Vec<String>, Vec<Row>) {
+        let of_image = |i: &ImageRow, name: &str| i.values.get(name).map_or(0, Vec::len);
+        let columns = image_columns(&self.metrics, |name| {
+            let most = self.images.iter().map(|i| of_image(i, name)).max().unwrap_or(0);
+            if most > 1 { most } else { 0 }
+        });
+        (columns, self.images.iter().map(image_row).collect())
     }
 
     /// Reads what [`Results::write`] wrote.

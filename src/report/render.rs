@@ -10,28 +10,43 @@ use super::claims_table::claims_table;
 use super::csv::Csv;
 use super::curves::{curves, keys, long_table};
 use super::folder::Folder;
+use super::format::Format;
 use super::grid::{Pictures, grid};
 use super::latex::Latex;
 use super::md::{Markdown, escape};
 use super::page;
+use super::parquet;
 use super::preference;
 use super::results::Results;
 use super::scatter::{ScatterOptions, scatter};
 use super::sheet;
-use super::table::{Export, export};
+use super::table::{Export, Table, export};
 use super::tables::{tables, title};
 use super::view::groups;
 use crate::drawing::write_png;
 use crate::{Result, safefile};
 
 /// Writes a report into the folder `out`: `README.md`, tables, figure, grids, the data they are made of, and
-/// all of that as a page, `index.html`. Each file is whole or not there, and of the report that was there before nothing is left. Nothing
-/// is computed but views.
+/// all of that as a page, `index.html`. Each file is whole or not there, and of the report that was there before
+/// nothing is left. Nothing is computed but views.
 ///
 /// # Errors
 /// A file that cannot be written.
 pub fn render(results: &Results, pictures: &dyn Pictures, out: &Path) -> Result<()> {
-    write(results, Some(pictures), out)
+    write(results, Some(pictures), &Format::USUAL, out)
+}
+
+/// [`render`] in the forms that are asked for.
+///
+/// # Errors
+/// As [`render`].
+pub fn render_as(
+    formats: &[Format],
+    results: &Results,
+    pictures: &dyn Pictures,
+    out: &Path,
+) -> Result<()> {
+    write(results, Some(pictures), formats, out)
 }
 
 /// [`render`] without pictures, for a report that will soon be written again.
@@ -39,10 +54,15 @@ pub fn render(results: &Results, pictures: &dyn Pictures, out: &Path) -> Result<
 /// # Errors
 /// As [`render`].
 pub fn render_tables(results: &Results, out: &Path) -> Result<()> {
-    write(results, None, out)
+    write(results, None, &Format::USUAL, out)
 }
 
-fn write(results: &Results, pictures: Option<&dyn Pictures>, out: &Path) -> Result<()> {
+fn write(
+    results: &Results,
+    pictures: Option<&dyn Pictures>,
+    formats: &[Format],
+    out: &Path,
+) -> Result<()> {
     let folder = Folder::new(out);
     results.write(out)?;
     for name in Results::FILES {
@@ -51,23 +71,74 @@ fn write(results: &Results, pictures: Option<&dyn Pictures>, out: &Path) -> Resu
     let mut tables = tables(results);
     tables.extend(claims_table(results));
     let shown = tables.iter().filter(|t| !t.sections.is_empty()).cloned().collect::<Vec<_>>();
-    for format in [&Markdown as &dyn Export, &Latex] {
-        let path = folder.file(format!("table.{}", format.extension()));
-        safefile::write(&path, export(&shown, format))?;
+    let has = |format: Format| formats.contains(&format);
+    for (format, writer) in [(Format::Md, &Markdown as &dyn Export), (Format::Latex, &Latex)] {
+        if has(format) {
+            let path = folder.file(format!("table.{}", writer.extension()));
+            safefile::write(&path, export(&shown, writer))?;
+        }
     }
-    for table in &shown {
+    if has(Format::Csv) {
+        write_csv(results, &shown, &folder)?;
+    }
+    if has(Format::Json) {
+        let all = Json { version: JSON_VERSION, results };
+        let text = serde_json::to_string_pretty(&all).expect("strings and numbers");
+        safefile::write(&folder.file("results.json"), text + "\n")?;
+    }
+    if has(Format::Parquet) {
+        let (columns, rows) = results.cell_rows()?;
+        parquet::write(&folder.file("results.parquet"), &columns, &rows)?;
+        let (columns, rows) = results.image_rows();
+        parquet::write(&folder.file("images.parquet"), &columns, &rows)?;
+    }
+    if has(Format::Md) {
+        let text = readme(results, pictures, &tables, &shown, formats, &folder)?;
+        safefile::write(&folder.file("README.md"), text)?;
+    }
+    if has(Format::Html) {
+        page::write(results, &shown, pictures, &folder)?;
+    }
+    folder.finish()
+}
+
+/// Of `results.json`.
+const JSON_VERSION: u32 = 1;
+
+/// `results.json`: all that there is. A number that is not finite, such as the error of a single group, is
+/// null.
+#[derive(serde::Serialize)]
+struct Json<'a> {
+    version: u32,
+    #[serde(flatten)]
+    results: &'a Results,
+}
+
+/// The tables, the points of the curves and the pairs of a study.
+fn write_csv(results: &Results, shown: &[Table], folder: &Folder) -> Result<()> {
+    for table in shown {
         safefile::write(&folder.file(format!("{}.csv", table.name)), Csv.table(table))?;
     }
-    let swept = !keys(results).is_empty();
-    if swept {
+    if !keys(results).is_empty() {
         let (columns, rows) = long_table(results);
         sheet::write(&folder.file("sweep.csv"), &columns, &rows)?;
     }
     let (columns, pairs) = preference::pairs(results);
-    let paired = !pairs.is_empty();
-    if paired {
+    if !pairs.is_empty() {
         sheet::write(&folder.file("pairs.csv"), &columns, &pairs)?;
     }
+    Ok(())
+}
+
+/// The report's first page; draws what it shows.
+fn readme(
+    results: &Results,
+    pictures: Option<&dyn Pictures>,
+    tables: &[Table],
+    shown: &[Table],
+    formats: &[Format],
+    folder: &Folder,
+) -> Result<String> {
     let mut text = format!(
         "# {}\n\n`{}`, scale {}, protocol `{}`.\n\n",
         escape(&results.title),
@@ -75,7 +146,7 @@ fn write(results: &Results, pictures: Option<&dyn Pictures>, out: &Path) -> Resu
         results.scale,
         results.protocol
     );
-    if let Ok(findings) = std::fs::read_to_string(out.join(findings(&results.scale))) {
+    if let Ok(findings) = std::fs::read_to_string(folder.root().join(findings(&results.scale))) {
         let _ = write!(text, "{}\n\n", findings.trim_end());
     }
     text += "## Table\n\n";
@@ -90,7 +161,7 @@ fn write(results: &Results, pictures: Option<&dyn Pictures>, out: &Path) -> Resu
         let _ = write!(text, "\n## Claims of the paper\n\n{}", Markdown.table(claims));
     }
     if let Some(pictures) = pictures {
-        text += &draw(results, pictures, &folder)?;
+        text += &draw(results, pictures, folder)?;
     }
     if !results.failed.is_empty() {
         text += "\n## Not measured\n\n";
@@ -102,20 +173,43 @@ fn write(results: &Results, pictures: Option<&dyn Pictures>, out: &Path) -> Resu
             let _ = writeln!(text, "- {}: {}", escape(&what), escape(reason));
         }
     }
-    let _ = write!(text, "\n## Files\n\n");
-    let _ = writeln!(
+    text += &files(results, shown, formats);
+    let _ = write!(
         text,
-        "- `index.html`: this report to look at in a browser, with all samples; it needs `page/`"
+        "\n## Again\n\n```sh\ncdbench run experiments/{0}.toml --scale {1}     # what is in the store is not computed again\n\
+         cdbench report experiments/{0}.toml --scale {1}  # this report, from the store\n```\n",
+        results.experiment, results.scale
     );
-    let _ = writeln!(
-        text,
-        "- `results.csv`: a row a cell; `images.csv`: a row an image; `report.json`: the rest"
-    );
-    let _ = writeln!(text, "- `table.md`, `table.tex`: all tables, those by concept too");
-    if swept {
-        let _ = writeln!(text, "- `sweep.csv`: the points of the curves, a row a point and metric");
+    Ok(text)
+}
+
+/// What the folder holds.
+fn files(results: &Results, shown: &[Table], formats: &[Format]) -> String {
+    let has = |format: Format| formats.contains(&format);
+    let mut text = "\n## Files\n\n".to_owned();
+    if has(Format::Html) {
+        text += "- `index.html`: this report to look at in a browser, with all samples; it needs `page/`\n";
     }
-    if paired {
+    text +=
+        "- `results.csv`: a row a cell; `images.csv`: a row an image; `report.json`: the rest\n";
+    if has(Format::Json) {
+        text += "- `results.json`: all of that in one file\n";
+    }
+    if has(Format::Parquet) {
+        text += "- `results.parquet`, `images.parquet`: the rows with types\n";
+    }
+    match has(Format::Latex) {
+        true => text += "- `table.md`, `table.tex`: all tables, those by concept too\n",
+        false => text += "- `table.md`: all tables, those by concept too\n",
+    }
+    if !has(Format::Csv) {
+        return text;
+    }
+    if !keys(results).is_empty() {
+        text += "- `sweep.csv`: the points of the curves, a row a point and metric\n";
+    }
+    let (_, pairs) = preference::pairs(results);
+    if !pairs.is_empty() {
         let _ = writeln!(
             text,
             "- `pairs.csv`: {} pairs for a preference study: same prompt and noise, files in the store",
@@ -124,15 +218,7 @@ fn write(results: &Results, pictures: Option<&dyn Pictures>, out: &Path) -> Resu
     }
     let csvs: Vec<String> = shown.iter().map(|t| format!("`{}.csv`", t.name)).collect();
     let _ = writeln!(text, "- {}: each with the ends of its intervals", csvs.join(", "));
-    let _ = write!(
-        text,
-        "\n## Again\n\n```sh\ncdbench run experiments/{0}.toml --scale {1}     # what is in the store is not computed again\n\
-         cdbench report experiments/{0}.toml --scale {1}  # this report, from the store\n```\n",
-        results.experiment, results.scale
-    );
-    safefile::write(&folder.file("README.md"), text)?;
-    page::write(results, &shown, pictures, &folder)?;
-    folder.finish()
+    text
 }
 
 /// Draws the figure and the grids, and says what shows them.

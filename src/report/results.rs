@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+use serde::Serialize;
+
 use crate::metrics::{Estimate, Metric, SetValue, estimate};
 use crate::{Error, Result};
 
@@ -9,7 +11,7 @@ use crate::{Error, Result};
 pub const SEED: u64 = 0;
 
 /// All that a report shows.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Results {
     /// The experiment's name: that of its file.
     pub experiment: String,
@@ -38,7 +40,7 @@ pub struct Results {
 }
 
 /// One method on one concept set with one seed. What failed or was not measured has no value.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Cell {
     /// Its key.
     pub id: String,
@@ -80,11 +82,13 @@ pub struct Cell {
 }
 
 /// What was measured of a cell.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
 pub enum CellValue {
     /// Of values of images.
     Mean {
         /// The mean over images, each with the mean over its parts.
+        #[serde(flatten)]
         mean: Estimate,
         /// With each concept, where there are several and the metric compares with each.
         parts: Vec<Estimate>,
@@ -112,7 +116,7 @@ impl CellValue {
 }
 
 /// One image of a cell.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct ImageRow {
     /// The cell's id.
     pub cell: String,

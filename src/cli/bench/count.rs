@@ -147,7 +147,8 @@ mod tests {
 
     fn counted(rest: &str, dtype: DType) -> (Vec<Launches>, Vec<Launches>) {
         let line = format!("bench step --config sd15 --resolution 512 --count {rest}");
-        let Command::Step(args) = Line::try_parse_from(line.split_whitespace()).unwrap().command;
+        let line = Line::try_parse_from(line.split_whitespace()).unwrap();
+        let Command::Step(args) = line.command else { panic!("a step is asked for") };
         counts(&args, dtype).unwrap()
     }
 
