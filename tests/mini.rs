@@ -50,7 +50,9 @@ fn is_the_default_and_what_is_exported_is_the_same() {
     assert_eq!(cached.len(), 1, "one folder, named after its contents: {cached:?}");
 
     cdbench(&cache, &["export", "mini", export]).assert().success().stdout(format!("{export}\n"));
-    let exported = files(Path::new(export));
+    let mut exported = files(Path::new(export));
+    let card = exported.remove("README.md").expect("a model card is beside it");
+    assert!(String::from_utf8(card).unwrap().starts_with("---\n"));
     assert!(exported == files(&cached[0]));
     assert!(exported.contains_key("model_index.json") && exported.contains_key("clip/config.json"));
     assert_eq!(sample(&["--backbone", export], "b.png"), embedded);

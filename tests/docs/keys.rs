@@ -26,7 +26,7 @@ const fn part(
     Part { heading, about, file, item }
 }
 
-const PARTS: [Part; 13] = [
+const PARTS: [Part; 14] = [
     part("The file", "What stands before the first table.", "src/spec/mod.rs", "Experiment"),
     part("`[sampling]`", "", "src/spec/mod.rs", "SamplingSpec"),
     part(
@@ -82,10 +82,18 @@ const PARTS: [Part; 13] = [
         "src/clip/file.rs",
         "FileSpec",
     ),
+    part(
+        "`[measures.NAME]`",
+        "See [external-methods.md](external-methods.md).",
+        "src/spec/measure.rs",
+        "MeasureSpec",
+    ),
 ];
 
 /// Names that stand for one of a few values: what they are called here, and where they are.
-const CHOICES: [(&str, &str); 9] = [
+const CHOICES: [(&str, &str); 11] = [
+    ("Better", "src/metrics/measure.rs"),
+    ("Gives", "src/metrics/measure.rs"),
     ("SchedulerKind", "src/diffusion/scheduler/mod.rs"),
     ("Regularization", "src/methods/settings.rs"),
     ("Modifier", "src/methods/settings.rs"),
@@ -183,9 +191,12 @@ fn toml_type(rust: &str) -> String {
         | "Prediction"
         | "crate::methods::Profile"
         | "OnCorrupt"
-        | "Sides" => "text",
+        | "Sides"
+        | "Better"
+        | "Gives"
+        | "Need" => "text",
         "SamplingSpec" | "EvaluationSpec" | "RegularizationSpec" | "RowSampling"
-        | "Compression" | "DatasetSpec" | "ScaleSpec" | "ExtractorSpec" => "table",
+        | "Compression" | "DatasetSpec" | "ScaleSpec" | "ExtractorSpec" | "MeasureSpec" => "table",
         other => panic!("what do people call a {other}? Say it in tests/docs/keys.rs"),
     }
     .to_owned()

@@ -11,7 +11,13 @@ use crate::diffusion::scheduler::SchedulerKind;
 use crate::diffusion::{Backbone, Request, Sampling, presets};
 use crate::{Error, Result, process};
 
+const EXAMPLES: &str = "\
+Examples:
+  cdbench bench denoise --batch 8
+  cdbench bench denoise --backbone sd15 --resolution 512 --batch 4 --dtype bf16 --device cuda";
+
 #[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
 pub struct Args {
     /// mini, a folder in diffusers' layout, a single file, a hub id, or sd15 or sd21 with random weights
     #[arg(long, default_value = crate::mini::NAME)]

@@ -12,7 +12,13 @@ use crate::rng::Rng;
 use crate::train::{Trainable, gradients, loss};
 use crate::{Error, Result};
 
+const EXAMPLES: &str = "\
+Examples:
+  cdbench bench parity --device cuda
+  cdbench bench parity --device cpu                  candle's operations on the CPU";
+
 #[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
 pub struct Args {
     /// auto, cpu, cuda, cuda:N or metal; on the CPU candle's operations are compared with the kernels
     #[arg(long, default_value = "auto")]
