@@ -115,7 +115,7 @@ def shots(board):
             browser = p.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
             page = browser.new_page(viewport={"width": 1280, "height": 900})
             page.goto(f"http://127.0.0.1:{port}/#timeseries")
-            page.get_by_text("training/loss").first.wait_for(timeout=90_000)
+            page.get_by_text("measures/").first.wait_for(timeout=90_000)
             page.wait_for_timeout(5_000)
             page.screenshot(path=args.shots / "tensorboard.png")
             browser.close()
