@@ -69,6 +69,21 @@ impl Case {
         .unwrap()
     }
 
+    /// Trains for five steps; `check` is given each step's loss and norm by name, with the golden ones.
+    fn train(&mut self, check: impl Fn(usize, &str, f64, f32)) {
+        let group = Group { params: self.trained.clone(), lr: 5e-3, weight_decay: 1e-2 };
+        let mut optimizer = AdamW::new(AdamWConfig::default(), vec![group]).unwrap();
+        let losses = floats(self.golden.get("train.losses"));
+        let norms = floats(self.golden.get("train.norms"));
+        for step in 0..5 {
+            let (loss, gradients) = self.gradients();
+            let norm = gradient_norm(&self.trained, &gradients).unwrap();
+            check(step, "loss", loss, losses[step]);
+            check(step, "norm", norm, norms[step]);
+            optimizer.step(&gradients, 1.0, clip_factor(norm, 1.0)).unwrap();
+        }
+    }
+
     /// The golden name of a trained parameter.
     fn key(&self, prefix: &str, param: &Param) -> String {
         match self.backbone.text_encoder.added() {
@@ -118,20 +133,11 @@ fn five_optimiser_steps() {
         let before: Vec<Tensor> = case.trained.iter().map(|p| p.to_file().unwrap()).collect();
         let all_before: Vec<_> =
             case.backbone.params().map(|p| (p.clone(), floats(&p.to_file().unwrap()))).collect();
-        let group = Group { params: case.trained.clone(), lr: 5e-3, weight_decay: 1e-2 };
-        let mut optimizer = AdamW::new(AdamWConfig::default(), vec![group]).unwrap();
-        let losses = floats(case.golden.get("train.losses"));
-        let norms = floats(case.golden.get("train.norms"));
-        for step in 0..5 {
-            let (loss, gradients) = case.gradients();
-            let norm = gradient_norm(&case.trained, &gradients).unwrap();
-            let near = |found: f64, wanted: f32| {
-                (found - f64::from(wanted)).abs() <= TOLERANCE * f64::from(wanted)
-            };
-            assert!(near(loss, losses[step]), "loss {loss}, wanted {}", losses[step]);
-            assert!(near(norm, norms[step]), "norm {norm}, wanted {}", norms[step]);
-            optimizer.step(&gradients, 1.0, clip_factor(norm, 1.0)).unwrap();
-        }
+        case.train(|_, what, found, wanted| {
+            let wanted = f64::from(wanted);
+            let near = (found - wanted).abs() <= TOLERANCE * wanted;
+            assert!(near, "{what} {found}, wanted {wanted}");
+        });
         for (param, before) in case.trained.iter().zip(before) {
             let key = case.key("train", param);
             let (found, wanted) = (param.to_file().unwrap(), case.golden.get(&key));
@@ -154,21 +160,11 @@ fn five_optimiser_steps_in_mixed_precision() {
         let mut case = Case::computed_in(DType::BF16, name, "kv,tokens");
         case.backbone.unet.set_detach_start_of_text(true);
         let before: Vec<Tensor> = case.trained.iter().map(|p| p.to_file().unwrap()).collect();
-        let group = Group { params: case.trained.clone(), lr: 5e-3, weight_decay: 1e-2 };
-        let mut optimizer = AdamW::new(AdamWConfig::default(), vec![group]).unwrap();
-        let losses = floats(case.golden.get("train.losses"));
-        let norms = floats(case.golden.get("train.norms"));
-        for step in 0..5 {
-            let (loss, gradients) = case.gradients();
-            let norm = gradient_norm(&case.trained, &gradients).unwrap();
-            for (what, found, wanted) in [("loss", loss, losses[step]), ("norm", norm, norms[step])]
-            {
-                let error = (found / f64::from(wanted) - 1.0).abs();
-                println!("{name} step {step}: {what} {found}, wanted {wanted}");
-                assert!(error <= 0.05, "{name} step {step}: {what} {found}, wanted {wanted}");
-            }
-            optimizer.step(&gradients, 1.0, clip_factor(norm, 1.0)).unwrap();
-        }
+        case.train(|step, what, found, wanted| {
+            let error = (found / f64::from(wanted) - 1.0).abs();
+            println!("{name} step {step}: {what} {found}, wanted {wanted}");
+            assert!(error <= 0.05, "{name} step {step}: {what} {found}, wanted {wanted}");
+        });
         for (param, before) in case.trained.iter().zip(before) {
             let (found, wanted) =
                 (param.to_file().unwrap(), case.golden.get(&case.key("train", param)));

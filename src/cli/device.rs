@@ -2,20 +2,54 @@
 
 use std::str::FromStr;
 
-use candle_core::Device;
+use candle_core::{DType, Device};
 
 use crate::{Error, Result};
 
-/// Lets products of f32 round their operands to TF32.
-///
-/// # Errors
-/// A device that has no TF32.
-pub fn allow_tf32(device: &Device) -> Result<()> {
-    if !device.is_cuda() {
-        return Err(Error::input_hint("--tf32: only NVIDIA's GPUs have it", "leave it out"));
+/// What a command computes on, and in which numbers.
+#[derive(clap::Args, Clone, Copy)]
+pub struct DeviceArgs {
+    /// auto, cpu, cuda, cuda:N or metal
+    #[arg(long, default_value = "auto")]
+    pub device: DeviceName,
+
+    /// Type of frozen weights and forward passes: f32, bf16 or f16
+    #[arg(long, default_value = "f32", value_parser = dtype)]
+    pub dtype: DType,
+
+    /// Round the operands of f32's products to TF32, on an NVIDIA GPU: faster, in another protocol
+    #[arg(long)]
+    pub tf32: bool,
+}
+
+impl DeviceArgs {
+    /// Opens the device.
+    ///
+    /// # Errors
+    /// As [`DeviceName::open`]; a device that is asked for TF32 and has none.
+    pub fn open(&self) -> Result<Device> {
+        let device = self.device.open()?;
+        if self.tf32 {
+            if !device.is_cuda() {
+                return Err(Error::input_hint(
+                    "--tf32: only NVIDIA's GPUs have it",
+                    "leave it out",
+                ));
+            }
+            candle_core::cuda::set_gemm_reduced_precision_f32(true);
+        }
+        Ok(device)
     }
-    candle_core::cuda::set_gemm_reduced_precision_f32(true);
-    Ok(())
+}
+
+/// The type of numbers that a user names.
+pub fn dtype(name: &str) -> std::result::Result<DType, String> {
+    match name {
+        "f32" => Ok(DType::F32),
+        "bf16" => Ok(DType::BF16),
+        "f16" => Ok(DType::F16),
+        _ => Err("use f32, bf16 or f16".into()),
+    }
 }
 
 /// A device as the user names it.

@@ -126,8 +126,8 @@ impl Failures {
 /// Runs `cdbench doctor`. What was named and cannot be used ends it with that error, after all is said.
 pub fn run(args: Args) -> Result<()> {
     let (mut wanted, mut others) = (Failures::default(), Failures::default());
-    let (device, device_found) =
-        wanted.look(args.compute.device.open(), |device| Ok(named(device, args.compute.dtype)));
+    let (device, device_found) = wanted
+        .look(args.compute.on.device.open(), |device| Ok(named(device, args.compute.on.dtype)));
     let (files, backbone) = wanted.look(BackboneFiles::open(&args.backbone.spec()), described);
     let told = |(total, free)| MachineMemory { total, free };
     let memory = process::memory().map(told);
@@ -141,7 +141,7 @@ pub fn run(args: Args) -> Result<()> {
         let conditions = Conditions {
             gpu,
             free: args.gpu_memory.map(|gib| (gib * f64::from(1 << 30)) as u64).or(free),
-            dtype: args.compute.dtype,
+            dtype: args.compute.on.dtype,
             threads: rayon::current_num_threads(),
             size: side.unwrap_or_else(|| files.blueprint.default_size()),
         };

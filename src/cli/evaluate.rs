@@ -231,13 +231,12 @@ fn add_measures(file: &Path, asked: &[String], registry: &mut Registry) -> Resul
     let text = readfile::text(file, MOST_BYTES)?;
     let found: Measures = toml::from_str(&text).map_err(|e| Error::from(e).of_file(file))?;
     let folder = file.parent().unwrap_or(Path::new(""));
+    // files are hashed once here: there is no store that keeps what was found
+    let hashes = tempfile::tempdir().map_err(Error::io(&std::env::temp_dir()))?;
     let is_asked = |name: &String| asked.iter().any(|metric| measure_of(metric) == name);
     for (name, spec) in found.measures.iter().filter(|(name, _)| is_asked(name)) {
         spec.check(name).map_err(|e| e.of_file(file))?;
-        // files are hashed once here: there is no store that keeps what was found
-        let hashes = tempfile::tempdir().map_err(Error::io(&std::env::temp_dir()))?;
-        let hashes = hashes.path().join("hashes");
-        registry.add(Arc::new(MeasureProgram::find(name, spec, folder, &hashes)?));
+        registry.add(Arc::new(MeasureProgram::find(name, spec, folder, hashes.path())?));
     }
     Ok(())
 }

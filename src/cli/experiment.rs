@@ -4,10 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use candle_core::DType;
-
 use super::backbone::BackboneArgs;
-use super::device::{DeviceName, allow_tf32};
+use super::device::{DeviceArgs, DeviceName};
 use super::pictures::{CommandLine, Stored};
 use super::watch::Watcher;
 use super::words;
@@ -87,45 +85,24 @@ fn dataset(text: &str) -> std::result::Result<(String, PathBuf), String> {
 /// How a command computes.
 #[derive(clap::Args)]
 pub struct ComputeArgs {
-    /// auto, cpu, cuda, cuda:N or metal
-    #[arg(long, default_value = "auto")]
-    pub device: DeviceName,
-
-    /// Type of frozen weights and forward passes: f32, bf16 or f16
-    #[arg(long, default_value = "f32", value_parser = dtype)]
-    pub dtype: DType,
-
-    /// Round the operands of f32's products to TF32, on an NVIDIA GPU: faster, in another protocol
-    #[arg(long)]
-    pub tf32: bool,
+    #[command(flatten)]
+    pub on: DeviceArgs,
 
     /// What runs CLIP: auto, tract or native (ONNX Runtime, see ORT_DYLIB_PATH)
     #[arg(long, default_value = "auto")]
     pub ort: Runtime,
 }
 
-/// The type of numbers that a user names.
-pub fn dtype(name: &str) -> std::result::Result<DType, String> {
-    match name {
-        "f32" => Ok(DType::F32),
-        "bf16" => Ok(DType::BF16),
-        "f16" => Ok(DType::F16),
-        _ => Err("use f32, bf16 or f16".into()),
-    }
-}
-
 impl ComputeArgs {
     /// Opens the device.
     pub fn machine(&self) -> Result<Machine> {
-        let device = self.device.open()?;
-        if self.tf32 {
-            allow_tf32(&device)?;
-        }
-        Ok(Machine { device, runtime: self.ort, dtype: self.dtype, tf32: self.tf32 })
+        let DeviceArgs { dtype, tf32, .. } = self.on;
+        Ok(Machine { device: self.on.open()?, runtime: self.ort, dtype, tf32 })
     }
 
     fn on_cpu(&self) -> Result<Machine> {
-        ComputeArgs { device: DeviceName::Cpu, ..*self }.machine()
+        let on = DeviceArgs { device: DeviceName::Cpu, ..self.on };
+        ComputeArgs { on, ..*self }.machine()
     }
 }
 

@@ -6,7 +6,7 @@ use candle_core::{DType, Device};
 
 use super::backbone::SingleFileArgs;
 use super::card;
-use super::experiment::dtype;
+use super::device::dtype;
 use super::{export_concepts, export_mlflow};
 use crate::diffusion::{Backbone, BackboneFiles};
 use crate::{Result, mini, safefile};

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use image::RgbImage;
 
 use super::experiment::Session;
+use super::words::quoted;
 use crate::diffusion::{WordMap, load_maps};
 use crate::engine::{self, Kind, Maker, origins};
 use crate::report::{Again, ImageRow, Origin, Pictures};
@@ -84,14 +85,6 @@ impl CommandLine {
     }
 }
 
-fn quoted(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_=+,./:@%".contains(c);
-    match !word.is_empty() && word.chars().all(plain) {
-        true => word.to_owned(),
-        false => format!("'{}'", word.replace('\'', r"'\''")),
-    }
-}
-
 impl Pictures for Stored<'_> {
     fn sample(&self, row: &ImageRow) -> Option<RgbImage> {
         engine::read_image(&self.file(row)?).ok()
@@ -126,18 +119,5 @@ impl Pictures for Stored<'_> {
             },
             command: self.command(found, &row.cell),
         })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::quoted;
-
-    #[test]
-    fn a_shell_reads_a_word_as_it_was() {
-        assert_eq!(quoted("runs/a-b_1.5"), "runs/a-b_1.5");
-        assert_eq!(quoted("my runs"), "'my runs'");
-        assert_eq!(quoted("it's $HOME"), r"'it'\''s $HOME'");
-        assert_eq!(quoted(""), "''");
     }
 }

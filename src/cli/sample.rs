@@ -7,8 +7,7 @@ use candle_core::{DType, Device};
 use image::RgbImage;
 
 use super::backbone::BackboneArgs;
-use super::device::{DeviceName, allow_tf32};
-use super::experiment::dtype;
+use super::device::DeviceArgs;
 use super::progress::Progress;
 use crate::data::attention_beside;
 use crate::diffusion::png::Png;
@@ -78,17 +77,8 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     latents: Option<PathBuf>,
 
-    /// auto, cpu, cuda, cuda:N or metal
-    #[arg(long, default_value = "auto")]
-    device: DeviceName,
-
-    /// Type of weights and forward passes: f32, bf16 or f16
-    #[arg(long, default_value = "f32", value_parser = dtype)]
-    dtype: DType,
-
-    /// Round the operands of f32's products to TF32, on an NVIDIA GPU
-    #[arg(long)]
-    tf32: bool,
+    #[command(flatten)]
+    on: DeviceArgs,
 
     /// A .png file for one image, a folder for several
     #[arg(short, long)]
@@ -162,11 +152,8 @@ pub fn run(args: Args) -> Result<()> {
         }
         _ => {}
     }
-    let device = args.device.open()?;
-    if args.tf32 {
-        allow_tf32(&device)?;
-    }
-    let mut backbone = Backbone::read(&files, &device, args.dtype)?;
+    let device = args.on.open()?;
+    let mut backbone = Backbone::read(&files, &device, args.on.dtype)?;
     if let Some((delta, _)) = &checkpoint {
         // nobody samples the backbone as it was
         let _undo = delta.apply(&mut backbone)?;
@@ -237,7 +224,7 @@ fn how(
         (SOFTWARE, concat!("cdbench ", env!("CARGO_PKG_VERSION")).to_owned()),
     ];
     // f32 is what all images were made in before there was a choice
-    let types = match (args.dtype, args.tf32) {
+    let types = match (args.on.dtype, args.on.tf32) {
         (DType::F32, false) => None,
         (dtype, tf32) => Some(format!("{dtype:?}{}", if tf32 { ", TF32" } else { "" })),
     };

@@ -1,11 +1,11 @@
 //! The options of an experiment as a command line has them, so that a job, and who makes an image again, says
 //! what the user said.
 
-use candle_core::DType;
 use clap::ValueEnum;
 use clap::builder::PossibleValue;
 
 use super::backbone::{BackboneArgs, SingleFileArgs};
+use super::device::DeviceArgs;
 use super::experiment::{ComputeArgs, Options};
 use crate::diffusion::BackboneSpec;
 use crate::spec::Prediction;
@@ -19,9 +19,10 @@ impl Words {
         self.0.extend([format!("--{name}"), value.to_string()]);
     }
 
-    fn types(&mut self, dtype: DType, tf32: bool) {
+    fn types(&mut self, on: &DeviceArgs) {
+        let DeviceArgs { device: _, dtype, tf32 } = on;
         self.say("dtype", dtype.as_str());
-        self.0.extend(tf32.then(|| "--tf32".to_owned()));
+        self.0.extend((*tf32).then(|| "--tf32".to_owned()));
     }
 }
 
@@ -29,7 +30,7 @@ impl Words {
 /// here on how jobs are told.
 pub fn of(options: &Options) -> Vec<String> {
     let Options { filter, shard, compute, out, .. } = options;
-    let ComputeArgs { device, dtype: _, tf32: _, ort } = compute;
+    let ComputeArgs { on: DeviceArgs { device, dtype: _, tf32: _ }, ort } = compute;
     let mut words = Words(of_results(options));
     filter.iter().for_each(|f| words.say("filter", f));
     shard.iter().for_each(|s| words.say("shard", format_args!("{}/{}", s.number(), s.of())));
@@ -51,7 +52,7 @@ pub fn of_results(options: &Options) -> Vec<String> {
         seeds,
         backbone: BackboneArgs { backbone, about },
         clip,
-        compute: ComputeArgs { device: _, dtype, tf32, ort: _ },
+        compute: ComputeArgs { on, ort: _ },
         out: _,
     } = options;
     let SingleFileArgs { backbone_config, prediction } = about;
@@ -67,7 +68,7 @@ pub fn of_results(options: &Options) -> Vec<String> {
     backbone_config.iter().for_each(|dir| words.say("backbone-config", dir.display()));
     prediction.iter().for_each(|p| words.say("prediction", name(p.to_possible_value())));
     clip.iter().for_each(|c| words.say("clip", c));
-    words.types(*dtype, *tf32);
+    words.types(on);
     words.0
 }
 
@@ -79,8 +80,17 @@ pub fn of_backbone(backbone: &BackboneSpec, compute: &ComputeArgs) -> Vec<String
     config.iter().for_each(|dir| words.say("backbone-config", dir.display()));
     let prediction = prediction.and_then(Prediction::of);
     prediction.iter().for_each(|p| words.say("prediction", name(p.to_possible_value())));
-    words.types(compute.dtype, compute.tf32);
+    words.types(&compute.on);
     words.0
+}
+
+/// A word as a shell reads it, and sbatch in the lines that begin with its name.
+pub fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_=+,./:@%".contains(c);
+    match !word.is_empty() && word.chars().all(plain) {
+        true => word.to_owned(),
+        false => format!("'{}'", word.replace('\'', r"'\''")),
+    }
 }
 
 fn name(value: Option<PossibleValue>) -> String {
@@ -97,6 +107,14 @@ mod tests {
     struct Line {
         #[command(flatten)]
         options: Options,
+    }
+
+    #[test]
+    fn a_shell_reads_a_word_as_it_was() {
+        assert_eq!(quoted("runs/a-b_1.5"), "runs/a-b_1.5");
+        assert_eq!(quoted("my runs"), "'my runs'");
+        assert_eq!(quoted("it's $HOME"), r"'it'\''s $HOME'");
+        assert_eq!(quoted(""), "''");
     }
 
     /// What is said again is understood as it was said first.

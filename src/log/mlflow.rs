@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::rest::{Measured, Tracking};
 use crate::engine::{self, Plan, Store, Work, curve};
-use crate::report::{Cell, CellValue, ImageRow, Pictures, Results};
+use crate::report::{Cell, CellValue, Pictures, Results, first_images};
 use crate::{Error, Result};
 
 /// The tag by which a cell's run is found again.
@@ -69,7 +69,8 @@ pub fn export_mlflow(
         let run = server.begin(&experiment, &name, start, &tags(results, cell))?;
         run.params(&params(results, cell, plan, &trainings))?;
         run.metrics(&metrics)?;
-        for image in firsts(images.get(cell.id.as_str()).map_or(&[], Vec::as_slice)) {
+        let own = images.get(cell.id.as_str()).map_or(&[][..], Vec::as_slice);
+        for image in first_images(own, PROMPTS) {
             let Some(file) = pictures.file(image) else { continue };
             let bytes = std::fs::read(&file).map_err(Error::io(&file))?;
             let kept = run.file(&format!("samples/{}-{}.png", image.prompt, image.seed), &bytes)?;
@@ -182,13 +183,4 @@ fn curve_of(cell: &Cell, plan: &Plan, store: &Store, at: usize, several: bool) -
         })
     };
     points.flat_map(three).collect()
-}
-
-/// The first picture of each of the first prompts.
-fn firsts<'a>(images: &[&'a ImageRow]) -> Vec<&'a ImageRow> {
-    let mut firsts = BTreeMap::<usize, &ImageRow>::new();
-    for image in images.iter().filter(|image| image.of.is_empty()) {
-        firsts.entry(image.prompt).or_insert(image);
-    }
-    firsts.into_values().take(PROMPTS).collect()
 }

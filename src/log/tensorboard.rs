@@ -11,7 +11,7 @@ use std::time::UNIX_EPOCH;
 
 use super::events::{Event, EventFile, Image, Shown};
 use crate::engine::{Event as Happened, Plan, Point, Stage, Store, Work, curve};
-use crate::report::{Cell, ImageRow, Pictures, Results};
+use crate::report::{Cell, ImageRow, Pictures, Results, first_images};
 use crate::{Error, Result};
 
 /// The pictures of a cell that are shown: the first of so many prompts.
@@ -170,12 +170,8 @@ fn measured(cell: &Cell, images: &[&ImageRow], pictures: &dyn Pictures) -> Event
         .filter(|(_, value)| value.is_finite())
         .map(|(name, value)| (format!("measures/{name}"), Shown::Number(value as f32)))
         .collect();
-    let mut firsts = BTreeMap::<usize, &ImageRow>::new();
-    for image in images.iter().filter(|image| image.of.is_empty()) {
-        firsts.entry(image.prompt).or_insert(image);
-    }
     let mut time: f64 = 0.0;
-    for image in firsts.into_values().take(PROMPTS) {
+    for image in first_images(images, PROMPTS) {
         let Some(file) = pictures.file(image) else { continue };
         let Some(picture) = picture(&file) else { continue };
         all.push((format!("samples/{}", image.text_prompt), picture));

@@ -49,7 +49,7 @@ pub use overlay::{Attended, attention_sheet, overlay};
 pub use plot::Figure;
 pub use preference::{Pair, study_pairs};
 pub use render::{render, render_as, render_tables};
-pub use results::{Cell, CellValue, ImageRow, Results, SEED};
+pub use results::{Cell, CellValue, ImageRow, Results, SEED, first_images};
 pub use scatter::{ScatterOptions, scatter};
 pub use table::{Entry, Export, FLAT, Mark, Number, Section, Table, TableRow, export};
 pub use tables::tables;

@@ -227,3 +227,12 @@ impl Results {
         self.cells.iter().filter(|c| !c.values.is_empty()).map(|c| c.id.clone()).collect()
     }
 }
+
+/// Of the images of a cell the first of each evaluation prompt, for so many prompts.
+pub fn first_images<'a>(images: &[&'a ImageRow], prompts: usize) -> Vec<&'a ImageRow> {
+    let mut firsts = BTreeMap::<usize, &ImageRow>::new();
+    for image in images.iter().filter(|image| image.of.is_empty()) {
+        firsts.entry(image.prompt).or_insert(image);
+    }
+    firsts.into_values().take(prompts).collect()
+}

@@ -36,17 +36,12 @@ impl Row {
         ];
         for (key, args, known, needed) in all {
             if let Some(args) = args {
-                self.check_args(args, known, needed).map_err(|e| e.of(&format!("`{key}`")))?;
+                check_args(args, known, needed, &self.settings)
+                    .map_err(|e| e.of(&format!("`{key}`")))?;
             }
         }
-        let clashes = self.settings.keys().find(|key| OF_SAMPLERS.contains(&key.as_str()));
-        if let Some(key) = clashes {
-            let message = format!("`settings.{key}`: {{{key}}} is something else in arguments");
-            return Err(Error::input_hint(message, "call the setting otherwise"));
-        }
-        if self.version.is_some() && self.version_command.is_some() {
-            return Err(Error::input("`version` and `version_command` are both given"));
-        }
+        check_names(&self.settings, &OF_SAMPLERS)?;
+        check_version(self.version.as_deref(), self.version_command.as_deref())?;
         check_timeout(self.timeout)?;
         if self.compress.is_some() && (self.sample.is_some() || self.train.is_none()) {
             return Err(Error::input_hint(
@@ -56,29 +51,55 @@ impl Row {
         }
         Ok(())
     }
+}
 
-    fn check_args(&self, args: &[String], known: &[&str], needed: &[&str]) -> Result<()> {
-        let Some(program) = args.first().filter(|program| !program.is_empty()) else {
-            return Err(Error::input("it names no program"));
-        };
-        if args.iter().any(|arg| arg.contains('\0')) {
-            return Err(Error::input("an argument has a zero byte in it"));
-        }
-        let seen = std::cell::RefCell::new(vec![]);
-        let value = |name: &str| {
-            seen.borrow_mut().push(name.to_owned());
-            let there = known.contains(&name) || self.settings.contains_key(name);
-            there.then(String::new)
-        };
-        args.iter().try_for_each(|arg| fill(arg, known, &value).map(|_| ()))?;
-        let lacks = |name: &&&str| !seen.borrow().iter().any(|s| s == **name);
-        match needed.iter().find(lacks) {
-            None => Ok(()),
-            Some(name) => Err(Error::input_hint(
-                format!("no argument of `{program}` has {{{name}}}"),
-                "the program must be told; see docs/external-methods.md",
-            )),
-        }
+/// Whether arguments name a program and tell it what it must know: `known` names and settings may stand in
+/// them in braces, and `needed` must.
+pub(super) fn check_args(
+    args: &[String],
+    known: &[&str],
+    needed: &[&str],
+    settings: &toml::Table,
+) -> Result<()> {
+    let Some(program) = args.first().filter(|program| !program.is_empty()) else {
+        return Err(Error::input("it names no program"));
+    };
+    if args.iter().any(|arg| arg.contains('\0')) {
+        return Err(Error::input("an argument has a zero byte in it"));
+    }
+    let seen = std::cell::RefCell::new(vec![]);
+    let value = |name: &str| {
+        seen.borrow_mut().push(name.to_owned());
+        let there = known.contains(&name) || settings.contains_key(name);
+        there.then(String::new)
+    };
+    args.iter().try_for_each(|arg| fill(arg, known, &value).map(|_| ()))?;
+    let lacks = |name: &&&str| !seen.borrow().iter().any(|s| s == **name);
+    match needed.iter().find(lacks) {
+        None => Ok(()),
+        Some(name) => Err(Error::input_hint(
+            format!("no argument of `{program}` has {{{name}}}"),
+            "the program must be told; see docs/external-methods.md",
+        )),
+    }
+}
+
+/// Whether settings leave the names alone that mean something else in arguments.
+pub(super) fn check_names(settings: &toml::Table, taken: &[&str]) -> Result<()> {
+    match settings.keys().find(|key| taken.contains(&key.as_str())) {
+        None => Ok(()),
+        Some(key) => Err(Error::input_hint(
+            format!("`settings.{key}`: {{{key}}} is something else in arguments"),
+            "call the setting otherwise",
+        )),
+    }
+}
+
+/// Whether a version is given in one way.
+pub(super) fn check_version(version: Option<&str>, command: Option<&[String]>) -> Result<()> {
+    match (version, command) {
+        (Some(_), Some(_)) => Err(Error::input("`version` and `version_command` are both given")),
+        _ => Ok(()),
     }
 }
 

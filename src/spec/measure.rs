@@ -1,13 +1,11 @@
 //! A measure that a program of others takes: what an experiment says of it.
 
-use std::cell::RefCell;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::command::check_timeout;
+use super::command::{check_args, check_names, check_timeout, check_version};
 use crate::data::check_name;
-use crate::methods::fill;
 use crate::metrics::{Better, Gives, Need, Registry};
 use crate::{Error, Result};
 
@@ -101,32 +99,9 @@ impl MeasureSpec {
             let message = format!("there is a measure `{name}` already");
             return Err(Error::input_hint(message, "call this one otherwise"));
         }
-        let Some(program) = self.command.first().filter(|program| !program.is_empty()) else {
-            return Err(Error::input("`command` names no program"));
-        };
-        if self.command.iter().any(|arg| arg.contains('\0')) {
-            return Err(Error::input("`command`: an argument has a zero byte in it"));
-        }
-        if let Some(key) = self.settings.keys().find(|key| OF_MEASURES.contains(&key.as_str())) {
-            let message = format!("`settings.{key}`: {{{key}}} is something else in arguments");
-            return Err(Error::input_hint(message, "call the setting otherwise"));
-        }
-        let seen = RefCell::new(vec![]);
-        let value = |name: &str| {
-            seen.borrow_mut().push(name.to_owned());
-            let there = OF_MEASURES.contains(&name) || self.settings.contains_key(name);
-            there.then(String::new)
-        };
-        for arg in &self.command {
-            fill(arg, &OF_MEASURES, &value).map_err(|e| e.of("`command`"))?;
-        }
-        let lacks = |name: &&&str| !seen.borrow().iter().any(|s| s == **name);
-        if let Some(name) = OF_MEASURES.iter().find(lacks) {
-            return Err(Error::input_hint(
-                format!("no argument of `{program}` has {{{name}}}"),
-                "the program must be told; see docs/external-methods.md",
-            ));
-        }
+        check_names(&self.settings, &OF_MEASURES)?;
+        check_args(&self.command, &OF_MEASURES, &OF_MEASURES, &self.settings)
+            .map_err(|e| e.of("`command`"))?;
         if matches!(self.of, Need::Weights | Need::Attention) {
             return Err(Error::input_hint(
                 "`of`: a program is given pictures",
@@ -148,9 +123,7 @@ impl MeasureSpec {
         if self.digits > MOST_DIGITS {
             return Err(Error::input(format!("`digits` is at most {MOST_DIGITS}")));
         }
-        if self.version.is_some() && self.version_command.is_some() {
-            return Err(Error::input("`version` and `version_command` are both given"));
-        }
+        check_version(self.version.as_deref(), self.version_command.as_deref())?;
         check_timeout(self.timeout)
     }
 }

@@ -3,10 +3,7 @@
 use std::sync::Mutex;
 use std::time::Instant;
 
-use candle_core::DType;
-
-use crate::cli::device::{DeviceName, allow_tf32};
-use crate::cli::experiment::dtype;
+use crate::cli::device::DeviceArgs;
 use crate::diffusion::scheduler::SchedulerKind;
 use crate::diffusion::{Backbone, Request, Sampling, presets};
 use crate::{Error, Result, process};
@@ -35,29 +32,17 @@ pub struct Args {
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(2..))]
     steps: u16,
 
-    /// Type of frozen weights and forward passes: f32, bf16 or f16
-    #[arg(long, default_value = "f32", value_parser = dtype)]
-    dtype: DType,
-
-    /// Round the operands of f32's products to TF32, on an NVIDIA GPU
-    #[arg(long)]
-    tf32: bool,
-
-    /// auto, cpu, cuda, cuda:N or metal
-    #[arg(long, default_value = "auto")]
-    device: DeviceName,
+    #[command(flatten)]
+    on: DeviceArgs,
 }
 
 /// Runs `cdbench bench denoise`: prints JSON.
 pub fn run(args: &Args) -> Result<()> {
-    let device = args.device.open()?;
-    if args.tf32 {
-        allow_tf32(&device)?;
-    }
+    let device = args.on.open()?;
     let start = Instant::now();
     let backbone = match presets::named(&args.backbone)? {
-        Some(blueprint) => Backbone::random(blueprint, &device, args.dtype, 0)?,
-        None => Backbone::load(&args.backbone, &device, args.dtype)?,
+        Some(blueprint) => Backbone::random(blueprint, &device, args.on.dtype, 0)?,
+        None => Backbone::load(&args.backbone, &device, args.on.dtype)?,
     };
     device.synchronize()?;
     let loading = start.elapsed().as_secs_f64();
@@ -87,8 +72,8 @@ pub fn run(args: &Args) -> Result<()> {
     let images: usize = done[1..].iter().map(|(_, images)| images).sum();
     let found = serde_json::json!({
         "device": format!("{:?}", device.location()),
-        "dtype": format!("{:?}", args.dtype),
-        "tf32": args.tf32,
+        "dtype": format!("{:?}", args.on.dtype),
+        "tf32": args.on.tf32,
         "size": [side.0, side.1],
         "images": args.batch,
         "loading_s": loading,

@@ -3,8 +3,7 @@
 use candle_core::{DType, Device, Tensor};
 use serde::Serialize;
 
-use crate::cli::device::{DeviceName, allow_tf32};
-use crate::cli::experiment::dtype;
+use crate::cli::device::DeviceArgs;
 use crate::diffusion::scheduler::{NoiseSchedule, SchedulerKind};
 use crate::diffusion::{Backbone, BackboneFiles, Request, Sampling};
 use crate::nn::{Gradients, Padding, Param, Var, ops, reference};
@@ -20,17 +19,8 @@ Examples:
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// auto, cpu, cuda, cuda:N or metal; on the CPU candle's operations are compared with the kernels
-    #[arg(long, default_value = "auto")]
-    device: DeviceName,
-
-    /// What the device computes in: f32, bf16 or f16
-    #[arg(long, default_value = "f32", value_parser = dtype)]
-    dtype: DType,
-
-    /// Round the operands of f32's products to TF32, on an NVIDIA GPU
-    #[arg(long)]
-    tf32: bool,
+    #[command(flatten)]
+    on: DeviceArgs,
 
     /// Channels of the operations' maps
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(32..))]
@@ -80,18 +70,15 @@ impl Tolerance {
 
 /// Runs `cdbench bench parity`: prints JSON, and fails if something differs.
 pub fn run(args: &Args) -> Result<()> {
-    let device = args.device.open()?;
-    if args.tf32 {
-        allow_tf32(&device)?;
-    }
+    let device = args.on.open()?;
     if !args.channels.is_multiple_of(32) {
         return Err(Error::input_hint("--channels: a group norm has 32 groups", "use 64 or 320"));
     }
-    let tolerance = Tolerance::of(args.dtype, args.tf32);
+    let tolerance = Tolerance::of(args.on.dtype, args.on.tf32);
     let mut rows = vec![];
     for case in cases(args.channels.into(), args.side.into()) {
         let exact = case.run(&Device::Cpu, DType::F32)?;
-        let found = elsewhere(&device, || case.run(&device, args.dtype))?;
+        let found = elsewhere(&device, || case.run(&device, args.on.dtype))?;
         let mut differences = vec![];
         for (found, exact) in found.iter().zip(&exact) {
             differences.push(difference(found, exact)?);
@@ -103,8 +90,8 @@ pub fn run(args: &Args) -> Result<()> {
     let differing = rows.iter().filter(|row| !row.agrees).count();
     let found = serde_json::json!({
         "device": format!("{:?}", device.location()),
-        "dtype": format!("{:?}", args.dtype),
-        "tf32": args.tf32,
+        "dtype": format!("{:?}", args.on.dtype),
+        "tf32": args.on.tf32,
         "tolerance": tolerance,
         "rows": rows,
     });
@@ -253,7 +240,8 @@ const CAPTIONS: [&str; 2] = ["photo of a <new1> dog", "a cat in the snow"];
 fn steps(args: &Args, device: &Device, tolerance: Tolerance) -> Result<Vec<Row>> {
     let files = BackboneFiles::open(&args.backbone.as_str().into())?;
     let mut exact = with_token(Backbone::read(&files, &Device::Cpu, DType::F32)?)?;
-    let mut found = elsewhere(device, || with_token(Backbone::read(&files, device, args.dtype)?))?;
+    let mut found =
+        elsewhere(device, || with_token(Backbone::read(&files, device, args.on.dtype)?))?;
     let size = args.resolution.map_or(files.blueprint.default_size(), |side| (side, side));
     let mut rows = vec![];
     for (name, train) in

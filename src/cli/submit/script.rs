@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::cli::words::quoted;
+
 /// The names of the scripts.
 pub const WORK: &str = "work.sh";
 pub const REPORT: &str = "report.sh";
@@ -108,12 +110,3 @@ if [ -n "$time_is_over" ] && [ "$code" -gt 128 ]; then
 fi
 exit "$code"
 "#;
-
-/// A word as a shell reads it, and sbatch in the lines that begin with its name.
-fn quoted(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_=+,./:@%".contains(c);
-    match !word.is_empty() && word.chars().all(plain) {
-        true => word.to_owned(),
-        false => format!("'{}'", word.replace('\'', r"'\''")),
-    }
-}
