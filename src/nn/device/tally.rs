@@ -195,9 +195,10 @@ pub fn pad_map(x: &Tensor, rows: [isize; 2], columns: [isize; 2]) -> Result<Tens
     let mut x = x.clone();
     for (dim, [before, after]) in [(2, rows), (3, columns)] {
         let cut = |side: isize| (-side).max(0) as usize;
+        // in this order: a small map may lose on one side more than it has, zeros of the other with it
+        x = pad(&x, dim, before.max(0) as usize, after.max(0) as usize)?;
         let start = cut(before);
         x = x.narrow(dim, start, x.dim(dim)? - start - cut(after))?;
-        x = pad(&x, dim, before.max(0) as usize, after.max(0) as usize)?;
     }
     contiguous(&x)
 }

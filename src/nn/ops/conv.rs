@@ -248,6 +248,15 @@ mod tests {
     }
 
     #[test]
+    fn a_stride_that_passes_over_all_of_the_map_agrees_with_the_definition() {
+        let padding = Padding { before: 2, after: 0 };
+        let one = Case { map: [1, 1, 1], inputs: 1, outputs: 1, size: 1, stride: 3, padding };
+        let wide = Case { map: [2, 1, 7], inputs: 3, ..one.clone() };
+        let behind = Case { padding: Padding { before: 0, after: 2 }, ..wide.clone() };
+        [one, wide, behind].iter().for_each(Case::check);
+    }
+
+    #[test]
     fn network_sizes_agree_with_the_definition() {
         let down = |padding| Case { stride: 2, padding, ..Case::same3x3([2, 16, 16], 64, 64) };
         let wide = Case::same3x3([1, 8, 8], 320, 192);
