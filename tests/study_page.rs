@@ -12,7 +12,7 @@ use std::sync::atomic::AtomicBool;
 
 use asked::{options, study, study_of};
 use cdbench::study::{Answer, Collected, Desk, Key, Options, Side, serve};
-use devtools::{Browser, Tab, wait_for};
+use devtools::{Browser, Tab};
 
 fn small() -> Options {
     let minimum_ms = 60;
@@ -107,14 +107,10 @@ fn a_rater_goes_through_the_page_from_disk() {
     // what is downloaded is what was answered
     let downloads = dir.path().join("downloads");
     std::fs::create_dir(&downloads).unwrap();
-    tab.downloads(&downloads);
     for button in ["csv", "json"] {
-        tab.run(&format!("document.getElementById('{button}').click()"));
-        let ending = format!(".{button}");
-        let path = wait_for(|| {
-            let files = std::fs::read_dir(&downloads).unwrap().map(|e| e.unwrap().path());
-            files.into_iter().find(|p| p.to_string_lossy().ends_with(&ending))
-        });
+        let click = format!("document.getElementById('{button}').click()");
+        let path = tab.download(&downloads, &click);
+        assert!(path.extension().is_some_and(|e| e == button), "{}", path.display());
         let mut collected = Collected::new(&key);
         collected.read(&path).unwrap();
         assert_eq!(collected.votes.len(), given.len());

@@ -16,18 +16,6 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// What a program of the system is called.
 const NAMES: [&str; 4] = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"];
 
-/// Waits for something to be there.
-pub fn wait_for<T>(mut found: impl FnMut() -> Option<T>) -> T {
-    let start = Instant::now();
-    loop {
-        if let Some(found) = found() {
-            return found;
-        }
-        assert!(start.elapsed() < PATIENCE, "it does not come");
-        std::thread::sleep(Duration::from_millis(30));
-    }
-}
-
 fn program() -> Option<PathBuf> {
     if let Some(named) = std::env::var_os("CHROMIUM") {
         return Some(named.into());
@@ -198,10 +186,28 @@ impl Tab<'_> {
         self.call("Emulation.setEmulatedMedia", json!({ "features": features }));
     }
 
-    /// Where what is downloaded goes.
-    pub fn downloads(&mut self, folder: &Path) {
-        let params = json!({ "behavior": "allow", "downloadPath": folder });
+    /// Downloads what a line of JavaScript starts into a folder, and returns the file once it is whole: the
+    /// browser makes an empty one under the last name first.
+    pub fn download(&mut self, folder: &Path, script: &str) -> PathBuf {
+        let params = json!({ "behavior": "allow", "downloadPath": folder, "eventsEnabled": true });
         self.browser.call(None, "Browser.setDownloadBehavior", params);
+        let seen = self.browser.events.len();
+        self.run(script);
+        let start = Instant::now();
+        loop {
+            let events = &self.browser.events[seen..];
+            let begun = events.iter().find(|e| e["method"] == "Browser.downloadWillBegin");
+            let ended = events.iter().find(|e| {
+                e["method"] == "Browser.downloadProgress" && e["params"]["state"] != "inProgress"
+            });
+            if let (Some(begun), Some(ended)) = (begun, ended) {
+                assert_eq!(ended["params"]["state"], "completed", "{script}");
+                return folder.join(begun["params"]["suggestedFilename"].as_str().unwrap());
+            }
+            assert!(start.elapsed() < PATIENCE, "no download by: {script}");
+            std::thread::sleep(Duration::from_millis(30));
+            self.run("1");
+        }
     }
 
     /// Keeps what is to be seen, if somebody asks for it.
