@@ -14,6 +14,7 @@ mod experiment;
 mod export;
 mod export_concepts;
 mod export_mlflow;
+mod licences;
 mod live;
 mod log;
 mod merge;
@@ -119,6 +120,9 @@ enum Command {
     Bench(bench::Command),
     /// Print a script that completes commands and options in a shell
     Completions(completions::Args),
+    /// Print the licences of all that is compiled in
+    #[command(alias = "licenses")]
+    Licences,
 }
 
 /// Runs the command that the process's arguments name.
@@ -145,6 +149,7 @@ pub fn main() -> ExitCode {
         Command::Doctor(args) => doctor::run(args),
         Command::Bench(command) => bench::run(command),
         Command::Completions(args) => completions::run(args, &mut Cli::command()),
+        Command::Licences => licences::run(),
     });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

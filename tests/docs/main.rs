@@ -1,6 +1,7 @@
 //! Pages that are made from the code, and links that lead somewhere.
 
 mod keys;
+mod licences;
 mod source;
 
 use std::path::{Path, PathBuf};

@@ -1,0 +1,14 @@
+//! `cdbench licences`.
+
+use std::io::Write;
+
+use crate::{Error, Result};
+
+/// Made by a tool: `assets/licences/about.toml` says how.
+const THIRD_PARTY: &str = include_str!("../../assets/licences/third-party.txt");
+
+/// Runs `cdbench licences`: what is compiled in, and under which terms.
+pub fn run() -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(THIRD_PARTY.as_bytes()).map_err(Error::io("standard output".as_ref()))
+}
