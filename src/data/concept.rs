@@ -85,6 +85,13 @@ impl PromptSource {
     }
 }
 
+impl Concept {
+    /// The targets' contents, as hashes.
+    pub fn target_hashes(&self) -> Vec<&str> {
+        self.targets.iter().map(|target| target.hash.as_str()).collect()
+    }
+}
+
 impl ConceptSource {
     /// The concept's name.
     pub fn name(&self) -> &str {

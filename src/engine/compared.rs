@@ -5,8 +5,9 @@ use std::fs;
 use ndarray::{Array2, Axis, concatenate};
 
 use super::cell::CellKind;
+use super::images::Side;
 use super::scores::{Bench, Pictures, Source};
-use super::stage::{ScoreWork, Side};
+use super::stage::ScoreWork;
 use crate::metrics::{Chosen, Files, Given, Need, Outcome, WeightChange};
 use crate::{Error, Result};
 

@@ -2,9 +2,10 @@
 
 use std::collections::HashMap;
 
+use super::images::{Images, image_file};
 use super::key::Key;
 use super::plan::Plan;
-use super::stage::{Images, Work, image_file};
+use super::stage::Work;
 use crate::spec::SamplingSpec;
 
 /// How an image was made.

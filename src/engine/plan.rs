@@ -8,11 +8,14 @@ use std::path::PathBuf;
 
 use super::cell::{Cell, CellKind};
 use super::external;
+use super::external::Told;
 use super::filter::{Filter, Named};
 use super::foresee::foresee;
+use super::images::Images;
 use super::key::Key;
 use super::resources::Resources;
-use super::stage::{Images, Stage, Told, Work, truth, truth_phrases};
+use super::stage::{Stage, Work};
+use super::truth::{truth, truth_phrases};
 use crate::data::Prompt;
 use crate::methods::{self, External, Known, Method, Recipe, class_prompt};
 use crate::spec::{Experiment, GroupName, Point, SamplingSpec, Scale};

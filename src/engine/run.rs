@@ -17,8 +17,9 @@ use super::presence::Presence;
 use super::resources::Resources;
 use super::stage::{Kind, Stage};
 use super::store::{Provenance, Store};
+use super::survey::is_there;
 use super::survey::{Todo, rate_name};
-use super::work::{Worker, is_there};
+use super::work::Worker;
 use crate::{Error, Result, process};
 
 /// Between two looks at what other runs are at.

@@ -8,7 +8,8 @@ use ndarray::Array2;
 use serde::{Deserialize, Serialize};
 
 use super::compared::compared;
-use super::stage::{Asked, Images, ScoreWork};
+use super::images::{Asked, Images};
+use super::stage::ScoreWork;
 use crate::metrics::{Need, Outcome, SetValue, WeightChange};
 use crate::{Error, Result};
 

@@ -1,20 +1,18 @@
 //! A stage: a pure function of its inputs, whose result is kept under the hash of what it means.
 
-use image::RgbImage;
-use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::cell::CellKind;
-use super::key::{Key, hex};
+use super::external::Told;
+use super::images::{ClassImages, Images, Side};
+use super::key::Key;
 use super::resources::Resources;
-use crate::data::{Concept, picture_hash, scene_image};
-use crate::methods::{
-    Compression, External, Known, MergeSettings, Modifier, Settings, phrase, token,
-};
+use super::truth::render;
+use crate::Result;
+use crate::data::picture_hash;
+use crate::methods::{Compression, Known, MergeSettings, Modifier, Settings};
 use crate::metrics::Chosen;
 use crate::spec::SamplingSpec;
-use crate::world::{self, Scene, SceneSpec};
-use crate::{Error, Result};
 
 /// What a stage makes; also its folder in the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -251,7 +249,7 @@ impl Work {
                     };
                     subjects.push(json!({
                         "category": concept.category,
-                        "targets": targets(concept),
+                        "targets": concept.target_hashes(),
                         "class": class,
                     }));
                 }
@@ -323,7 +321,7 @@ impl Work {
             Work::Render { concepts, list } => {
                 let mut all = vec![];
                 for name in concepts {
-                    all.push(targets(resources.concept(name)?));
+                    all.push(resources.concept(name)?.target_hashes());
                 }
                 // a change of the renderer makes other pictures
                 let first = list.first().map(|(prompt, seed)| {
@@ -348,7 +346,7 @@ impl Work {
                 } = work;
                 let mut all = vec![];
                 for name in concepts {
-                    all.push(targets(resources.concept(name)?));
+                    all.push(resources.concept(name)?.target_hashes());
                 }
                 // the keys of samples say which images they are
                 let mut of = |samples: &Option<(usize, Images)>| samples.as_ref().map(|s| key(s.0));
@@ -382,98 +380,6 @@ impl Work {
     }
 }
 
-/// Programs of others, and what they are told.
-#[derive(Clone, Debug)]
-pub struct Told {
-    /// The programs.
-    pub external: External,
-    /// Names of the concepts.
-    pub concepts: Vec<String>,
-    /// Numbers of their modifier tokens.
-    pub tokens: Vec<usize>,
-    /// Of the cell.
-    pub seed: u64,
-}
-
-impl Told {
-    /// The program's own name, for people.
-    pub fn program(&self, args: &Option<Vec<String>>) -> String {
-        args.iter().flatten().next().cloned().unwrap_or_default()
-    }
-
-    /// What the results of the program with these arguments depend on.
-    fn meaning(&self, args: Option<&Vec<String>>, resources: &Resources) -> Result<Value> {
-        let Told { external, concepts, tokens, seed } = self;
-        let mut all = vec![];
-        for name in concepts {
-            let concept = resources.concept(name)?;
-            all.push(json!({ "category": concept.category, "targets": targets(concept) }));
-        }
-        Ok(json!({
-            "command": external.meaning(args),
-            "concepts": all,
-            "tokens": tokens,
-            "seed": seed,
-        }))
-    }
-}
-
-/// How the concepts are called in the prompts that [`truth`] reads, by their categories.
-pub fn truth_phrases(categories: &[String]) -> Vec<String> {
-    categories.iter().zip(1..).map(|(word, n)| phrase(Modifier::Rare, n, word)).collect()
-}
-
-/// What a prompt with concepts of the embedded world in it asks for; concept number i is `<new{i+1}>`.
-///
-/// # Errors
-/// [`Error::Input`] if a concept is not of the world, or the prompt is not in its words.
-pub fn truth(
-    resources: &Resources,
-    concepts: &[String],
-    prompt: &str,
-    seed: u64,
-) -> Result<SceneSpec> {
-    let mut looks = vec![];
-    for (name, number) in concepts.iter().zip(1..) {
-        let look = resources.concept(name)?.world;
-        let look = look.ok_or_else(|| Error::input(format!("`{name}` is not of the world")))?;
-        looks.push((token(number), look));
-    }
-    let looks: Vec<_> = looks.iter().map(|(token, look)| (token.as_str(), *look)).collect();
-    world::true_scene(prompt, &looks, seed)
-        .ok_or_else(|| Error::input(format!("`{prompt}`: not in the world's words")))
-}
-
-/// The picture of [`truth`].
-///
-/// # Errors
-/// As [`truth`].
-pub fn render(
-    resources: &Resources,
-    concepts: &[String],
-    prompt: &str,
-    seed: u64,
-) -> Result<RgbImage> {
-    let spec = truth(resources, concepts, prompt, seed)?;
-    Ok(scene_image(&Scene::new(spec, prompt.to_owned())))
-}
-
-/// A concept's pictures, by their contents.
-fn targets(concept: &Concept) -> Vec<&str> {
-    concept.targets.iter().map(|t| t.hash.as_str()).collect()
-}
-
-/// Where regularisation images come from.
-#[derive(Clone, Debug)]
-pub enum ClassImages {
-    /// There are none.
-    None,
-    /// Retrieved, by this stage.
-    Real(usize),
-    /// Sampled, by this stage.
-    Generated(usize, Images),
-}
-
 /// What is measured, and against what.
 #[derive(Clone, Debug)]
 pub struct ScoreWork {
@@ -501,117 +407,4 @@ pub struct ScoreWork {
     pub checkpoint: Option<usize>,
     /// The stage of where the images of the evaluation prompts attend to the concepts' words.
     pub attention: Option<usize>,
-}
-
-/// What images are asked for by.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Asked {
-    /// The evaluation prompts.
-    #[default]
-    Prompts,
-    /// The evaluation prompts with the bare category in the concept's place.
-    ClassWords,
-    /// Captions that have nothing to do with the concept.
-    Unrelated,
-}
-
-impl Asked {
-    /// As data have it; nothing for the evaluation prompts.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Asked::Prompts => "",
-            Asked::ClassWords => "class words",
-            Asked::Unrelated => "unrelated captions",
-        }
-    }
-}
-
-/// The images that are compared with real ones.
-#[derive(Clone, Debug)]
-pub enum Side {
-    /// Sampled by this stage.
-    Samples(usize, Images),
-    /// Retrieved by this stage, from another corpus.
-    Real(usize),
-    /// The concept's targets.
-    Targets,
-}
-
-/// Images to sample.
-#[derive(Clone, Debug)]
-pub enum Images {
-    /// Prompts with seeds.
-    Listed(Vec<(String, u64)>),
-    /// One for each caption that a retrieval found.
-    CaptionsOf {
-        /// The retrieval.
-        stage: usize,
-        /// How many captions, from the first.
-        count: usize,
-        /// Of the run.
-        seed: u64,
-    },
-}
-
-impl Images {
-    /// How many there will be at most.
-    pub fn count(&self) -> usize {
-        match self {
-            Images::Listed(all) => all.len(),
-            Images::CaptionsOf { count, .. } => *count,
-        }
-    }
-
-    fn meaning(&self, key: &mut dyn FnMut(usize) -> Key) -> Value {
-        match self {
-            Images::Listed(all) => json!(all),
-            Images::CaptionsOf { stage, count, seed } => {
-                json!({ "captions_of": key(*stage), "count": count, "seed": seed })
-            }
-        }
-    }
-}
-
-/// The seed of image `j` of prompt `i`: the same for every method, whatever the number of images. Seeds
-/// of any size give images of their own.
-pub fn image_seed(seed: u64, i: usize, j: usize) -> u64 {
-    // what is below has room for all images of a small seed; larger ones are spread by a hash
-    let first = match seed {
-        0..SMALL_SEEDS => seed << 40,
-        _ => u64::from_str_radix(&hex(format!("images of seed {seed}"))[..16], 16).unwrap_or(seed),
-    };
-    first.wrapping_add((i as u64) << 20).wrapping_add(j as u64)
-}
-
-/// The first seed of generated regularisation images: evaluation images are not among the training
-/// images, since theirs are below for small seeds.
-pub const GENERATED_SEEDS: u64 = SMALL_SEEDS << 40;
-const SMALL_SEEDS: u64 = 1 << 16;
-
-/// The file of an image in its folder.
-pub fn image_file(prompt: &str, seed: u64) -> String {
-    format!("{}-{seed}.png", &hex(prompt)[..12])
-}
-
-/// The file of where an image attends to words.
-pub fn attention_file(prompt: &str, seed: u64) -> String {
-    format!("{}-{seed}.attention.safetensors", &hex(prompt)[..12])
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn images_of_any_seed_have_seeds_of_their_own() {
-        let seeds = [0, 1, 2, 65_535, 65_536, 1 << 24, 1 << 40, u64::MAX - 1, u64::MAX];
-        let all: std::collections::HashSet<u64> = seeds
-            .into_iter()
-            .flat_map(|s| (0..20).flat_map(move |i| (0..50).map(move |j| image_seed(s, i, j))))
-            .collect();
-        assert_eq!(all.len(), seeds.len() * 20 * 50);
-        assert!((0..1000).all(|i| !all.contains(&(GENERATED_SEEDS + i))));
-        assert_eq!(image_seed(3, 2, 1), (3 << 40) + (2 << 20) + 1, "as stores have them");
-    }
 }

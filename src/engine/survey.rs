@@ -1,14 +1,18 @@
 //! What is to be done: what is missing, why, and about how long it takes.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::AtomicBool;
 
+use super::images::{Images, image_file};
 use super::key::differences;
 use super::plan::Plan;
 use super::resources::Resources;
 use super::stage::{Kind, Stage, Work};
+use super::states;
 use super::store::Store;
-use super::work::{Missing, is_there};
+use super::work::Worker;
 use crate::Result;
+use crate::diffusion::png::Png;
 
 /// What is to be done with a stage, and why.
 #[derive(Clone, Debug, PartialEq)]
@@ -125,4 +129,37 @@ pub fn levels(plan: &Plan, todo: &[Todo]) -> Vec<Option<usize>> {
         levels.push((*todo != Todo::Nothing).then_some(before.unwrap_or(0)));
     }
     levels
+}
+
+/// What a stage finds when it looks for its result.
+pub fn is_there(plan: &Plan, store: &Store, resources: &Resources, at: usize) -> Result<Missing> {
+    let stage = &plan.stages[at];
+    let dir = store.dir(stage.kind.folder(), &stage.folder);
+    if let Work::Sample { images, .. } = &stage.work {
+        // a folder that others share: what counts is every single image
+        if let Images::CaptionsOf { stage: from, .. } = images
+            && !store.is_whole(Kind::Retrieval.folder(), &plan.stages[*from].key)?
+        {
+            return Ok(Missing { missing: images.count(), of: images.count() });
+        }
+        let stop = AtomicBool::new(false);
+        let all = Worker::new(plan, store, resources, &stop).listed(images)?;
+        let is_whole = |(p, s): &&(String, u64)| Png::is_whole(&dir.join(image_file(p, *s)));
+        let missing = all.len() - all.iter().filter(is_whole).count();
+        return Ok(Missing { missing, of: all.len() });
+    }
+    if !store.is_whole(stage.kind.folder(), &stage.key)? {
+        return Ok(Missing { missing: 1, of: 1 });
+    }
+    let missing = states::missing(plan, store, stage)?.len();
+    Ok(Missing { missing, of: 1 + missing })
+}
+
+/// How much of a result is not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Missing {
+    /// Images, or 1 for the whole result.
+    pub missing: usize,
+    /// Of how many.
+    pub of: usize,
 }

@@ -3,6 +3,7 @@
 
 mod measure;
 mod program;
+mod told;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,9 +13,10 @@ use std::time::Duration;
 use candle_core::DeviceLocation;
 use serde_json::{Value, json};
 
+use super::images::image_file;
 use super::plan::scaled;
 use super::resources::Resources;
-use super::stage::{Stage, Told, Work, image_file};
+use super::stage::{Stage, Work};
 use super::work::{Effort, OnProgress, Worker};
 use crate::data::read_picture;
 use crate::diffusion::png::Png;
@@ -29,6 +31,7 @@ use crate::{Error, Result, safefile};
 
 pub use measure::MeasureProgram;
 use program::Wanted;
+pub use told::Told;
 
 /// Of what programs are given; another number is given with another layout.
 const CONTRACT: u32 = 1;

@@ -3,7 +3,9 @@
 use super::{Planner, RowPlan, Sampler, Subject, scaled};
 use crate::Result;
 use crate::data::Concept;
-use crate::engine::stage::{ClassImages, GENERATED_SEEDS, Images, Told, Work};
+use crate::engine::external::Told;
+use crate::engine::images::{ClassImages, GENERATED_SEEDS, Images};
+use crate::engine::stage::Work;
 use crate::methods::{
     Known, Method, Recipe, Regularization, Settings, class_prompt, modifier_of_row,
 };
