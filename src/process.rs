@@ -201,6 +201,11 @@ pub fn job() -> Option<String> {
     of_array().or_else(|| variable("SLURM_JOB_ID"))
 }
 
+/// What the machine's clock says, since 1970.
+pub fn since_1970() -> std::time::Duration {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default()
+}
+
 /// What the program runs on.
 pub fn machine() -> String {
     let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();

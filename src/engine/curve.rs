@@ -5,12 +5,11 @@
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::stage::Stage;
 use super::store::Store;
 use crate::train::Progress;
-use crate::{Error, Result, safefile};
+use crate::{Error, Result, process, safefile};
 
 /// How a training stood after a step.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -32,10 +31,9 @@ const HEADER: &str = "step,time,loss,lr,grad_norm\n";
 
 impl Point {
     fn now(progress: &Progress) -> Self {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let &Progress { step, loss, lr, grad_norm, .. } = progress;
         // milliseconds are enough, and fit into a column
-        Point { step, time: since.as_millis() as f64 / 1e3, loss, lr, grad_norm }
+        Point { step, time: process::since_1970().as_millis() as f64 / 1e3, loss, lr, grad_norm }
     }
 
     fn line(&self) -> String {

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use super::curve::Point;
 use super::failure::Failure;
@@ -423,7 +423,7 @@ fn finish(worker: &Worker, stage: &Stage, seconds: f64, peak: u64, jobs: usize) 
         inputs: stage.inputs.iter().map(|&i| worker.plan.stages[i].key.clone()).collect(),
         software: process::software(),
         machine: process::machine(),
-        finished: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
+        finished: process::since_1970().as_secs(),
         seconds: before + seconds,
         peak_mb: peak as f64 / 1e6,
         bytes: 0,

@@ -6,11 +6,10 @@
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use prost::Message;
 
-use crate::{Error, Result, safefile};
+use crate::{Error, Result, process, safefile};
 
 /// Something that is shown at a step.
 #[derive(Clone, PartialEq, Message)]
@@ -185,7 +184,7 @@ fn ours(folder: &Path) -> Result<Vec<PathBuf>> {
 
 /// A name behind that of an older file: TensorBoard reads files in the order of their names.
 fn name_after(old: Option<&PathBuf>) -> String {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    let now = process::since_1970().as_secs();
     let numbers = old.and_then(|path| {
         let name = path.file_name()?.to_str()?.strip_prefix(PREFIX)?;
         let (seconds, serial) = name.split_once(OURS)?;

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::rest::{Measured, Tracking};
 use crate::engine::{self, Plan, Store, Work, curve};
 use crate::report::{Cell, CellValue, Pictures, Results, first_images};
-use crate::{Error, Result};
+use crate::{Error, Result, process};
 
 /// The tag by which a cell's run is found again.
 const CELL: &str = "cdbench.cell";
@@ -82,8 +82,7 @@ pub fn export_mlflow(
 }
 
 fn now() -> f64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    since.map_or(0.0, |since| since.as_secs_f64())
+    process::since_1970().as_secs_f64()
 }
 
 /// The trainings behind a cell's checkpoint.

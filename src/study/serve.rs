@@ -5,7 +5,7 @@ use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use serde::Deserialize;
 
@@ -14,7 +14,7 @@ use super::http::{Request, Response, read, respond};
 use super::key::{Key, Side};
 use super::ledger::{Ledger, Refusal};
 use super::page::COLLECT;
-use crate::{Error, Result, readfile};
+use crate::{Error, Result, process, readfile};
 
 /// Connections that are answered at the same time: a lab's, with those that browsers open and do not use.
 const WORKERS: usize = 64;
@@ -139,7 +139,7 @@ fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> std::result::Result<T, Refus
 
 /// Milliseconds since 1970.
 fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
+    process::since_1970().as_millis() as u64
 }
 
 /// Serves until `stop` is set. What a rater was told is kept is on disk by then.
