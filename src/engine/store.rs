@@ -14,6 +14,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -92,8 +93,8 @@ impl Store {
     /// [`Error::Input`] for a store of a newer version, or a `store.json` that is none; [`Error::Io`].
     pub fn open(root: &Path) -> Result<Self> {
         let file = root.join("store.json");
-        match fs::read_to_string(&file) {
-            Ok(text) => {
+        match read_if_there(&file)? {
+            Some(text) => {
                 let found: StoreFile = serde_json::from_str(&text).map_err(|e| {
                     Error::input_hint(
                         format!("{}: not a store of cdbench: {e}", file.display()),
@@ -111,11 +112,10 @@ impl Store {
                     ));
                 }
             }
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            None => {
                 fs::create_dir_all(root).map_err(Error::io(root))?;
                 write_version(&file)?;
             }
-            Err(e) => return Err(Error::io(&file)(e)),
         }
         Ok(Store { root: root.to_owned() })
     }
@@ -262,8 +262,8 @@ impl Store {
 
     /// Seconds for a unit of work, as it was last measured.
     pub fn rates(&self) -> BTreeMap<String, f64> {
-        let text = fs::read_to_string(self.root.join("rates.json")).unwrap_or_default();
-        serde_json::from_str(&text).unwrap_or_default()
+        let text = read_if_there(&self.root.join("rates.json")).ok().flatten();
+        text.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default()
     }
 
     /// Remembers seconds for a unit of work.
@@ -314,10 +314,22 @@ pub fn file_hash(path: &Path, cache: &Path) -> Result<String> {
 
 /// A file's text, `None` if there is no such file.
 pub(super) fn read_if_there(path: &Path) -> Result<Option<String>> {
-    match fs::read_to_string(path) {
-        Ok(text) => Ok(Some(text)),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(Error::io(path)(e)),
+    read_again(|| fs::read_to_string(path)).map_err(Error::io(path))
+}
+
+/// What `read` gives, `None` if there is no such file. On NFS a file can go, or be replaced, between its
+/// opening and its reading, by another machine: who opens it again sees what is there now.
+fn read_again(mut read: impl FnMut() -> io::Result<String>) -> io::Result<Option<String>> {
+    // none is replaced so often
+    let mut tries = 10;
+    loop {
+        tries -= 1;
+        match read() {
+            Ok(text) => return Ok(Some(text)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) if e.kind() == io::ErrorKind::StaleNetworkFileHandle && tries > 0 => {}
+            Err(e) => return Err(e),
+        }
     }
 }
 
@@ -359,6 +371,19 @@ mod tests {
             bytes: 0,
             jobs: 1,
         }
+    }
+
+    #[test]
+    fn a_file_that_goes_or_is_replaced_while_it_is_read_is_opened_again() {
+        let stale = || io::Error::from(io::ErrorKind::StaleNetworkFileHandle);
+        let reads = |mut answers: Vec<io::Result<String>>| {
+            read_again(|| answers.pop().unwrap_or_else(|| Err(stale())))
+        };
+        assert_eq!(reads(vec![Ok("new".into()), Err(stale())]).unwrap(), Some("new".into()));
+        let gone = io::Error::from(io::ErrorKind::NotFound);
+        assert_eq!(reads(vec![Err(gone), Err(stale()), Err(stale())]).unwrap(), None);
+        // a server that says nothing else does not hold a run for ever
+        assert_eq!(reads(vec![]).unwrap_err().kind(), io::ErrorKind::StaleNetworkFileHandle);
     }
 
     #[test]
