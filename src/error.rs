@@ -157,6 +157,8 @@ impl From<candle_core::Error> for Error {
             Candle::UnsupportedDTypeForOp(..) | Candle::Cuda(_) | Candle::Metal(_) => {
                 cause.to_string()
             }
+            // where candle waits for the device or calls cuDNN
+            Candle::Wrapped(said) if is_of_driver(&said.to_string()) => said.to_string(),
             Candle::NotCompiledWithCudaSupport | Candle::NotCompiledWithMetalSupport => {
                 cause.to_string()
             }
@@ -180,13 +182,19 @@ impl From<candle_core::Error> for Error {
                 format!("the device does not compute in this type: {said}"),
                 "--dtype f32 works everywhere",
             )
+        } else if any(&OTHER_GPU) {
+            (
+                format!("this build is for another GPU or a newer driver: {said}"),
+                "build where the GPU is, or with CUDA_COMPUTE_CAP set to its compute capability (86 for 8.6); \
+                 a driver that is older than the toolkit must be updated",
+            )
         } else if any(&LOST) {
             (
                 format!("the device is lost: {said}"),
                 "what was finished is kept: the same command goes on from there once the device is back, \
                  or on the CPU with --device cpu",
             )
-        } else if matches!(cause, Candle::Cuda(_) | Candle::Metal(_)) {
+        } else if matches!(cause, Candle::Cuda(_) | Candle::Metal(_) | Candle::Wrapped(_)) {
             return Error::Tensor(error);
         } else {
             (said, "build with `cargo build --release --features cuda`, or use `--device cpu`")
@@ -199,8 +207,19 @@ impl From<candle_core::Error> for Error {
 const OUT_OF_MEMORY: [&str; 4] =
     ["OUT_OF_MEMORY", "out of memory", "STATUS_ALLOC_FAILED", "FailedToCreateResource"];
 /// a type that there is no code for on this device,
-const UNKNOWN_TYPE: [&str; 3] =
-    ["unsupported dtype", "CUDA_ERROR_NO_BINARY_FOR_GPU", "STATUS_ARCH_MISMATCH"];
+const UNKNOWN_TYPE: [&str; 4] = [
+    "unsupported dtype",
+    // no kernel of that name: candle has none for bf16 before compute capability 8.0
+    "CUDA_ERROR_NOT_FOUND",
+    "STATUS_ARCH_MISMATCH",
+    "CUBLAS_STATUS_NOT_SUPPORTED",
+];
+/// kernels that were compiled for something else,
+const OTHER_GPU: [&str; 3] = [
+    "CUDA_ERROR_NO_BINARY_FOR_GPU",
+    "CUDA_ERROR_INVALID_PTX",
+    "CUDA_ERROR_UNSUPPORTED_PTX_VERSION",
+];
 /// and a device that is gone or broken. Wrong addresses are not among them: those are bugs.
 const LOST: [&str; 9] = [
     "CUDA_ERROR_NO_DEVICE",
@@ -213,6 +232,13 @@ const LOST: [&str; 9] = [
     "CUDA_ERROR_SYSTEM_NOT_READY",
     "CUDA_ERROR_UNKNOWN",
 ];
+
+/// Whether that is how cudarc shows what NVIDIA's libraries return.
+fn is_of_driver(said: &str) -> bool {
+    ["DriverError(", "CudnnError(", "CublasError(", "CurandError("]
+        .iter()
+        .any(|e| said.starts_with(e))
+}
 
 /// The cause, without backtraces, paths and contexts around it.
 fn cause(error: &candle_core::Error) -> &candle_core::Error {
@@ -282,6 +308,9 @@ mod tests {
             ("CublasError(CUBLAS_STATUS_ALLOC_FAILED)", 5, "bf16"),
             ("DriverError(CUDA_ERROR_ECC_UNCORRECTABLE, \"…\")", 5, "goes on from there"),
             ("unsupported dtype BF16 for conv2d", 5, "--dtype f32"),
+            ("DriverError(CUDA_ERROR_NOT_FOUND, \"named symbol not found\")", 5, "--dtype f32"),
+            ("DriverError(CUDA_ERROR_UNSUPPORTED_PTX_VERSION, \"…\")", 5, "driver"),
+            ("DriverError(CUDA_ERROR_NO_BINARY_FOR_GPU, \"…\")", 5, "CUDA_COMPUTE_CAP"),
         ] {
             let error = of(text);
             assert_eq!(error.exit_code(), code, "{text}");
@@ -291,6 +320,12 @@ mod tests {
         assert_eq!(of("DriverError(CUDA_ERROR_ILLEGAL_ADDRESS, \"…\")").exit_code(), 1);
         assert_eq!(Error::from(candle_core::Error::NotCompiledWithCudaSupport).exit_code(), 5);
         assert_eq!(Error::from(candle_core::Error::msg("out of memory")).exit_code(), 1);
+        let wrapped = |text: &str| Error::from(candle_core::Error::wrap(text.to_owned()));
+        assert!(matches!(wrapped("CudnnError(CUDNN_STATUS_ALLOC_FAILED)"), Error::Memory { .. }));
+        let full = "DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")";
+        assert!(matches!(wrapped(full), Error::Memory { .. }));
+        assert_eq!(wrapped("CudnnError(CUDNN_STATUS_BAD_PARAM)").exit_code(), 1);
+        assert_eq!(wrapped("out of memory, said somebody else").exit_code(), 1);
         let lacking = candle_core::Error::UnsupportedDTypeForOp(candle_core::DType::BF16, "conv2d");
         let error = Error::from(lacking.bt());
         assert_eq!((error.exit_code(), error.hint()), (5, Some("--dtype f32 works everywhere")));

@@ -4,6 +4,7 @@ use std::str::FromStr;
 
 use candle_core::{DType, Device};
 
+use crate::nn::open_cuda;
 use crate::{Error, Result};
 
 /// What a command computes on, and in which numbers.
@@ -13,7 +14,7 @@ pub struct DeviceArgs {
     #[arg(long, default_value = "auto")]
     pub device: DeviceName,
 
-    /// Type of frozen weights and forward passes: f32, bf16 or f16
+    /// Type of frozen weights and forward passes: f32, bf16, or f16, in which losses are scaled
     #[arg(long, default_value = "f32", value_parser = dtype)]
     pub dtype: DType,
 
@@ -28,7 +29,7 @@ impl DeviceArgs {
     /// # Errors
     /// As [`DeviceName::open`]; a device that is asked for TF32 and has none.
     pub fn open(&self) -> Result<Device> {
-        let device = self.device.open()?;
+        let device = self.device.open_with(self.tf32)?;
         if self.tf32 {
             if !device.is_cuda() {
                 return Err(Error::input_hint(
@@ -103,6 +104,15 @@ impl DeviceName {
     /// # Errors
     /// [`Error::Device`] if it is not there, or this build was made without support for it.
     pub fn open(self) -> Result<Device> {
+        self.open_with(false)
+    }
+
+    fn open_with(self, tf32: bool) -> Result<Device> {
+        // cuDNN rounds to TF32 unless this is said before it is loaded; cuBLAS does not.
+        if cfg!(feature = "cudnn") && !tf32 {
+            // SAFETY: commands open the device first, when no other thread looks at the environment.
+            unsafe { std::env::set_var("NVIDIA_TF32_OVERRIDE", "0") };
+        }
         let unavailable = |feature: &str, built: bool, reason: candle_core::Error| Error::Device {
             message: format!(
                 "no {feature} device: {}",
@@ -120,14 +130,12 @@ impl DeviceName {
         match self {
             DeviceName::Cpu => Ok(Device::Cpu),
             DeviceName::Cuda(i) => {
-                Device::new_cuda(i).map_err(|e| unavailable("cuda", cfg!(feature = "cuda"), e))
+                open_cuda(i).map_err(|e| unavailable("cuda", cfg!(feature = "cuda"), e))
             }
             DeviceName::Metal => {
                 Device::new_metal(0).map_err(|e| unavailable("metal", cfg!(feature = "metal"), e))
             }
-            DeviceName::Auto if cfg!(feature = "cuda") => {
-                Ok(Device::new_cuda(0).unwrap_or(Device::Cpu))
-            }
+            DeviceName::Auto if cfg!(feature = "cuda") => Ok(open_cuda(0).unwrap_or(Device::Cpu)),
             DeviceName::Auto if cfg!(feature = "metal") => {
                 Ok(Device::new_metal(0).unwrap_or(Device::Cpu))
             }

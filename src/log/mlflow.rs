@@ -181,5 +181,6 @@ fn curve_of(cell: &Cell, plan: &Plan, store: &Store, at: usize, several: bool) -
             step: p.step,
         })
     };
-    points.flat_map(three).collect()
+    // a skipped step's are not, which its JSON has no word for
+    points.flat_map(three).filter(|measured| measured.value.is_finite()).collect()
 }

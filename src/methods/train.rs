@@ -149,7 +149,9 @@ fn run(
         tracing::info!("layers are computed again in the backward pass, to save memory");
         backbone.unet.set_checkpointing(true);
     }
-    let mut trainer = Trainer::new(config, groups, seed)?.with_checkpoints(checkpoints)?;
+    let mut trainer = Trainer::new(config, groups, seed)?
+        .computing_in(backbone.unet.compute_dtype())
+        .with_checkpoints(checkpoints)?;
     let mut task = ImageTask::new(backbone, settings, instances, &phrases)?;
     let mut failed = None;
     let outcome = trainer.run(&mut task, stop, |done| {

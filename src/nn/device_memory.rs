@@ -1,15 +1,73 @@
-//! How much memory a device has.
+//! GPUs, and how much memory they have.
 
-use candle_core::Device;
+use candle_core::{Device, Result};
+
+/// Opens NVIDIA's GPU `i`: with one stream, whichever threads use it. candle's own choice is a stream for
+/// each thread, between which nothing waits for what another thread has asked for.
+///
+/// # Errors
+/// Only candle's: no such GPU, or a build without them.
+pub fn open_cuda(i: usize) -> Result<Device> {
+    let device = Device::new_cuda_with_stream(i)?;
+    #[cfg(feature = "cuda")]
+    cuda::prepare(device.as_cuda_device()?);
+    Ok(device)
+}
 
 /// Free and total memory in bytes, where a GPU tells.
 pub fn device_memory(device: &Device) -> Option<(u64, u64)> {
     match device {
         #[cfg(feature = "cuda")]
-        Device::Cuda(cuda) => {
-            let (free, total) = cuda.cuda_stream().context().mem_get_info().ok()?;
-            Some((free as u64, total as u64))
-        }
+        Device::Cuda(device) => cuda::memory(device),
         _ => None,
+    }
+}
+
+#[cfg(feature = "cuda")]
+mod cuda {
+    use candle_core::CudaDevice;
+    use candle_core::cuda_backend::cudarc::driver::result::{device, mem_pool};
+    use candle_core::cuda_backend::cudarc::driver::sys::CUmemPool_attribute;
+    use candle_core::cuda_backend::cudarc::driver::sys::CUmemPool_attribute::{
+        CU_MEMPOOL_ATTR_RELEASE_THRESHOLD, CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT,
+        CU_MEMPOOL_ATTR_USED_MEM_CURRENT,
+    };
+
+    pub fn prepare(cuda: &CudaDevice) {
+        // SAFETY: there is one stream, so that nothing needs events to wait for; each tensor would have two.
+        unsafe { cuda.disable_event_tracking() };
+        // By default the driver takes back all that is free whenever somebody waits for the device, which
+        // is in each step, and maps it again in the next. Half is left to others, such as extractors.
+        if let Some((_, total)) = memory(cuda) {
+            attribute(cuda, CU_MEMPOOL_ATTR_RELEASE_THRESHOLD, Some(total / 2));
+        }
+    }
+
+    pub fn memory(cuda: &CudaDevice) -> Option<(u64, u64)> {
+        let (free, total) = cuda.cuda_stream().context().mem_get_info().ok()?;
+        let pool = |kind| attribute(cuda, kind, None);
+        // what tensors had before, and new ones get
+        let reserved = pool(CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT).unwrap_or(0);
+        let used = pool(CU_MEMPOOL_ATTR_USED_MEM_CURRENT).unwrap_or(reserved);
+        Some((free as u64 + reserved.saturating_sub(used), total as u64))
+    }
+
+    /// A number of the pool that tensors come from, as it is or as it is set; none where there is no pool.
+    fn attribute(cuda: &CudaDevice, kind: CUmemPool_attribute, set: Option<u64>) -> Option<u64> {
+        let stream = cuda.cuda_stream();
+        let context = stream.context();
+        context.bind_to_thread().ok()?;
+        let mut value = set.unwrap_or(0);
+        let place = (&raw mut value).cast();
+        // SAFETY: the device is open, and all attributes asked for above are numbers of 64 bits.
+        unsafe {
+            let pool = device::get_default_mem_pool(context.cu_device()).ok()?;
+            let done = match set {
+                Some(_) => mem_pool::set_attribute(pool, kind, place),
+                None => mem_pool::get_attribute(pool, kind, place),
+            };
+            done.ok()?;
+        }
+        Some(value)
     }
 }

@@ -18,7 +18,7 @@ mod param;
 pub use autograd::{Flow, Gradients, Var, checkpoint, no_grad};
 pub(crate) use backend::fast as on_cpu_kernels;
 pub use backend::reference;
-pub use device_memory::device_memory;
+pub use device_memory::{device_memory, open_cuda};
 pub use finite::all_finite;
 pub use layers::{Conv2d, GroupNorm, LayerNorm, Linear};
 pub use ops::Padding;

@@ -16,6 +16,7 @@ use safetensors::tensor::{Dtype, View};
 use serde::{Deserialize, Serialize};
 
 use super::Streams;
+use super::scale::LossScale;
 use crate::{Error, Result};
 
 /// Where the states of a run are kept, how many, and when they are saved.
@@ -40,6 +41,9 @@ pub(super) struct Meta {
     pub step: u64,
     pub streams: Streams,
     pub ema_updates: Option<u64>,
+    // Left out where there is none: so states are those of before there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss_scale: Option<LossScale>,
     /// Of all steps so far; whole, since JSON does not keep the last bit of a fraction.
     pub milliseconds: u64,
 }

@@ -11,6 +11,7 @@ mod fixed_texts;
 pub mod loss;
 mod lr;
 mod noised;
+mod scale;
 mod select;
 mod slices;
 mod step;

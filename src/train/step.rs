@@ -45,6 +45,17 @@ pub fn gradients(
     device: &Device,
     loss: impl Fn(&Part) -> Result<Var> + Sync,
 ) -> Result<(f64, Gradients)> {
+    scaled_gradients(images, images_per_part, device, 1.0, loss)
+}
+
+/// [`gradients`], with those of the loss multiplied by `scale`.
+pub(super) fn scaled_gradients(
+    images: usize,
+    images_per_part: usize,
+    device: &Device,
+    scale: f64,
+    loss: impl Fn(&Part) -> Result<Var> + Sync,
+) -> Result<(f64, Gradients)> {
     if images == 0 {
         return Err(crate::Error::input("an empty batch"));
     }
@@ -54,7 +65,7 @@ pub fn gradients(
         let loss = loss(&part)?;
         // Read last: reading waits for the device, which meanwhile has the backward pass to do.
         let value = loss.value().clone();
-        let gradients = loss.backward(1.0)?;
+        let gradients = loss.backward(scale)?;
         let value = value.to_dtype(DType::F32)?.to_scalar::<f32>()?;
         Ok((f64::from(value), gradients))
     };

@@ -3,13 +3,15 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 use super::checkpoint::{Checkpoints, Meta};
+use super::scale::LossScale;
+use super::step::scaled_gradients;
 use super::{
     AdamW, AdamWConfig, Ema, EmaConfig, Group, Part, Schedule, Streams, clip_factor, gradient_norm,
-    gradients, images_per_part,
+    images_per_part,
 };
 use crate::nn::{Param, Var};
 use crate::{Error, Result};
@@ -29,7 +31,7 @@ pub trait Task: Sync {
     fn size(&self, batch: &Self::Batch) -> BatchSize;
 
     /// A part's share of the batch's loss: the loss is the sum over the parts. See
-    /// [`gradients`].
+    /// [`gradients`](super::gradients).
     fn loss(&self, batch: &Self::Batch, part: &Part) -> Result<Var>;
 
     /// The batch for a person who asks what broke the run: its captions.
@@ -87,7 +89,7 @@ pub struct Progress {
     pub loss: f64,
     /// The first group's learning rate.
     pub lr: f64,
-    /// The norm of the gradients before clipping.
+    /// The norm of the gradients before clipping; not finite if the step was skipped, in f16.
     pub grad_norm: f64,
     /// How long the step took.
     pub seconds: f64,
@@ -101,6 +103,7 @@ pub struct Trainer {
     adamw: AdamW,
     ema: Option<Ema>,
     params: Vec<Param>,
+    loss_scale: Option<LossScale>,
     streams: Streams,
     step: u64,
     seconds: f64,
@@ -121,8 +124,13 @@ impl Trainer {
         let params = adamw.params();
         let ema = config.ema.map(|ema| Ema::new(ema, params.clone())).transpose()?;
         let streams = Streams::new(seed);
-        let (step, seconds, checkpoints) = (0, 0.0, None);
-        Ok(Trainer { config, adamw, ema, params, streams, step, seconds, checkpoints })
+        let (loss_scale, step, seconds, checkpoints) = (None, 0, 0.0, None);
+        Ok(Trainer { config, adamw, ema, params, loss_scale, streams, step, seconds, checkpoints })
+    }
+
+    /// The same run, through a model that computes in `dtype`: the loss is scaled if that is f16.
+    pub fn computing_in(self, dtype: DType) -> Self {
+        Trainer { loss_scale: LossScale::of(dtype), ..self }
     }
 
     /// Keeps states on disk, and goes on from the latest of them if there is one.
@@ -142,13 +150,15 @@ impl Trainer {
             for param in &self.params {
                 param.set_value(take(VALUE, param)?);
             }
-            self.adamw.set_state(meta.step, |kind, param| take(kind, param))?;
+            let skipped = meta.loss_scale.map_or(0, |scale| scale.skipped());
+            self.adamw.set_state(meta.step - skipped, |kind, param| take(kind, param))?;
             if let Some(ema) = &mut self.ema {
                 let averages = self.params.iter().map(|p| take(EMA, p));
                 let averages = averages.collect::<candle_core::Result<_>>()?;
                 ema.set_state(meta.ema_updates.unwrap_or(meta.step), averages);
             }
             (self.streams, self.step) = (meta.streams, meta.step);
+            self.loss_scale = meta.loss_scale.or(self.loss_scale);
             self.seconds = meta.milliseconds as f64 / 1e3;
         }
         self.checkpoints = Some(checkpoints);
@@ -205,23 +215,37 @@ impl Trainer {
         let per_part =
             self.config.images_per_part.unwrap_or_else(|| images_per_part(&device, pixels));
         let shared = &*task;
+        let scale = self.loss_scale.as_ref().map_or(1.0, LossScale::factor);
         let (loss, gradients) =
-            gradients(images, per_part, &device, |part| shared.loss(&batch, part))?;
-        let grad_norm = gradient_norm(&self.params, &gradients)?;
+            scaled_gradients(images, per_part, &device, scale, |part| shared.loss(&batch, part))?;
+        let grad_norm = gradient_norm(&self.params, &gradients)? / scale;
         let factor = self.config.schedule.factor(self.step, self.config.steps);
         let rates: Vec<f64> = self.adamw.learning_rates().iter().map(|lr| lr * factor).collect();
-        if !loss.is_finite() || !grad_norm.is_finite() {
-            return Err(diverged(self.step, loss, grad_norm, &rates, &task.describe(&batch)));
+        let finite = loss.is_finite() && grad_norm.is_finite();
+        let next_scale = self.loss_scale.map(|scale| scale.after(finite));
+        if !finite && next_scale.is_none_or(|scale| scale.is_exhausted()) {
+            let batch = task.describe(&batch);
+            return Err(diverged(self.step, loss, grad_norm, &rates, &batch, next_scale.is_some()));
         }
-        let clip = match self.config.max_grad_norm {
-            0.0 => 1.0,
-            max_norm => clip_factor(grad_norm, max_norm),
-        };
-        self.adamw.step(&gradients, factor, clip)?;
-        if let Some(ema) = &mut self.ema {
-            ema.update()?;
+        if finite {
+            let clip = match self.config.max_grad_norm {
+                0.0 => 1.0,
+                max_norm => clip_factor(grad_norm, max_norm),
+            };
+            self.adamw.step(&gradients, factor, clip / scale)?;
+            if let Some(ema) = &mut self.ema {
+                ema.update()?;
+            }
         }
         self.step += 1;
+        self.loss_scale = next_scale;
+        if let Some(scale) = next_scale.filter(|_| !finite) {
+            tracing::warn!(
+                "step {} is skipped: loss {loss}, gradient norm {grad_norm} in f16; the loss's scale is {} now",
+                self.step,
+                scale.factor()
+            );
+        }
         let seconds = start.elapsed().as_secs_f64();
         self.seconds += seconds;
         Ok(Progress {
@@ -253,6 +277,7 @@ impl Trainer {
             step: self.step,
             streams: self.streams.clone(),
             ema_updates: self.ema.as_ref().map(Ema::updates),
+            loss_scale: self.loss_scale,
             milliseconds: (1e3 * self.seconds) as u64,
         };
         checkpoints.save(&meta, &tensors)?;
@@ -274,11 +299,17 @@ fn name(kind: &str, param: &Param) -> String {
     format!("{kind}.{}", param.name())
 }
 
-fn diverged(step: u64, loss: f64, norm: f64, rates: &[f64], batch: &[String]) -> Error {
+fn diverged(step: u64, loss: f64, norm: f64, rates: &[f64], batch: &[String], f16: bool) -> Error {
     let rates: Vec<String> = rates.iter().map(|lr| format!("{lr:e}")).collect();
     let batch: Vec<String> = batch.iter().map(|caption| format!("\n  {caption}")).collect();
+    let hint = match f16 {
+        true => {
+            "\nf16 ends at 65504, and the loss's scale has fallen below 1: --dtype bf16 has f32's range"
+        }
+        false => "",
+    };
     Error::Diverged(format!(
-        "training diverged at step {}: loss {loss}, gradient norm {norm}, learning rate {}; the batch:{}",
+        "training diverged at step {}: loss {loss}, gradient norm {norm}, learning rate {}; the batch:{}{hint}",
         step + 1,
         rates.join(" and "),
         batch.concat()

@@ -131,6 +131,50 @@ def activations(kind):
     close("GEGLU, ∂x", dx, x.grad, tolerance)
 
 
+def softmax(kind, rows, width):
+    dtype, tolerance = TYPES[kind]
+    (x,) = leaves(dtype, (rows, width), offset=50.0)
+    y = x.softmax(-1)
+    dy = torch.randn(y.shape).to(dtype)
+    a = x.detach().to(dtype)
+    p, dx = torch.empty_like(a), torch.empty_like(a)
+    launch(f"softmax_{kind}", (-(-rows // 2), 1), 64, a, p, rows, width)
+    close("softmax", p, y.detach(), tolerance / 8)
+    launch(f"softmax_backward_{kind}", (-(-rows // 2), 1), 64, p, dy, dx, rows, width)
+    y.backward(dy.double())
+    close("softmax, ∂x", dx, x.grad, tolerance)
+    a[1] = -float("inf")
+    a[1, width // 2] = 3.0
+    launch(f"softmax_{kind}", (-(-rows // 2), 1), 64, a, p, rows, width)
+    assert p[1].sum() == 1 and p[1, width // 2] == 1, "masked but for one"
+    a[1, 0] = float("nan")
+    launch(f"softmax_{kind}", (-(-rows // 2), 1), 64, a, p, rows, width)
+    assert p[1].isnan().all() and not p[0].isnan().any(), "what is not a number is seen"
+
+
+def add_bias(kind):
+    dtype, tolerance = TYPES[kind]
+    for shape, inner in (((2, 5, 3, 4), 12), ((7, 5), 1)):
+        x, b = torch.randn(shape).to(dtype), torch.randn(5).to(dtype)
+        wanted = x + b.reshape((1, 5) + (1,) * (len(shape) - 2))
+        out = torch.empty_like(x)
+        launch(f"add_bias_{kind}", (2, 1), 32, x, b, out, x.numel(), inner, 5)
+        close("bias", out, wanted, tolerance)
+
+
+def copies(kind):
+    x = torch.randn(2, 3, 4, 5).to(TYPES[kind][0])
+    for y in (x.transpose(1, 2), x.permute(3, 0, 2, 1), x[:, 1:, :, 2:4]):
+        out = torch.empty(y.shape, dtype=x.dtype)
+        numbers = [y.numel(), *y.shape[1:], y.storage_offset(), *y.stride()]
+        launch(f"copy_{kind}", (2, 1), 32, x, out, *numbers)
+        close("copy", out, y, 0.0)
+    kernel = torch.randn(3, 2, 2, 2).to(x.dtype)
+    out = torch.empty(2, 3, 2, 2, dtype=x.dtype)
+    launch(f"copy_{kind}", (1, 1), 32, kernel, out, 24, 2, 3, 4, 3, 0, 4, 8, -1)
+    close("turned kernel", out, kernel.transpose(0, 1).flip(2, 3), 0.0)
+
+
 def columns(kind, batch, channels, h, w, size, stride, before, after):
     dtype, _ = TYPES[kind]
     x = torch.randn(batch, channels, h, w).to(dtype)
@@ -170,6 +214,10 @@ for kind in TYPES:
     layer_norm(kind, 37, 45)
     layer_norm(kind, 3, 70)
     activations(kind)
+    softmax(kind, 5, 77)
+    softmax(kind, 2, 9)
+    add_bias(kind)
+    copies(kind)
     columns(kind, 2, 3, 6, 7, 3, 1, 1, 1)
     columns(kind, 2, 2, 7, 6, 3, 2, 0, 1)
 group_norm("f32", 2, 2, 3, 6, 6, True, 100.0)

@@ -172,6 +172,12 @@ mod tests {
     }
 
     #[test]
+    fn half_precision_moves_half_as_much() {
+        let bytes = |dtype| of(&counted("--batch 4", dtype).1, Kind::Convolution, |l| l.bytes);
+        assert_eq!(bytes(DType::F32), 2 * bytes(DType::BF16));
+    }
+
+    #[test]
     fn work_grows_with_the_batch_and_launches_do_not() {
         for train in ["kv", "all"] {
             let rest = |batch: usize| format!("--train {train} --checkpoint --batch {batch}");

@@ -1,8 +1,8 @@
 use candle_core::{Result, Tensor};
 
-#[cfg(feature = "cuda")]
-use super::cuda;
 use super::tally::{Kind, call, pad_map};
+#[cfg(feature = "cuda")]
+use super::{copy::View, cuda};
 use crate::nn::kernels::conv::Geometry;
 
 /// The pixels that each place of a convolution's kernel sees in images `images` of a contiguous map:
@@ -53,8 +53,12 @@ fn every_nth(x: &Tensor, dim: usize, n: usize) -> Result<Tensor> {
 pub fn turn(kernel: &Tensor) -> Result<Tensor> {
     let (outputs, inputs, size, _) = kernel.dims4()?;
     let shape = (inputs, outputs, size, size);
-    // a copy for each of the two
-    call(Kind::Convolution, &[kernel]).launches(2).passes(3).run(shape, kernel.dtype(), || {
+    call(Kind::Convolution, &[kernel]).run(shape, kernel.dtype(), || {
+        #[cfg(feature = "cuda")]
+        if cuda::takes(kernel) && kernel.is_contiguous() {
+            let view = View::turned([outputs, inputs, size * size]);
+            return cuda::copy(kernel, &view, &candle_core::Shape::from(shape));
+        }
         let places = (size * size) as u32;
         let reversed: Vec<u32> = (0..places).rev().collect();
         let reversed = Tensor::from_vec(reversed, places as usize, kernel.device())?;

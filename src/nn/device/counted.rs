@@ -86,11 +86,7 @@ pub fn count_attention(q: &Var, k: &Var, v: &Var, heads: usize, causal: bool) ->
         if !flow.needs(0) && !flow.needs(1) {
             return Ok(());
         }
-        let of_query = hollow((batch, heads, n, 1), grad.dtype())?;
-        let inner = op(&[&grad, &part(&queries)?], &queries, 0)?;
-        let inner = op(&[&inner], &of_query, 0)?;
         let dp = op(&[&grad, &keys], &scores, products)?;
-        let dp = op(&[&dp, &inner], &scores, 0)?;
         let ds = op(&[&p, &dp], &scores, 0)?;
         if flow.needs(0) {
             let dq = op(&[&ds, &keys], &queries, products)?;

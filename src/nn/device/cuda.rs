@@ -5,6 +5,7 @@ use candle_core::cuda_backend::{CudaStorageSlice, WrapErr};
 use candle_core::{D, DType, Result, Shape, Storage, Tensor, bail};
 
 use super::activation::Activation;
+use super::copy::View;
 use super::update::Factors;
 use crate::nn::kernels::conv::Geometry;
 
@@ -166,6 +167,50 @@ pub fn geglu_backward(x: &Tensor, grad: &Tensor) -> Result<Tensor> {
     Ok(dx)
 }
 
+/// `softmax` of rows, a warp each.
+pub fn softmax(x: &Tensor) -> Result<Tensor> {
+    let x = x.contiguous()?;
+    let (rows, width) = rows(&x)?;
+    let y = empty(x.shape(), x.dtype(), &x)?;
+    launch("softmax", Grid::warps(rows), &[&x, &y], &[rows, width].map(Number::Int))?;
+    Ok(y)
+}
+
+pub fn softmax_backward(p: &Tensor, grad: &Tensor) -> Result<Tensor> {
+    let p = p.contiguous()?;
+    let (rows, width) = rows(&p)?;
+    let dx = empty(p.shape(), p.dtype(), &p)?;
+    let (tensors, sizes) = ([&p, &like(grad, &p)?, &dx], [rows, width].map(Number::Int));
+    launch("softmax_backward", Grid::warps(rows), &tensors, &sizes)?;
+    Ok(dx)
+}
+
+/// How many rows, and how long they are.
+fn rows(x: &Tensor) -> Result<(usize, usize)> {
+    let width = x.dim(D::Minus1)?;
+    Ok((x.elem_count() / width.max(1), width))
+}
+
+/// One number of `b` added to each `inner` numbers of `x`, of which there are no more than an i32 counts.
+pub fn add_bias(x: &Tensor, b: &Tensor, inner: usize) -> Result<Tensor> {
+    let x = x.contiguous()?;
+    let y = empty(x.shape(), x.dtype(), &x)?;
+    let numbers = [x.elem_count(), inner, b.elem_count()].map(Number::Int);
+    launch("add_bias", Grid::elements(x.elem_count()), &[&x, &like(b, &x)?, &y], &numbers)?;
+    Ok(y)
+}
+
+/// What `view` shows of `x`, in order.
+pub fn copy(x: &Tensor, view: &View, shape: &Shape) -> Result<Tensor> {
+    let y = empty(shape, x.dtype(), x)?;
+    let [a, b, c, d] = view.sizes;
+    let mut numbers = [a * b * c * d, b, c, d, view.start].map(Number::Int).to_vec();
+    numbers.extend(view.strides.map(Number::Signed));
+    let grid = Grid::elements(y.elem_count());
+    launch_at("copy", grid, &y, &[address(x)?, pointer(&y)?], &numbers)?;
+    Ok(y)
+}
+
 pub fn columns(x: &Tensor, g: &Geometry) -> Result<Tensor> {
     let x = x.contiguous()?;
     let (batch, channels, height, width) = x.dims4()?;
@@ -206,6 +251,7 @@ pub fn squares(tensors: &[&Tensor], parts: usize) -> Result<Tensor> {
 #[derive(Clone, Copy)]
 enum Number {
     Int(usize),
+    Signed(isize),
     Long(usize),
     Float(f64),
 }
@@ -234,6 +280,18 @@ impl Grid {
 
 /// Runs the kernel `name` for the type of the first tensor. It gets the tensors, then the numbers.
 fn launch(name: &str, grid: Grid, tensors: &[&Tensor], numbers: &[Number]) -> Result<()> {
+    let pointers = tensors.iter().map(|x| pointer(x)).collect::<Result<Vec<_>>>()?;
+    launch_at(name, grid, tensors[0], &pointers, numbers)
+}
+
+/// Runs the kernel `name` for the type of `like`, on its device.
+fn launch_at(
+    name: &str,
+    grid: Grid,
+    like: &Tensor,
+    pointers: &[u64],
+    numbers: &[Number],
+) -> Result<()> {
     enum Value {
         Pointer(u64),
         Int(i32),
@@ -243,19 +301,17 @@ fn launch(name: &str, grid: Grid, tensors: &[&Tensor], numbers: &[Number]) -> Re
     if grid.blocks.contains(&0) {
         return Ok(());
     }
-    let mut values = vec![];
-    for x in tensors {
-        values.push(Value::Pointer(pointer(x)?));
-    }
+    let mut values: Vec<Value> = pointers.iter().map(|&x| Value::Pointer(x)).collect();
     for number in numbers {
         values.push(match *number {
             Number::Int(x) => Value::Int(i32::try_from(x).map_err(candle_core::Error::wrap)?),
+            Number::Signed(x) => Value::Int(i32::try_from(x).map_err(candle_core::Error::wrap)?),
             Number::Long(x) => Value::Long(x as i64),
             Number::Float(x) => Value::Float(x as f32),
         });
     }
-    let device = tensors[0].device().as_cuda_device()?;
-    let name = format!("{name}_{}", tensors[0].dtype().as_str());
+    let device = like.device().as_cuda_device()?;
+    let name = format!("{name}_{}", like.dtype().as_str());
     let kernel = device.get_or_load_custom_func(&name, "cdbench", PTX)?;
     let mut arguments = kernel.builder();
     for value in &values {
@@ -278,14 +334,20 @@ fn launch(name: &str, grid: Grid, tensors: &[&Tensor], numbers: &[Number]) -> Re
     Ok(())
 }
 
-/// Where a contiguous tensor lies. All work of a device is done in the order in which it is asked for, so
-/// that nothing needs to be waited for, and memory is not given to others before a launch is done.
+/// Where a contiguous tensor lies.
 fn pointer(x: &Tensor) -> Result<u64> {
-    let (storage, layout) = x.storage_and_layout();
-    let Storage::Cuda(storage) = &*storage else { bail!("the kernels take tensors of a GPU") };
-    if !layout.is_contiguous() {
+    if !x.is_contiguous() {
         bail!("the kernels take contiguous tensors");
     }
+    address(x)
+}
+
+/// Where a tensor starts. All work of a device is done on one stream ([`open_cuda`](crate::nn::open_cuda)), in
+/// the order in which it is asked for, so that nothing needs to be waited for, and memory is not given to
+/// others before a launch is done.
+fn address(x: &Tensor) -> Result<u64> {
+    let (storage, layout) = x.storage_and_layout();
+    let Storage::Cuda(storage) = &*storage else { bail!("the kernels take tensors of a GPU") };
     let stream = storage.device.cuda_stream();
     let start = match &storage.slice {
         CudaStorageSlice::F32(x) => x.device_ptr(&stream).0,

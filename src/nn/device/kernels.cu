@@ -24,6 +24,12 @@ __device__ __forceinline__ Pair warp_sum(Pair x) {
   return x;
 }
 
+__device__ __forceinline__ float warp_max(float x) {
+  for (int distance = 16; distance > 0; distance >>= 1)
+    x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, distance));
+  return x;
+}
+
 __device__ __forceinline__ Pair block_sum(Pair x) {
   __shared__ Pair parts[32];
   x = warp_sum(x);
@@ -264,6 +270,59 @@ __device__ void geglu_backward(const T *x, const T *dy, T *dx, int half) {
   }
 }
 
+// A warp for each row. What is not a number makes all of its row so, by the sum.
+template <typename T>
+__device__ void softmax(const T *x, T *y, int rows, int width) {
+  int row = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32, lane = threadIdx.x % 32;
+  if (row >= rows) return;
+  x += (size_t)row * width;
+  y += (size_t)row * width;
+  float most = -INFINITY;
+  for (int i = lane; i < width; i += 32) most = fmaxf(most, wide(x[i]));
+  most = warp_max(most);
+  Pair sum = {0.f, 0.f};
+  for (int i = lane; i < width; i += 32) sum.a += expf(wide(x[i]) - most);
+  float factor = 1.f / warp_sum(sum).a;
+  for (int i = lane; i < width; i += 32) put(y + i, expf(wide(x[i]) - most) * factor);
+}
+
+// A warp for each row of probabilities p.
+template <typename T>
+__device__ void softmax_backward(const T *p, const T *dp, T *dx, int rows, int width) {
+  int row = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32, lane = threadIdx.x % 32;
+  if (row >= rows) return;
+  p += (size_t)row * width;
+  dp += (size_t)row * width;
+  dx += (size_t)row * width;
+  Pair sum = {0.f, 0.f};
+  for (int i = lane; i < width; i += 32) sum.a += wide(p[i]) * wide(dp[i]);
+  sum = warp_sum(sum);
+  for (int i = lane; i < width; i += 32) put(dx + i, wide(p[i]) * (wide(dp[i]) - sum.a));
+}
+
+// A number of b for each `inner` numbers of x, over and over.
+template <typename T>
+__device__ void add_bias(const T *x, const T *b, T *y, int count, int inner, int channels) {
+  for (unsigned i = blockIdx.x * blockDim.x + threadIdx.x; i < (unsigned)count;
+       i += gridDim.x * blockDim.x)
+    put(y + i, wide(x[i]) + wide(b[i / (unsigned)inner % (unsigned)channels]));
+}
+
+// Numbers seen as four dimensions, the last three of these sizes, that lie so many apart.
+template <typename T>
+__device__ void copy(const T *x, T *y, int count, int size1, int size2, int size3, int start,
+                     int stride0, int stride1, int stride2, int stride3) {
+  unsigned n1 = size1, n2 = size2, n3 = size3;
+  for (unsigned i = blockIdx.x * blockDim.x + threadIdx.x; i < (unsigned)count;
+       i += gridDim.x * blockDim.x) {
+    unsigned rest = i / n3, last = i % n3;
+    long long from = start + (long long)last * stride3 + (long long)(rest % n2) * stride2;
+    rest /= n2;
+    from += (long long)(rest % n1) * stride1 + (long long)(rest / n1) * stride0;
+    y[i] = x[from];
+  }
+}
+
 // A row of blocks for each row of the columns [channels size size, batch rows_out columns_out].
 template <typename T>
 __device__ void columns(const T *x, T *y, int batch, int channels, int height, int width, int size,
@@ -342,6 +401,22 @@ extern "C" __global__ void squares_f32(const float *x, float *parts, long long c
   extern "C" __global__ void geglu_##type(const T *x, T *y, int half) { geglu(x, y, half); }        \
   extern "C" __global__ void geglu_backward_##type(const T *x, const T *dy, T *dx, int half) {      \
     geglu_backward(x, dy, dx, half);                                                                \
+  }                                                                                                 \
+  extern "C" __global__ void softmax_##type(const T *x, T *y, int rows, int width) {                \
+    softmax(x, y, rows, width);                                                                     \
+  }                                                                                                 \
+  extern "C" __global__ void softmax_backward_##type(const T *p, const T *dp, T *dx, int rows,      \
+                                                     int width) {                                   \
+    softmax_backward(p, dp, dx, rows, width);                                                       \
+  }                                                                                                 \
+  extern "C" __global__ void add_bias_##type(const T *x, const T *b, T *y, int count, int inner,    \
+                                             int channels) {                                        \
+    add_bias(x, b, y, count, inner, channels);                                                      \
+  }                                                                                                 \
+  extern "C" __global__ void copy_##type(const T *x, T *y, int count, int size1, int size2,         \
+                                         int size3, int start, int stride0, int stride1,            \
+                                         int stride2, int stride3) {                                \
+    copy(x, y, count, size1, size2, size3, start, stride0, stride1, stride2, stride3);              \
   }                                                                                                 \
   extern "C" __global__ void columns_##type(const T *x, T *y, int batch, int channels, int height,  \
                                             int width, int size, int stride, int before,            \

@@ -5,20 +5,27 @@
 //! tests compare. Gradients are written out: nothing is differentiated by candle.
 
 mod activation;
+mod bias;
 mod columns;
+mod convolution;
+mod copy;
 mod counted;
 #[cfg(feature = "cuda")]
 mod cuda;
 mod norm;
+mod softmax;
 mod tally;
 mod update;
 
 pub use activation::{Activation, activate, activate_backward, geglu, geglu_backward};
+pub use bias::add_bias;
 pub use columns::{columns, turn};
+pub use convolution::conv2d;
 pub use counted::{Shapes, count_attention, count_linear};
 pub use norm::{
     Needs, NormGradients, group_norm, group_norm_backward, layer_norm, layer_norm_backward,
 };
+pub use softmax::{softmax, softmax_backward};
 pub use tally::{
     Kind, Launches, call, contiguous, count, counting, hollow, pad, pad_map, to_dtype, zeros_like,
 };

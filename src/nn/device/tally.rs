@@ -112,25 +112,19 @@ pub fn hollow(shape: impl Into<Shape>, dtype: DType) -> Result<Tensor> {
 pub struct Call<'a> {
     kind: Kind,
     reads: &'a [&'a Tensor],
-    passes: usize,
     launches: usize,
     flops: usize,
 }
 
 /// One launch that reads `reads` and writes its result.
 pub fn call<'a>(kind: Kind, reads: &'a [&'a Tensor]) -> Call<'a> {
-    Call { kind, reads, passes: 1, launches: 1, flops: 0 }
+    Call { kind, reads, launches: 1, flops: 0 }
 }
 
 impl Call<'_> {
     /// So many launches for what counts as one.
     pub fn launches(self, launches: usize) -> Self {
         Call { launches, ..self }
-    }
-
-    /// Its operands are read so many times.
-    pub fn passes(self, passes: usize) -> Self {
-        Call { passes, ..self }
     }
 
     /// So many multiplications, each with an addition.
@@ -161,7 +155,7 @@ impl Call<'_> {
         let launches = Launches {
             kind: self.kind,
             count: self.launches,
-            bytes: self.passes * bytes(self.reads) + bytes(writes),
+            bytes: bytes(self.reads) + bytes(writes),
             flops: self.flops,
             dtype: self.reads.first().or(writes.first()).map_or(DType::F32, |x| x.dtype()),
         };
@@ -174,7 +168,7 @@ pub fn contiguous(x: &Tensor) -> Result<Tensor> {
     if x.is_contiguous() {
         return Ok(x.clone());
     }
-    call(Kind::Copy, &[x]).run(x.shape(), x.dtype(), || x.contiguous())
+    call(Kind::Copy, &[x]).run(x.shape(), x.dtype(), || super::copy::in_order(x))
 }
 
 /// The same numbers as another type: a copy, if they are of another.

@@ -2,10 +2,8 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
-use candle_core::{D, DType, Device, DeviceLocation, Result, Tensor, bail};
-use candle_nn::ops::softmax_last_dim;
+use candle_core::{DType, Device, DeviceLocation, Result, Tensor, bail};
 
-use super::basic::at_least_f32;
 use crate::nn::backend::fast;
 use crate::nn::device;
 use crate::nn::kernels::attention::{Attention, Needs};
@@ -48,7 +46,7 @@ pub fn attention_probabilities(q: &Tensor, k: &Tensor, heads: usize) -> Result<T
     let k = split_heads(k, heads)?;
     let mut blocks = vec![];
     for (start, len) in query_blocks(batch * heads * m, n, block(q.device())) {
-        let q = q.narrow(2, start, len)?.contiguous()?;
+        let q = device::contiguous(&q.narrow(2, start, len)?)?;
         let found = probabilities(&q, &k, None)?;
         blocks.push(found.to_dtype(DType::F32)?.mean(1)?);
     }
@@ -117,18 +115,17 @@ fn candle(
     let (kh, vh) = (split_heads(k.value(), heads)?, split_heads(v.value(), heads)?);
     let mut blocks = vec![];
     for (start, len) in queries.clone() {
-        let qb = qh.narrow(2, start, len)?.contiguous()?;
+        let qb = device::contiguous(&qh.narrow(2, start, len)?)?;
         blocks.push(probabilities(&qb, &kh, causal.then_some(start))?.matmul(&vh)?);
     }
     let out = Tensor::cat(&blocks, 2)?;
     drop(blocks);
-    let result = join_heads(&out)?;
-    Ok(Var::record(result, [q, k, v], move |grad, flow| {
+    Ok(Var::record(join_heads(&out)?, [q, k, v], move |grad, flow| {
         count_backward(flow, products);
         let grad = split_heads(&grad, heads)?;
         let (mut dq, mut dk, mut dv) = (vec![], None, None);
         for (start, len) in queries.clone() {
-            let part = |x: &Tensor| x.narrow(2, start, len)?.contiguous();
+            let part = |x: &Tensor| device::contiguous(&x.narrow(2, start, len)?);
             let (qb, gb) = (part(&qh)?, part(&grad)?);
             let p = probabilities(&qb, &kh, causal.then_some(start))?;
             if flow.needs(2) {
@@ -137,9 +134,7 @@ fn candle(
             if !flow.needs(0) && !flow.needs(1) {
                 continue;
             }
-            // ∂softmax: p ∘ (∂p − Σ p ∘ ∂p), where the sum equals Σ ∂out ∘ out
-            let inner = (&gb * part(&out)?)?.sum_keepdim(D::Minus1)?;
-            let ds = (p * gb.matmul(&vh.t()?)?.broadcast_sub(&inner)?)?;
+            let ds = device::softmax_backward(&p, &gb.matmul(&vh.t()?)?)?;
             if flow.needs(0) {
                 dq.push((ds.matmul(&kh)? * scale)?);
             }
@@ -191,18 +186,13 @@ fn block(device: &Device) -> usize {
     })
 }
 
-/// `softmax(q kᵀ)` of scaled queries; `causal` is the position of the first. At least f32 inside.
+/// `softmax(q kᵀ)` of scaled queries; `causal` is the position of the first.
 fn probabilities(q: &Tensor, k: &Tensor, causal: Option<usize>) -> Result<Tensor> {
     let mut scores = q.matmul(&k.t()?)?;
     if let Some(first) = causal {
         scores = scores.broadcast_add(&causal_mask(first, &scores)?)?;
     }
-    // CUDA's kernel computes half precision in f32 itself
-    let (dtype, wide) = (q.dtype(), at_least_f32(q.dtype()));
-    match wide == dtype || q.device().is_cuda() {
-        true => softmax_last_dim(&scores),
-        false => softmax_last_dim(&scores.to_dtype(wide)?)?.to_dtype(dtype),
-    }
+    device::softmax(&scores)
 }
 
 /// 0 where query `first + i` may see key `j`, −∞ elsewhere, for scores [.., n, m]: [n, m].
@@ -228,12 +218,12 @@ fn causal_mask(first: usize, scores: &Tensor) -> Result<Tensor> {
 /// [batch, n, heads · d] → [batch, heads, n, d].
 fn split_heads(x: &Tensor, heads: usize) -> Result<Tensor> {
     let (b, n, width) = x.dims3()?;
-    x.reshape((b, n, heads, width / heads))?.transpose(1, 2)?.contiguous()
+    device::contiguous(&x.reshape((b, n, heads, width / heads))?.transpose(1, 2)?)
 }
 
 fn join_heads(x: &Tensor) -> Result<Tensor> {
     let (b, heads, n, d) = x.dims4()?;
-    x.transpose(1, 2)?.contiguous()?.reshape((b, n, heads * d))
+    device::contiguous(&x.transpose(1, 2)?)?.reshape((b, n, heads * d))
 }
 
 fn sum_into(sum: &mut Option<Tensor>, x: Tensor) -> Result<()> {

@@ -1,3 +1,4 @@
+use candle_core::shape::Dims;
 use candle_core::{D, DType, Result, Shape, Tensor};
 
 use crate::nn::Var;
@@ -42,6 +43,14 @@ pub fn scale(x: &Var, factor: f64) -> Result<Var> {
     let scaled = move |x: &Tensor| call(Kind::Sum, &[x]).run(x.shape(), x.dtype(), || x * factor);
     let out = scaled(x.value())?;
     Ok(Var::record(out, [x], move |grad, flow| flow.add_with(0, || scaled(&grad))))
+}
+
+/// The sum over dimensions, of f16 in f32: candle's kernels add up in the type.
+pub(in crate::nn) fn sum_over(x: &Tensor, dims: impl Dims) -> Result<Tensor> {
+    match x.dtype() {
+        DType::F16 => x.to_dtype(DType::F32)?.sum(dims)?.to_dtype(DType::F16),
+        _ => x.sum(dims),
+    }
 }
 
 /// `a + b` without history.

@@ -119,7 +119,7 @@ fn candle(x: &Var, w: &Var, b: Option<&Var>, sizes: Sizes, shape: Shape) -> Resu
     let w2 = w.value().clone();
     let mut out = x2.matmul(&w2.t()?)?;
     if let Some(b) = b {
-        out = out.broadcast_add(b.value())?;
+        out = device::add_bias(&out, b.value(), 1)?;
     }
     let x_shape = x.value().shape().clone();
     let absent = Var::constant(w.value().clone());
@@ -136,7 +136,7 @@ fn candle(x: &Var, w: &Var, b: Option<&Var>, sizes: Sizes, shape: Shape) -> Resu
                 grad.t()?.matmul(&x2)
             })?;
         }
-        flow.add_with(2, || grad.sum(0))
+        flow.add_with(2, || super::basic::sum_over(&grad, 0))
     }))
 }
 

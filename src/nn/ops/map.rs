@@ -86,11 +86,13 @@ pub fn add_per_channel(x: &Var, v: &Var) -> Result<Var> {
         bail!("{:?} added to the pixels of {b} images of {c} channels", v.dims());
     }
     if !fast(x.value()) {
-        let (y, z) = (x.value(), v.value().reshape((b, c, 1, 1))?);
-        let out = call(Kind::Sum, &[y, &z]).run(y.shape(), y.dtype(), || y.broadcast_add(&z))?;
+        let (y, z) = (x.value(), v.value());
+        let out =
+            call(Kind::Sum, &[y, z]).run(y.shape(), y.dtype(), || device::add_bias(y, z, h * w))?;
         return Ok(Var::record(out, [x, v], move |grad, flow| {
             flow.add_with(1, || {
-                call(Kind::Sum, &[&grad]).run((b, c), grad.dtype(), || grad.sum((2, 3)))
+                call(Kind::Sum, &[&grad])
+                    .run((b, c), grad.dtype(), || super::basic::sum_over(&grad, (2, 3)))
             })?;
             flow.add(0, grad)
         }));

@@ -1,8 +1,6 @@
 use std::path::Path;
 use std::time::Duration;
 
-use candle_core::DType;
-
 use super::*;
 use crate::nn::{Builder, Conv2d, GroupNorm, Linear, RandomSource, ops};
 use crate::train::{Trainable, loss};
@@ -13,7 +11,10 @@ struct Toy {
     norm: GroupNorm,
     out: Linear,
     params: Vec<Param>,
+    dtype: DType,
     poison: Option<u64>,
+    /// What the loss is multiplied with.
+    weight: f64,
 }
 
 struct Batch {
@@ -24,20 +25,27 @@ struct Batch {
 
 impl Toy {
     fn new() -> Self {
-        let b = Builder::new(RandomSource { seed: 5 }, &Device::Cpu, DType::F32);
+        Toy::of(DType::F32, 1.0)
+    }
+
+    fn of(dtype: DType, weight: f64) -> Self {
+        let b = Builder::new(RandomSource { seed: 5 }, &Device::Cpu, dtype);
         Toy {
             conv: Conv2d::same(&b.at("conv"), 3, 8).unwrap(),
             norm: GroupNorm::new(&b.at("norm"), 2, 8, 1e-5).unwrap(),
             out: Linear::new(&b.at("out"), 8, 2).unwrap(),
             params: b.params(),
+            dtype,
             poison: None,
+            weight,
         }
     }
 
     fn trainer(&self, train: &str, config: TrainConfig) -> Trainer {
         let set: Trainable = train.parse().unwrap();
         let params = set.apply(&[("toy", &self.params)]).unwrap();
-        Trainer::new(config, vec![Group { params, lr: 1e-2, weight_decay: 1e-2 }], 9).unwrap()
+        let groups = vec![Group { params, lr: 1e-2, weight_decay: 1e-2 }];
+        Trainer::new(config, groups, 9).unwrap().computing_in(self.dtype)
     }
 
     /// The bits of all parameters, by name.
@@ -47,7 +55,8 @@ impl Toy {
 }
 
 fn bits(x: &Tensor) -> Vec<u32> {
-    x.flatten_all().unwrap().to_vec1::<f32>().unwrap().iter().map(|x| x.to_bits()).collect()
+    let x = x.to_dtype(DType::F32).unwrap().flatten_all().unwrap();
+    x.to_vec1::<f32>().unwrap().iter().map(|x| x.to_bits()).collect()
 }
 
 impl Task for Toy {
@@ -63,7 +72,7 @@ impl Task for Toy {
         if self.poison == Some(step) {
             targets = (targets / 0.0)?;
         }
-        let weights = loss::mean_weights(images, 2 * 16, &Device::Cpu)?;
+        let weights = (loss::mean_weights(images, 2 * 16, &Device::Cpu)? * self.weight)?;
         Ok(Batch { inputs, targets, weights })
     }
 
@@ -73,7 +82,8 @@ impl Task for Toy {
 
     fn loss(&self, batch: &Batch, part: &Part) -> Result<Var> {
         let rows = |x: &Tensor| x.narrow(0, part.images.start, part.images.len());
-        let x = ops::from_image(&Var::constant(rows(&batch.inputs)?))?;
+        let inputs = rows(&batch.inputs)?.to_dtype(self.dtype)?;
+        let x = ops::from_image(&Var::constant(inputs))?;
         let x = self.norm.forward_silu(&self.conv.forward(&x)?)?;
         let x = self.out.forward(&ops::map_to_tokens(&x)?)?;
         let x = ops::to_image(&ops::tokens_to_map(&x, 4, 4)?)?;
@@ -172,7 +182,8 @@ fn parts_add_up_to_the_batch() {
     let batch = toy.next_batch(0, &mut Streams::new(1)).unwrap();
     let norm = |per_part| {
         let (loss, grads) =
-            gradients(7, per_part, &Device::Cpu, |part| toy.loss(&batch, part)).unwrap();
+            scaled_gradients(7, per_part, &Device::Cpu, 1.0, |part| toy.loss(&batch, part))
+                .unwrap();
         (loss, gradient_norm(&params, &grads).unwrap())
     };
     let (whole, parts) = (norm(7), norm(3));
@@ -182,8 +193,14 @@ fn parts_add_up_to_the_batch() {
 
 #[test]
 fn a_resumed_run_is_the_same_run() {
+    resumes(&Toy::new);
+    // whose first steps are skipped, so that there is a scale to remember
+    resumes(&|| Toy::of(DType::F16, 10.0));
+}
+
+fn resumes(new: &dyn Fn() -> Toy) {
     let straight = {
-        let mut toy = Toy::new();
+        let mut toy = new();
         let mut trainer = toy.trainer("conv.*,out.*", config(10));
         let log = run(&mut trainer, &mut toy).unwrap();
         (toy.bits(), averages(&trainer), log.last().unwrap().loss)
@@ -191,7 +208,7 @@ fn a_resumed_run_is_the_same_run() {
     let dir = tempfile::tempdir().unwrap();
     let start = || {
         // new parameters each time: nothing may come from anywhere but the state
-        let toy = Toy::new();
+        let toy = new();
         let trainer = toy.trainer("conv.*,out.*", config(10));
         (toy, trainer.with_checkpoints(Checkpoints::new(dir.path(), "toy")).unwrap())
     };
@@ -241,6 +258,76 @@ fn divergence_names_step_rate_and_captions_and_spoils_nothing() {
     }
     assert!(toy.bits() == before);
     assert_eq!(trainer.step(), 2);
+}
+
+#[test]
+fn gradients_too_small_for_f16_are_scaled() {
+    let train = |dtype| {
+        let mut toy = Toy::of(dtype, 1e-7);
+        let before = flat(&toy);
+        let mut trainer = toy.trainer("all", TrainConfig { steps: 10, ..TrainConfig::default() });
+        let log = run(&mut trainer, &mut toy).unwrap();
+        let moved: Vec<f64> = flat(&toy).iter().zip(before).map(|(a, b)| a - b).collect();
+        (moved, log[0].grad_norm)
+    };
+    let ((exact, exact_norm), (half, norm)) = (train(DType::F32), train(DType::F16));
+    assert!((norm / exact_norm - 1.0).abs() < 0.02, "{norm} {exact_norm}");
+    let length = |x: &mut dyn Iterator<Item = f64>| x.map(|x| x * x).sum::<f64>().sqrt();
+    let apart = length(&mut exact.iter().zip(&half).map(|(a, b)| a - b));
+    assert!(apart < 0.1 * length(&mut exact.iter().copied()), "{apart}");
+
+    let mut toy = Toy::of(DType::F16, 1e-7);
+    let batch = toy.next_batch(0, &mut Streams::new(9)).unwrap();
+    let part = Part { images: 0..7, batch: 7 };
+    let lost = toy.loss(&batch, &part).unwrap().backward(1.0).unwrap();
+    assert_eq!(gradient_norm(&toy.params, &lost).unwrap(), 0.0, "they are too small");
+}
+
+/// All parameters' numbers.
+fn flat(toy: &Toy) -> Vec<f64> {
+    let bits = toy.bits().into_iter().flat_map(|(_, bits)| bits);
+    bits.map(|bits| f64::from(f32::from_bits(bits))).collect()
+}
+
+#[test]
+fn steps_whose_gradients_leave_f16_are_skipped() {
+    let mut toy = Toy::of(DType::F16, 10.0);
+    toy.poison = Some(7);
+    let before = toy.bits();
+    let mut trainer = toy.trainer("all", config(9));
+    run_until(&mut trainer, &mut toy, 1).unwrap_err();
+    assert!(toy.bits() == before);
+    let log = run(&mut trainer, &mut toy).unwrap();
+    let skipped = log.iter().map(|p| !p.grad_norm.is_finite());
+    // while the scale is too large, and where the batch itself is not finite
+    let too_large = log.iter().take_while(|p| !p.grad_norm.is_finite()).count();
+    assert!((1..6).contains(&too_large), "{log:?}");
+    assert!(
+        skipped.enumerate().all(|(i, skipped)| skipped == (i < too_large || i == 6)),
+        "{log:?}"
+    );
+    assert_eq!(trainer.adamw.steps(), trainer.step() - too_large as u64 - 2);
+    assert!(toy.bits() != before);
+}
+
+#[test]
+fn f16_that_never_gives_finite_numbers_diverges() {
+    let mut toy = Toy::of(DType::F16, f64::INFINITY);
+    let before = toy.bits();
+    let mut trainer = toy.trainer("all", config(40));
+    let error = run(&mut trainer, &mut toy).unwrap_err();
+    assert!(matches!(error, Error::Diverged(_)));
+    assert!(error.to_string().contains("--dtype bf16"), "{error}");
+    assert_eq!(trainer.step(), 16, "the scale was halved so often before it fell below 1");
+    assert!(toy.bits() == before);
+}
+
+#[test]
+fn states_say_nothing_of_a_scale_where_there_is_none() {
+    let dir = tempfile::tempdir().unwrap();
+    // so that states from before there was one are still read
+    let state = std::fs::read(saved(dir.path())).unwrap();
+    assert!(!state.windows(10).any(|bytes| bytes == b"loss_scale"));
 }
 
 /// A folder with one state, after two steps; its path.

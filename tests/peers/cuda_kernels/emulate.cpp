@@ -85,6 +85,10 @@ static void call(void (*kernel)(Parameters...), unsigned x, unsigned y, unsigned
   ENTRY(activate_backward_##type)  \
   ENTRY(geglu_##type)              \
   ENTRY(geglu_backward_##type)     \
+  ENTRY(softmax_##type)            \
+  ENTRY(softmax_backward_##type)   \
+  ENTRY(add_bias_##type)           \
+  ENTRY(copy_##type)               \
   ENTRY(columns_##type)
 
 ENTRIES(f32)

@@ -8,6 +8,7 @@ use candle_core::{Result, Tensor};
 
 use crate::nn::device::{self, Kind, call};
 use crate::nn::kernels::conv::Geometry;
+use crate::nn::ops::basic::sum_over;
 use crate::nn::{Param, Var, flops};
 
 /// Numbers of unrolled pixels that are held at a time: 512 MiB in f32.
@@ -32,7 +33,8 @@ pub(super) fn conv2d(x: &Var, kernel: &Param, w: &Var, b: &Var, g: Geometry) -> 
             flow.add_with(1, || conv.kernel_gradient(&input, &grad))?;
         }
         flow.add_with(2, || {
-            call(Kind::Convolution, &[&grad]).run(g.outputs, grad.dtype(), || grad.sum((0, 2, 3)))
+            call(Kind::Convolution, &[&grad])
+                .run(g.outputs, grad.dtype(), || sum_over(&grad, (0, 2, 3)))
         })
     }))
 }
@@ -111,7 +113,7 @@ impl Conv {
         call(Kind::Convolution, &[&x, kernel]).products(products).run(
             (batch, outputs, out(h), out(w)),
             x.dtype(),
-            || x.conv2d(kernel, padding, stride, 1, 1),
+            || device::conv2d(&x, kernel, padding, stride),
         )
     }
 
@@ -145,7 +147,7 @@ impl Conv {
                 || dy.matmul(&x.transpose(1, 2)?),
             )?;
             return call(Kind::Convolution, &[&each])
-                .run((g.outputs, g.inputs), x.dtype(), || each.sum(0))?
+                .run((g.outputs, g.inputs), x.dtype(), || sum_over(&each, 0))?
                 .reshape(shape);
         }
         let places = g.inputs * g.size * g.size;
@@ -186,6 +188,7 @@ fn spread(x: &Tensor, n: usize) -> Result<Tensor> {
 }
 
 fn add_bias(x: Tensor, bias: &Tensor) -> Result<Tensor> {
-    let bias = bias.reshape((1, (), 1, 1))?;
-    call(Kind::Convolution, &[&x, &bias]).run(x.shape(), x.dtype(), || x.broadcast_add(&bias))
+    let (_, _, h, w) = x.dims4()?;
+    call(Kind::Convolution, &[&x, bias])
+        .run(x.shape(), x.dtype(), || device::add_bias(&x, bias, h * w))
 }
