@@ -4,6 +4,11 @@ use std::io::Write;
 
 use crate::{Error, Result};
 
+pub const EXAMPLES: &str = "\
+Examples:
+  cdbench licences | less
+  cdbench licences > THIRD_PARTY.txt";
+
 /// Made by a tool: `assets/licences/about.toml` says how.
 const THIRD_PARTY: &str = include_str!("../../assets/licences/third-party.txt");
 

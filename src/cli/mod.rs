@@ -121,7 +121,7 @@ enum Command {
     /// Print a script that completes commands and options in a shell
     Completions(completions::Args),
     /// Print the licences of all that is compiled in
-    #[command(alias = "licenses")]
+    #[command(alias = "licenses", after_help = licences::EXAMPLES)]
     Licences,
 }
 
