@@ -201,6 +201,15 @@ pub fn job() -> Option<String> {
     of_array().or_else(|| variable("SLURM_JOB_ID"))
 }
 
+/// Lets this process end without a word when whoever reads its output has seen enough, as `head` has.
+pub fn end_with_its_reader() {
+    #[cfg(unix)]
+    // SAFETY: no handler of ours is called.
+    unsafe {
+        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+    }
+}
+
 /// What the machine's clock says, since 1970.
 pub fn since_1970() -> std::time::Duration {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default()

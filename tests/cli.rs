@@ -248,3 +248,24 @@ fn every_operation_and_whole_steps_agree_without_the_kernels() {
     assert!(rows.len() > 20 && rows.iter().all(|row| row["agrees"] == true), "{found:#}");
     assert!(rows.iter().any(|row| row["gradient"].as_f64() > Some(0.0)), "{found:#}");
 }
+
+#[cfg(unix)]
+#[test]
+fn who_has_seen_enough_of_what_is_printed_hears_of_no_error() {
+    use std::io::Read;
+    use std::process::{Command, Stdio};
+    let mut child = Command::new(env!("CARGO_BIN_EXE_cdbench"))
+        .arg("licences")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut first = [0; 30];
+    child.stdout.take().unwrap().read_exact(&mut first).unwrap();
+    assert!(first.starts_with(b"What cdbench contains"));
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(
+        (output.status.code(), String::from_utf8(output.stderr).unwrap().as_str()),
+        (None, "")
+    );
+}

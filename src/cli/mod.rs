@@ -37,7 +37,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
-use crate::{Error, Result};
+use crate::{Error, Result, process};
 
 const MORE: &str = "\
 Examples:
@@ -125,10 +125,21 @@ enum Command {
     Licences,
 }
 
+impl Command {
+    /// Whether nothing is lost if it ends in the middle of its output.
+    fn only_prints(&self) -> bool {
+        use Command::{Completions, Doctor, Licences, Plan, Status};
+        matches!(self, Completions(_) | Doctor(_) | Licences | Plan(_) | Status(_))
+    }
+}
+
 /// Runs the command that the process's arguments name.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     start_log(cli.verbose);
+    if cli.command.only_prints() {
+        process::end_with_its_reader();
+    }
     let outcome = start_threads(cli.threads).and_then(|()| match cli.command {
         Command::Run(args) => run::run(args),
         Command::Report(args) => report::run(args),
