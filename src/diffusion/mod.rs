@@ -2,6 +2,7 @@
 
 mod attention;
 mod backbone;
+pub(crate) mod batches;
 pub mod compvis_names;
 pub mod config;
 mod files;

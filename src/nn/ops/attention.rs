@@ -1,6 +1,4 @@
 use std::cell::RefCell;
-use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
 
 use candle_core::{DType, Device, DeviceLocation, Result, Tensor, bail};
 
@@ -8,7 +6,7 @@ use crate::nn::backend::fast;
 use crate::nn::device;
 use crate::nn::kernels::attention::{Attention, Needs};
 use crate::nn::kernels::buffer::slice;
-use crate::nn::{Flow, Var, device_memory, flops};
+use crate::nn::{Flow, Var, flops, room};
 
 /// Multi-head attention `softmax(q kᵀ / √d) v`: `q` [batch, n, heads · d], `k` and `v` [batch, m,
 /// heads · d]. With `causal`, a token sees itself and those before it.
@@ -167,23 +165,14 @@ fn query_blocks(
 }
 
 /// How many scores are held at a time, in numbers: on a GPU so many that all that is made of them fills an
-/// eighth of the memory that was free when attention first ran there, or less. It is a power of two, so that
-/// sums over blocks are the same ones in the next run.
+/// eighth of its [`room`], or less.
 fn block(device: &Device) -> usize {
     /// Of any other device.
     const USUAL: usize = 1 << 24;
     /// Scores, their probabilities and the gradients of both, in f32.
     const BYTES: u64 = 4 * 4;
-    static KNOWN: Mutex<BTreeMap<String, usize>> = Mutex::new(BTreeMap::new());
-
-    if device.is_cpu() {
-        return USUAL;
-    }
-    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
-    *known.entry(format!("{:?}", device.location())).or_insert_with(|| {
-        let fitting = |(free, _)| 1 << ((free / 8 / BYTES) as usize).max(1).ilog2();
-        device_memory(device).map_or(USUAL, fitting).clamp(1 << 20, 1 << 30)
-    })
+    let fitting = |room: u64| ((room / 8 / BYTES) as usize).clamp(1 << 20, 1 << 30);
+    room(device).map_or(USUAL, fitting)
 }
 
 /// `softmax(q kᵀ)` of scaled queries; `causal` is the position of the first.
