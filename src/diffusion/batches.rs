@@ -67,6 +67,15 @@ impl Backbone {
             decoded: fitting(latent, decoding, room),
         }
     }
+
+    /// Images of so many latents that are encoded together.
+    pub fn encoded_together(&self, latent: (usize, usize)) -> usize {
+        if !whole_batches(self.device()) {
+            return 1;
+        }
+        let encoding = coding(self.vae.config(), latent, self.vae.encoding_dtype());
+        fitting(latent, encoding, room(self.device()))
+    }
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::{Settings, trained};
 use crate::diffusion::config::{TextEncoderConfig, UNetConfig};
-use crate::diffusion::{Backbone, BackboneFiles, Part, batches};
+use crate::diffusion::{Backbone, BackboneFiles, Part, batches, encoding_dtype};
 use crate::nn::{Param, device_memory, rounded_room};
 use crate::train::images_per_part;
 use crate::{Result, process};
@@ -93,7 +93,8 @@ impl<'a> Sizes<'a> {
             true => batches::fitting(latent, image, room(at, weights)) as u64,
             false => at_once(at, 8, latent.0 * latent.1),
         };
-        let working = (image * images).max(self.autoencoder(at, weights, usize::MAX));
+        let decoding = self.autoencoder(at, DType::F32, weights, usize::MAX);
+        let working = (image * images).max(decoding);
         Memory { weights, trained: 0, working, checkpointed: working }
     }
 
@@ -121,7 +122,8 @@ impl<'a> Sizes<'a> {
             most: 2 * in_unet > all,
         };
         let (weights, trained) = (self.weights(at, true), load.trained(at));
-        let least = self.autoencoder(at, weights, settings.batch);
+        let encoding = encoding_dtype(at.dtype, at.gpu);
+        let least = self.autoencoder(at, encoding, weights, settings.batch);
         Ok(Memory {
             weights,
             trained,
@@ -139,7 +141,11 @@ impl<'a> Sizes<'a> {
     fn weights(&self, at: &Conditions, backward: bool) -> u64 {
         let own = |(name, shape): &(String, Vec<usize>)| {
             let vae = name.starts_with("vae.");
-            let wide = if vae { F32 } else { bytes(at.dtype) };
+            let wide = match name {
+                name if name.starts_with("vae.encoder.") => bytes(encoding_dtype(at.dtype, at.gpu)),
+                _ if vae => F32,
+                _ => bytes(at.dtype),
+            };
             let kept = match at.gpu {
                 false => prepared(name, shape, backward && !vae),
                 // turned round for the gradient of its input
@@ -151,11 +157,11 @@ impl<'a> Sizes<'a> {
         self.params.iter().map(own).sum()
     }
 
-    /// The autoencoder's widest maps: of one image on each thread, of at most `images` on a GPU that has
-    /// such weights already.
-    fn autoencoder(&self, at: &Conditions, weights: u64, images: usize) -> u64 {
+    /// The autoencoder's widest maps, in `dtype`: of one image on each thread, of at most `images` on a GPU
+    /// that has such weights already.
+    fn autoencoder(&self, at: &Conditions, dtype: DType, weights: u64, images: usize) -> u64 {
         let latent = self.latent(at);
-        let image = batches::coding(&self.files.blueprint.vae, latent, DType::F32);
+        let image = batches::coding(&self.files.blueprint.vae, latent, dtype);
         match at.gpu {
             true => image * batches::fitting(latent, image, room(at, weights)).min(images) as u64,
             false => image,
