@@ -208,7 +208,8 @@ impl Load<'_> {
     fn unrolled(&self, at: &Conditions, images: u64) -> u64 {
         let (pixels, widest) = (self.pixels() as u64, 3 * self.unet.block_out_channels[0] as u64);
         let heads = self.unet.heads(0) as u64;
-        let scores = 4 * bytes(at.dtype) * images * heads * pixels * pixels;
+        let each = if self.unet.upcast_attention { F32 } else { bytes(at.dtype) };
+        let scores = 4 * each * images * heads * pixels * pixels;
         let scores = at.free.map_or(scores, |free| scores.min(free / 8));
         scores.max(9 * widest * pixels * images * bytes(at.dtype))
     }
