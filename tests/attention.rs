@@ -4,7 +4,7 @@ mod common;
 
 use candle_core::{DType, Device};
 use cdbench::diffusion::scheduler::SchedulerKind;
-use cdbench::diffusion::{Backbone, Request, Sample, Sampling};
+use cdbench::diffusion::{Backbone, BackboneFiles, Request, Sample, Sampling};
 use cdbench::nn::reference;
 use common::{floats, path};
 use ndarray::Array2;
@@ -131,4 +131,26 @@ fn words_that_are_not_in_the_prompt_are_refused() {
     refused("photo of a wooden big pot", "wooden pot");
     // behind what is cut off
     refused(&format!("{} cat", "dog ".repeat(80)), "cat");
+}
+
+/// In f16, which cannot hold the scores of these queries and keys.
+#[test]
+fn scores_are_f32_where_the_configuration_upcasts() {
+    let sample = |upcast: bool, dtype: DType| {
+        let mut files = BackboneFiles::open(&path("sd1").as_str().into()).unwrap();
+        files.blueprint.unet.upcast_attention = upcast;
+        let backbone = Backbone::read(&files, &Device::Cpu, dtype).unwrap();
+        let queries_and_keys = |name: &str| name.contains("to_q") || name.contains("to_k");
+        for param in backbone.unet.params().iter().filter(|p| queries_and_keys(p.name())) {
+            param.set_from_file(&(param.to_file().unwrap() * 300.0).unwrap()).unwrap();
+        }
+        backbone.sample(&requests(1, &["dog"]), &sampling(1, 4.0, 32), &|_| Ok(()))
+    };
+    let error = sample(false, DType::F16).err().expect("scores overflow");
+    assert_eq!(error.exit_code(), 6, "{error}");
+    let found = sample(true, DType::F16).unwrap().remove(0);
+    assert!(found.maps[0].map.iter().all(|x| (0.0..=1.0).contains(x)));
+    let [with, without] = [true, false].map(|on| sample(on, DType::F32).unwrap().remove(0));
+    assert_eq!(floats(&with.latents), floats(&without.latents));
+    assert_eq!(with.image, without.image);
 }

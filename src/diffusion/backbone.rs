@@ -12,7 +12,7 @@ use super::model::{TextEncoder, UNet, Vae};
 use super::tokenizer::Tokenizer;
 use super::weights::{Weights, save_weights};
 use crate::Result;
-use crate::nn::{Builder, Init, Keeping, Param, RandomSource, Source};
+use crate::nn::{Builder, Init, Keeping, Param, RandomSource, Source, whole_batches};
 
 /// A Stable Diffusion.
 pub struct Backbone {
@@ -57,8 +57,8 @@ impl Backbone {
 
     /// Reads the weights of a backbone on disk.
     ///
-    /// Frozen parameters are kept in `compute`, the type of all forward passes but the VAE's, which is
-    /// always f32, as its activations overflow in f16.
+    /// Frozen parameters are kept in `compute`, the type of all forward passes but the VAE's, of which
+    /// [`encoding_dtype`] tells.
     ///
     /// # Errors
     /// [`Error::Input`] naming the file, and the key or tensor in it, that is missing or wrong.
@@ -93,7 +93,7 @@ impl Backbone {
     ) -> Result<Self> {
         let text = Builder::new(text, device, compute);
         let unet = Builder::new(unet, device, compute);
-        let vae = Builder::new(vae, device, DType::F32);
+        let vae = Builder::new(vae, device, encoding_dtype(compute, whole_batches(device)));
         Ok(Backbone {
             text_encoder: TextEncoder::new(&text, &blueprint.text_encoder)?,
             unet: UNet::new(&unet, &blueprint.unet)?,
@@ -144,6 +144,13 @@ impl Backbone {
     pub fn default_size(&self) -> (usize, usize) {
         default_size(self.unet.config(), self.vae.config())
     }
+}
+
+/// The type that images are encoded in beside a UNet that computes in `compute`: bf16 with that, where
+/// `whole` batches are encoded, as diffusers' scripts do it. In f16 the VAE's activations overflow, and the
+/// CPU has kernels of f32. Decoding is in f32 always: what an image shows is measured.
+pub fn encoding_dtype(compute: DType, whole: bool) -> DType {
+    if whole && compute == DType::BF16 { DType::BF16 } else { DType::F32 }
 }
 
 /// Width and height of the images that a UNet on a VAE's latents was trained on, in pixels.

@@ -2,6 +2,7 @@
 
 mod attention;
 mod backbone;
+pub(crate) mod batches;
 pub mod compvis_names;
 pub mod config;
 mod files;
@@ -16,6 +17,6 @@ pub mod tokenizer;
 pub mod weights;
 
 pub use attention::{AttentionMaps, WordMap, load_maps, save_maps};
-pub use backbone::Backbone;
+pub use backbone::{Backbone, encoding_dtype};
 pub use files::{BackboneFiles, BackboneSpec, Blueprint, Content, Part};
 pub use sample::{GUIDANCE, Request, Sample, Sampling, from_rgb, to_rgb};

@@ -10,6 +10,7 @@ use image::RgbImage;
 
 use super::Backbone;
 use super::attention::{AttentionMaps, WordMap};
+use super::batches::Together;
 use super::model::{CrossAttention, OnCrossAttention};
 use super::scheduler::SchedulerKind;
 use crate::nn::{Var, all_finite, no_grad, parallel};
@@ -43,7 +44,7 @@ pub const GUIDANCE: RangeInclusive<f64> = 0.0..=1000.0;
 pub struct Request {
     /// What it shows.
     pub prompt: String,
-    /// Decides all its noise: an image is the same in whichever batch it is sampled.
+    /// Decides all its noise: an image is the same in whichever batch it is sampled, but for its last bits.
     pub seed: u64,
     /// Initial noise [latent channels, h, w] in place of the seed's.
     pub latents: Option<Tensor>,
@@ -68,12 +69,6 @@ pub struct Sample {
     /// Of each of the request's words.
     pub maps: Vec<WordMap>,
 }
-
-/// Images sampled at once on one thread: enough to fill the kernels' vectors at the lowest
-/// resolution, few enough to share a batch out to many threads.
-const PART: usize = 4;
-/// Above this many latent pixels, an image's own operations have work for all threads.
-const LARGE: usize = 32 * 32;
 
 /// The positions of a word's tokens.
 type Place = RangeInclusive<usize>;
@@ -116,6 +111,18 @@ impl Backbone {
         on_step: &(dyn Fn(usize) -> Result<()> + Sync),
         on_sample: &(dyn Fn(usize, Sample) -> Result<()> + Sync),
     ) -> Result<()> {
+        let together = self.together(self.latent_size(sampling.height, sampling.width)?);
+        self.sample_together(together, requests, sampling, on_step, on_sample)
+    }
+
+    fn sample_together(
+        &self,
+        together: Together,
+        requests: &[Request],
+        sampling: &Sampling,
+        on_step: &(dyn Fn(usize) -> Result<()> + Sync),
+        on_sample: &(dyn Fn(usize, Sample) -> Result<()> + Sync),
+    ) -> Result<()> {
         if !GUIDANCE.contains(&sampling.guidance) {
             let (least, most) = (GUIDANCE.start(), GUIDANCE.end());
             return Err(Error::input_hint(
@@ -147,15 +154,15 @@ impl Backbone {
         let prompts: BTreeSet<&str> = requests.iter().map(|r| r.prompt.as_str()).collect();
         prompts.into_iter().for_each(|prompt| self.tokenizer.warn(prompt));
 
-        let size = part_of(height, width);
-        let large = size == 1;
+        let Together { denoised: size, decoded } = together;
         let parts: Vec<_> = requests.chunks(size).zip(words.chunks(size)).collect();
         let part = |i: usize| {
-            let samples = no_grad(|| self.sample_part(parts[i], sampling, shape, on_step))?;
+            let samples =
+                no_grad(|| self.sample_part(parts[i], decoded, sampling, shape, on_step))?;
             samples.into_iter().enumerate().try_for_each(|(j, s)| on_sample(i * size + j, s))
         };
         // Threads inside the operations where an image is large, one for each part where it is not.
-        if large || !self.device().is_cpu() {
+        if size == 1 || !self.device().is_cpu() {
             (0..parts.len()).try_for_each(part)
         } else {
             parallel::parts(parts.len(), part).map(|_: Vec<()>| ())
@@ -165,6 +172,7 @@ impl Backbone {
     fn sample_part(
         &self,
         (requests, words): (&[Request], &[Vec<Place>]),
+        decoded: usize,
         sampling: &Sampling,
         shape: [usize; 3],
         on_step: &(dyn Fn(usize) -> Result<()> + Sync),
@@ -218,24 +226,30 @@ impl Backbone {
             on_step(requests.len())?;
         }
 
-        let latents = self.vae.unscale(&Var::constant(latents))?;
-        let images = self.vae.decode(&latents)?;
-        check(images.value(), requests, || "decoding".into())?;
+        let latents = self.vae.unscale(&Var::constant(latents))?.value().clone();
+        let mut images = vec![];
+        for (i, requests) in requests.chunks(decoded).enumerate() {
+            let some = latents.narrow(0, i * decoded, requests.len())?;
+            let some = self.vae.decode(&Var::constant(some))?.value().clone();
+            check(&some, requests, || "decoding".into())?;
+            for i in 0..requests.len() {
+                images.push(to_rgb(&some.get(i)?)?);
+            }
+        }
         let (maps, [_, height, width]) = (maps.into_inner(), shape);
         let map = |i: usize, (word, positions): (&String, &Place)| -> Result<WordMap> {
             let map = maps.map(i, positions.clone(), (height, width))?;
             Ok(WordMap { word: word.clone(), map })
         };
-        (0..requests.len())
-            .map(|i| {
-                let words = requests[i].words.iter().zip(&words[i]);
-                Ok(Sample {
-                    latents: latents.value().get(i)?,
-                    image: to_rgb(&images.value().get(i)?)?,
-                    maps: words.map(|word| map(i, word)).collect::<Result<_>>()?,
-                })
+        let sample = |(i, image): (usize, RgbImage)| {
+            let words = requests[i].words.iter().zip(&words[i]);
+            Ok(Sample {
+                latents: latents.get(i)?,
+                image,
+                maps: words.map(|word| map(i, word)).collect::<Result<_>>()?,
             })
-            .collect()
+        };
+        images.into_iter().enumerate().map(sample).collect()
     }
 
     /// Where the request's words stand in its prompt.
@@ -277,8 +291,7 @@ impl Backbone {
     /// # Errors
     /// As [`Backbone::latent_size`].
     pub fn images_together(&self, sampling: &Sampling) -> Result<usize> {
-        let (height, width) = self.latent_size(sampling.height, sampling.width)?;
-        Ok(part_of(height, width))
+        Ok(self.together(self.latent_size(sampling.height, sampling.width)?).denoised)
     }
 
     /// The latents' height and width for an image of this size in pixels.
@@ -296,11 +309,6 @@ impl Backbone {
         }
         Ok((height / unit, width / unit))
     }
-}
-
-/// How many images of so many latents are sampled at once on one thread.
-fn part_of(height: usize, width: usize) -> usize {
-    if height * width > LARGE { 1 } else { PART }
 }
 
 /// Refuses images in the making, one for each of `requests`, of which a value is not finite.
@@ -339,3 +347,6 @@ pub fn from_rgb(image: &RgbImage) -> Result<Tensor> {
     let tensor = Tensor::from_vec(values, (height as usize, width as usize, 3), &Device::Cpu)?;
     Ok(tensor.permute((2, 0, 1))?.contiguous()?)
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,8 +6,8 @@ use serde::Serialize;
 
 use super::{Settings, trained};
 use crate::diffusion::config::{TextEncoderConfig, UNetConfig};
-use crate::diffusion::{Backbone, BackboneFiles, Part};
-use crate::nn::{Param, device_memory};
+use crate::diffusion::{Backbone, BackboneFiles, Part, batches, encoding_dtype};
+use crate::nn::{Param, device_memory, rounded_room};
 use crate::train::images_per_part;
 use crate::{Result, process};
 
@@ -86,17 +86,16 @@ impl<'a> Sizes<'a> {
 
     /// For sampling.
     pub fn of_sampling(&self, at: &Conditions) -> Memory {
-        // of two halves of guidance the widest maps: into a layer, inside, and out of it
-        let (width, height) = self.latent(at);
-        let unet = &self.files.blueprint.unet;
-        let step = 2 * 12 * (unet.block_out_channels[0] * width * height) as u64 * bytes(at.dtype);
-        let memory = Memory {
-            weights: self.weights(at, false),
-            trained: 0,
-            working: (step * at_once(at, 8, width * height)).max(self.autoencoder(at)),
-            checkpointed: 0,
+        let weights = self.weights(at, false);
+        let latent = self.latent(at);
+        let image = batches::denoising(&self.files.blueprint.unet, latent, at.dtype);
+        let images = match at.gpu {
+            true => batches::fitting(latent, image, room(at, weights)) as u64,
+            false => at_once(at, 8, latent.0 * latent.1),
         };
-        Memory { checkpointed: memory.working, ..memory }
+        let decoding = self.autoencoder(at, DType::F32, weights, usize::MAX);
+        let working = (image * images).max(decoding);
+        Memory { weights, trained: 0, working, checkpointed: working }
     }
 
     /// For a training by these settings.
@@ -122,10 +121,12 @@ impl<'a> Sizes<'a> {
             trained: count,
             most: 2 * in_unet > all,
         };
-        let least = self.autoencoder(at);
+        let (weights, trained) = (self.weights(at, true), load.trained(at));
+        let encoding = encoding_dtype(at.dtype, at.gpu);
+        let least = self.autoencoder(at, encoding, weights, settings.batch);
         Ok(Memory {
-            weights: self.weights(at, true),
-            trained: load.trained(at),
+            weights,
+            trained,
             working: load.step(at, false).max(least),
             checkpointed: load.step(at, true).max(least),
         })
@@ -140,7 +141,11 @@ impl<'a> Sizes<'a> {
     fn weights(&self, at: &Conditions, backward: bool) -> u64 {
         let own = |(name, shape): &(String, Vec<usize>)| {
             let vae = name.starts_with("vae.");
-            let wide = if vae { F32 } else { bytes(at.dtype) };
+            let wide = match name {
+                name if name.starts_with("vae.encoder.") => bytes(encoding_dtype(at.dtype, at.gpu)),
+                _ if vae => F32,
+                _ => bytes(at.dtype),
+            };
             let kept = match at.gpu {
                 false => prepared(name, shape, backward && !vae),
                 // turned round for the gradient of its input
@@ -152,10 +157,15 @@ impl<'a> Sizes<'a> {
         self.params.iter().map(own).sum()
     }
 
-    /// The autoencoder's widest maps: it decodes one image at a time on each thread.
-    fn autoencoder(&self, at: &Conditions) -> u64 {
-        let widest = 2 * self.files.blueprint.vae.block_out_channels[0];
-        5 * F32 * (widest * at.size.0 * at.size.1) as u64
+    /// The autoencoder's widest maps, in `dtype`: of one image on each thread, of at most `images` on a GPU
+    /// that has such weights already.
+    fn autoencoder(&self, at: &Conditions, dtype: DType, weights: u64, images: usize) -> u64 {
+        let latent = self.latent(at);
+        let image = batches::coding(&self.files.blueprint.vae, latent, dtype);
+        match at.gpu {
+            true => image * batches::fitting(latent, image, room(at, weights)).min(images) as u64,
+            false => image,
+        }
     }
 }
 
@@ -198,7 +208,8 @@ impl Load<'_> {
     fn unrolled(&self, at: &Conditions, images: u64) -> u64 {
         let (pixels, widest) = (self.pixels() as u64, 3 * self.unet.block_out_channels[0] as u64);
         let heads = self.unet.heads(0) as u64;
-        let scores = 4 * bytes(at.dtype) * images * heads * pixels * pixels;
+        let each = if self.unet.upcast_attention { F32 } else { bytes(at.dtype) };
+        let scores = 4 * each * images * heads * pixels * pixels;
         let scores = at.free.map_or(scores, |free| scores.min(free / 8));
         scores.max(9 * widest * pixels * images * bytes(at.dtype))
     }
@@ -269,6 +280,11 @@ impl<'a> Step<'a> {
         let load = Load { batch, ..self.load };
         load.trained(&self.at) + load.step(&self.at, checkpointing)
     }
+}
+
+/// The room for batches on a GPU beside the weights.
+fn room(at: &Conditions, weights: u64) -> Option<u64> {
+    at.free.map(|free| rounded_room(free.saturating_sub(weights)))
 }
 
 /// How many images of a batch are computed together.

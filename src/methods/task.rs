@@ -33,7 +33,7 @@ pub(super) struct ImageTask<'a> {
     /// Of the latents.
     latent: usize,
     /// Means and logarithms of variances of latents [1, channels, h, w], of images that are seen as they
-    /// are. Each image is encoded alone: what it becomes depends on nothing else.
+    /// are.
     encoded: HashMap<Source, (Tensor, Tensor)>,
     texts: FixedTexts,
 }
@@ -141,30 +141,37 @@ impl<'a> ImageTask<'a> {
             .iter()
             .filter_map(|s| if let Shown::Fresh(image) = s { Some(image) } else { None })
             .collect();
-        let one = |i: usize| match new.get(i) {
-            Some(source) => self.encode_one(&self.picture(*source)),
-            None => self.encode_one(fresh[i - new.len()]),
+        // Those of this step alone go together. An image that is kept is encoded alone, so that a training
+        // that goes on, and meets it in other company, has the same bits.
+        let together = self.backbone.encoded_together((self.latent, self.latent));
+        let fresh: Vec<&[&RgbImage]> = fresh.chunks(together).collect();
+        let batch = |i: usize| match new.get(i) {
+            Some(source) => self.encode_together(&[&self.picture(*source)]),
+            None => self.encode_together(fresh[i - new.len()]),
         };
         let count = new.len() + fresh.len();
-        let mut done = if self.backbone.device().is_cpu() {
-            parallel::parts(count, one)?
+        let done: Vec<Vec<_>> = if self.backbone.device().is_cpu() {
+            parallel::parts(count, batch)?
         } else {
-            (0..count).map(one).collect::<Result<_>>()?
+            (0..count).map(batch).collect::<Result<_>>()?
         };
-        let mut fresh = done.split_off(new.len()).into_iter();
-        self.encoded.extend(new.into_iter().zip(done));
+        let mut done = done.into_iter().flatten();
+        self.encoded.extend(new.into_iter().zip(done.by_ref()));
         let latents = shown.iter().map(|shown| match shown {
             Shown::Whole(source) => self.encoded[source].clone(),
-            Shown::Fresh(_) => fresh.next().expect("one for each"),
+            Shown::Fresh(_) => done.next().expect("one for each"),
         });
         Ok(latents.collect())
     }
 
-    fn encode_one(&self, image: &RgbImage) -> Result<(Tensor, Tensor)> {
+    /// Means and logarithms of variances of the latents of images that go through the network together.
+    fn encode_together(&self, images: &[&RgbImage]) -> Result<Vec<(Tensor, Tensor)>> {
         no_grad(|| {
-            let pixels = from_rgb(image)?.unsqueeze(0)?.to_device(self.backbone.device())?;
-            let posterior = self.backbone.vae.encode(&Var::constant(pixels))?;
-            Ok((posterior.mean.value().clone(), posterior.logvar.value().clone()))
+            let pixels: Result<Vec<_>> = images.iter().map(|image| from_rgb(image)).collect();
+            let pixels = Tensor::stack(&pixels?, 0)?.to_device(self.backbone.device())?;
+            let Posterior { mean, logvar } = self.backbone.vae.encode(&Var::constant(pixels))?;
+            let one = |i| Ok((mean.value().narrow(0, i, 1)?, logvar.value().narrow(0, i, 1)?));
+            (0..images.len()).map(one).collect()
         })
     }
 

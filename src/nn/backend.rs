@@ -35,6 +35,12 @@ pub(super) fn has_kernels(device: &Device, dtype: DType) -> bool {
     device.is_cpu() && dtype == DType::F32 && !reference_mode()
 }
 
+/// Whether batches go through networks whole, as a GPU wants them: where no CPU kernels run, which share a
+/// batch out to threads.
+pub(crate) fn whole_batches(device: &Device) -> bool {
+    !has_kernels(device, DType::F32)
+}
+
 /// Whether the CPU kernels take this tensor.
 pub(crate) fn fast(x: &Tensor) -> bool {
     has_kernels(x.device(), x.dtype())

@@ -1,5 +1,8 @@
 //! GPUs, and how much memory they have.
 
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
 use candle_core::{Device, Result};
 
 /// Opens NVIDIA's GPU `i`: with one stream, whichever threads use it. candle's own choice is a stream for
@@ -21,6 +24,22 @@ pub fn device_memory(device: &Device) -> Option<(u64, u64)> {
         Device::Cuda(device) => cuda::memory(device),
         _ => None,
     }
+}
+
+/// The memory in bytes by which batches and blocks are cut on a device, where it tells: what was free when
+/// somebody first asked, as [`rounded_room`] rounds it.
+pub fn room(device: &Device) -> Option<u64> {
+    static KNOWN: Mutex<BTreeMap<String, Option<u64>>> = Mutex::new(BTreeMap::new());
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    *known
+        .entry(format!("{:?}", device.location()))
+        .or_insert_with(|| device_memory(device).map(|(free, _)| rounded_room(free)))
+}
+
+/// A power of two at most as large: what is free differs a little from run to run, and what is cut by it,
+/// and with it the last bits of sums, should not.
+pub fn rounded_room(free: u64) -> u64 {
+    free.checked_ilog2().map_or(0, |log| 1 << log)
 }
 
 #[cfg(feature = "cuda")]
@@ -69,5 +88,20 @@ mod cuda {
             done.ok()?;
         }
         Some(value)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_little_less_memory_is_the_same_room() {
+        let gib = |gib: f64| (gib * f64::from(1 << 30)) as u64;
+        for (free, room) in [(23.4, 16.0), (22.9, 16.0), (75.0, 64.0), (16.0, 16.0)] {
+            assert_eq!(rounded_room(gib(free)), gib(room));
+        }
+        assert_eq!((rounded_room(0), rounded_room(1)), (0, 1));
+        assert_eq!(room(&Device::Cpu), None);
     }
 }

@@ -428,6 +428,11 @@ impl Builder {
         Builder { prefix: format!("{}{name}.", self.prefix), ..self.clone() }
     }
 
+    /// The same level, for parameters that take part in forward passes as `compute`.
+    pub fn computing_in(&self, compute: DType) -> Self {
+        Builder { compute, ..self.clone() }
+    }
+
     /// The parameter `name` at this level.
     ///
     /// # Errors

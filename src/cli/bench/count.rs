@@ -111,7 +111,9 @@ fn table(launches: &[Launches], dtype: DType) {
             sum(|l| l.flops) as f64 / 1e12,
         );
         for (_, rate) in rates {
-            let seconds: f64 = launches.iter().map(|l| seconds(l, *rate)).sum();
+            // products of f32 within half precision, which upcast attention has
+            let rate = |l: &Launches| if l.dtype == dtype { *rate } else { rate.min(F32) };
+            let seconds: f64 = launches.iter().map(|l| seconds(l, rate(l))).sum();
             print!(" {:>9.1}", 1e3 * seconds);
         }
         println!();
@@ -125,8 +127,7 @@ fn table(launches: &[Launches], dtype: DType) {
     line("all", launches);
 }
 
-/// The longest of what memory, arithmetic and asking take. What is computed in f32 within another type is
-/// no product.
+/// The longest of what memory, arithmetic and asking take.
 fn seconds(l: &Launches, rate: f64) -> f64 {
     let (bytes, flops) = (l.bytes as f64, l.flops as f64);
     (bytes / BYTES_A_SECOND).max(flops / rate).max(l.count as f64 * LAUNCH)

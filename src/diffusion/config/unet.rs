@@ -51,6 +51,7 @@ pub struct UNetConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub num_attention_heads: Option<PerBlock<usize>>,
     pub use_linear_projection: bool,
+    /// Whether half precision's scores of attention are f32.
     pub upcast_attention: bool,
     /// Everything else in the file.
     #[serde(flatten)]

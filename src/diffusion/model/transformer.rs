@@ -12,19 +12,27 @@ pub struct Attention {
     to_v: Linear,
     to_out: Linear,
     heads: usize,
+    upcast: bool,
     detach_first: bool,
 }
 
 impl Attention {
     /// As the UNet has it: `width` features in and out, keys and values from `context` features,
-    /// no bias but at the end.
-    pub fn new(b: &Builder, width: usize, context: usize, heads: usize) -> Result<Self> {
+    /// no bias but at the end. With `upcast`, scores are f32 in half precision, too.
+    pub fn new(
+        b: &Builder,
+        width: usize,
+        context: usize,
+        heads: usize,
+        upcast: bool,
+    ) -> Result<Self> {
         Ok(Attention {
             to_q: Linear::no_bias(&b.at("to_q"), width, width)?,
             to_k: Linear::no_bias(&b.at("to_k"), context, width)?,
             to_v: Linear::no_bias(&b.at("to_v"), context, width)?,
             to_out: Linear::new(&b.at("to_out.0"), width, width)?,
             heads,
+            upcast,
             detach_first: false,
         })
     }
@@ -37,6 +45,7 @@ impl Attention {
             to_v: Linear::new(&b.at("to_v"), width, width)?,
             to_out: Linear::new(&b.at("to_out.0"), width, width)?,
             heads: 1,
+            upcast: false,
             detach_first: false,
         })
     }
@@ -59,7 +68,10 @@ impl Attention {
             Context::Made(made) => made.clone(),
         };
         see(q.value(), keys.value())?;
-        self.to_out.forward(&ops::attention(&q, &keys, &values, self.heads, false)?)
+        self.to_out.forward(&match self.upcast {
+            true => ops::attention_upcast(&q, &keys, &values, self.heads)?,
+            false => ops::attention(&q, &keys, &values, self.heads, false)?,
+        })
     }
 
     fn keys_values(&self, context: &Var) -> TensorResult<KeysValues> {
@@ -92,7 +104,7 @@ pub enum Context<'a> {
 pub struct CrossAttention<'a> {
     queries: &'a Tensor,
     keys: &'a Tensor,
-    heads: usize,
+    attention: &'a Attention,
     /// Of the map.
     pub height: usize,
     /// Of the map.
@@ -105,7 +117,9 @@ impl CrossAttention<'_> {
     /// at once, so it is computed for whoever asks.
     pub fn probabilities(&self, first: usize) -> TensorResult<Tensor> {
         let wanted = |x: &Tensor| x.narrow(0, first, x.dim(0)?.saturating_sub(first));
-        ops::attention_probabilities(&wanted(self.queries)?, &wanted(self.keys)?, self.heads)
+        let (queries, keys) = (wanted(self.queries)?, wanted(self.keys)?);
+        let Attention { heads, upcast, .. } = *self.attention;
+        ops::attention_probabilities(&queries, &keys, heads, upcast)
     }
 }
 
@@ -166,6 +180,8 @@ pub struct TransformerStyle {
     pub groups: usize,
     /// Whether the projections are stored as matrices.
     pub linear_projection: bool,
+    /// Whether scores of attention are f32 in half precision, too.
+    pub upcast_attention: bool,
 }
 
 impl SpatialTransformer {
@@ -178,14 +194,15 @@ impl SpatialTransformer {
         style: TransformerStyle,
     ) -> Result<Self> {
         let block = b.at("transformer_blocks.0");
+        let upcast = style.upcast_attention;
         let norm = |name| LayerNorm::new(&block.at(name), channels, 1e-5);
         Ok(SpatialTransformer {
             norm: GroupNorm::new(&b.at("norm"), style.groups, channels, 1e-6)?,
             proj_in: Projection::new(&b.at("proj_in"), channels, style.linear_projection)?,
             norm1: norm("norm1")?,
-            attn1: Attention::new(&block.at("attn1"), channels, channels, heads)?,
+            attn1: Attention::new(&block.at("attn1"), channels, channels, heads, upcast)?,
             norm2: norm("norm2")?,
-            attn2: Attention::new(&block.at("attn2"), channels, context, heads)?,
+            attn2: Attention::new(&block.at("attn2"), channels, context, heads, upcast)?,
             norm3: norm("norm3")?,
             ff_in: Linear::new(&block.at("ff.net.0.proj"), channels, 8 * channels)?,
             ff_out: Linear::new(&block.at("ff.net.2"), 4 * channels, channels)?,
@@ -216,7 +233,7 @@ impl SpatialTransformer {
         let x = ops::add(&x, &self.attn1.forward(&h, &h)?)?;
         let see = |queries: &Tensor, keys: &Tensor| match on_cross_attention {
             Some(see) => {
-                see(&CrossAttention { queries, keys, heads: self.attn2.heads, height, width })
+                see(&CrossAttention { queries, keys, attention: &self.attn2, height, width })
             }
             None => Ok(()),
         };

@@ -119,6 +119,7 @@ impl UNet {
             transformer: TransformerStyle {
                 groups,
                 linear_projection: config.use_linear_projection,
+                upcast_attention: config.upcast_attention,
             },
         };
 

@@ -1,6 +1,6 @@
 //! diffusers' `AutoencoderKL`: images to latents and back.
 
-use candle_core::{Result as TensorResult, Tensor};
+use candle_core::{DType, Result as TensorResult, Tensor};
 
 use super::resnet::{Downsample, ResnetBlock, ResnetStyle, Upsample};
 use super::transformer::Attention;
@@ -12,6 +12,7 @@ use crate::nn::{Builder, Conv2d, GroupNorm, Padding, Param, Var, ops};
 pub struct Vae {
     config: VaeConfig,
     params: Vec<Param>,
+    encoding: DType,
     encoder: Coder,
     decoder: Coder,
     quant_conv: Option<Conv2d>,
@@ -59,20 +60,23 @@ impl Posterior {
 }
 
 impl Vae {
-    /// Builds the network that a checked configuration describes.
+    /// Builds the network that a checked configuration describes. It encodes in the builder's type and
+    /// decodes in f32.
     ///
     /// # Errors
     /// Those of `b`'s source: a missing or misshapen tensor.
     pub fn new(b: &Builder, config: &VaeConfig) -> Result<Self> {
         let latents = config.latent_channels;
-        let quant = |on: bool, name, channels| {
+        let wide = b.computing_in(DType::F32);
+        let quant = |b: &Builder, on: bool, name, channels| {
             on.then(|| Conv2d::pointwise(&b.at(name), channels, channels)).transpose()
         };
         Ok(Vae {
+            encoding: b.compute_dtype(),
             encoder: Coder::encoder(&b.at("encoder"), config)?,
-            decoder: Coder::decoder(&b.at("decoder"), config)?,
-            quant_conv: quant(config.use_quant_conv, "quant_conv", 2 * latents)?,
-            post_quant_conv: quant(config.use_post_quant_conv, "post_quant_conv", latents)?,
+            decoder: Coder::decoder(&wide.at("decoder"), config)?,
+            quant_conv: quant(b, config.use_quant_conv, "quant_conv", 2 * latents)?,
+            post_quant_conv: quant(&wide, config.use_post_quant_conv, "post_quant_conv", latents)?,
             config: config.clone(),
             params: b.params(),
         })
@@ -88,13 +92,19 @@ impl Vae {
         &self.params
     }
 
-    /// `images` [batch, 3, height, width] in [−1, 1] → the distribution of their latents, unscaled.
+    /// The type that images are encoded in.
+    pub fn encoding_dtype(&self) -> DType {
+        self.encoding
+    }
+
+    /// `images` [batch, 3, height, width] in [−1, 1] → the distribution of their latents, unscaled, f32.
     pub fn encode(&self, images: &Var) -> TensorResult<Posterior> {
-        let mut x = self.encoder.forward(&ops::from_image(images)?)?;
+        let images = ops::to_dtype(images, self.encoding)?;
+        let mut x = self.encoder.forward(&ops::from_image(&images)?)?;
         if let Some(conv) = &self.quant_conv {
             x = conv.forward(&x)?;
         }
-        let x = ops::to_image(&x)?;
+        let x = ops::to_dtype(&ops::to_image(&x)?, DType::F32)?;
         let n = self.config.latent_channels;
         Ok(Posterior {
             mean: ops::composed([&x], move |[x]| x.narrow(1, 0, n)?.contiguous())?,

@@ -42,11 +42,18 @@ pub fn count_linear(x: &Var, w: &Var, b: Option<&Var>, shape: impl Into<Shape>) 
 /// Scores that attention holds at a time on a GPU with 24 GiB.
 const BLOCK: usize = 1 << 27;
 
-/// Attention of queries [batch, n, width] over keys and values [batch, m, width].
-pub fn count_attention(q: &Var, k: &Var, v: &Var, heads: usize, causal: bool) -> Result<Var> {
+/// Attention of queries [batch, n, width] over keys and values [batch, m, width], whose scores are `wide`.
+pub fn count_attention(
+    q: &Var,
+    k: &Var,
+    v: &Var,
+    heads: usize,
+    causal: bool,
+    wide: DType,
+) -> Result<Var> {
     let (batch, n, width) = q.value().dims3()?;
-    let m = k.value().dim(1)?;
-    let scores = hollow((batch, heads, n, m), q.value().dtype())?;
+    let (m, dtype) = (k.value().dim(1)?, q.value().dtype());
+    let scores = hollow((batch, heads, n, m), wide)?;
     let blocks = scores.elem_count().div_ceil(BLOCK);
     let (queries, keys) = (q.value().clone(), k.value().clone());
     let products = batch * n * m * width;
@@ -60,40 +67,55 @@ pub fn count_attention(q: &Var, k: &Var, v: &Var, heads: usize, causal: bool) ->
     };
     // Parts of them, and the whole of parts, which with one block is the part itself.
     let part = move |x: &Tensor| if blocks > 1 { op(&[x], x, 0) } else { Ok(x.clone()) };
+    let cast = move |x: &Tensor, dtype: DType| match x.dtype() == dtype {
+        true => Ok(x.clone()),
+        false => op(&[x], &hollow(x.shape(), dtype)?, 0),
+    };
+    // queries and keys as scores are made of them, and the probabilities
     let probabilities = {
         let (queries, keys, scores) = (queries.clone(), keys.clone(), scores.clone());
-        move || -> Result<Tensor> {
+        move || -> Result<[Tensor; 3]> {
+            let (queries, keys) = (cast(&queries, wide)?, cast(&keys, wide)?);
+            if wide != dtype {
+                op(&[&queries], &queries, 0)?; // scaled
+            }
             let product = op(&[&queries, &keys], &scores, products)?;
             let masked = if causal { op(&[&product], &scores, 0)? } else { product };
-            op(&[&masked], &scores, 0)
+            Ok([queries, keys, op(&[&masked], &scores, 0)?])
         }
     };
-    turned_heads(&queries)?; // scaled
+    if wide == dtype {
+        turned_heads(&queries)?; // scaled
+    }
     for x in [q, k, v] {
         turned_heads(x.value())?;
     }
     part(&queries)?;
-    let out = part(&op(&[&probabilities()?, v.value()], &queries, products)?)?;
+    let [.., p] = probabilities()?;
+    let out = part(&op(&[&cast(&p, dtype)?, v.value()], &queries, products)?)?;
     let out = turned_heads(&out)?;
     Ok(Var::record(out, [q, k, v], move |grad, flow| {
         let grad = turned_heads(&grad)?;
         part(&queries)?;
         part(&grad)?;
-        let p = probabilities()?;
+        let [wide_queries, wide_keys, p] = probabilities()?;
         if flow.needs(2) {
+            let p = cast(&p, dtype)?;
             flow.add(2, turned_heads(&part(&op(&[&p, &grad], &keys, products)?)?)?)?;
         }
         if !flow.needs(0) && !flow.needs(1) {
             return Ok(());
         }
-        let dp = op(&[&grad, &keys], &scores, products)?;
-        let ds = op(&[&p, &dp], &scores, 0)?;
+        let dp = op(&[&grad, &keys], &hollow(scores.shape(), dtype)?, products)?;
+        let ds = op(&[&p, &cast(&dp, wide)?], &scores, 0)?;
         if flow.needs(0) {
-            let dq = op(&[&ds, &keys], &queries, products)?;
-            flow.add(0, turned_heads(&part(&op(&[&dq], &queries, 0)?)?)?)?;
+            let dq = op(&[&ds, &wide_keys], &wide_queries, products)?;
+            let dq = cast(&op(&[&dq], &dq, 0)?, dtype)?;
+            flow.add(0, turned_heads(&part(&dq)?)?)?;
         }
         if flow.needs(1) {
-            flow.add(1, turned_heads(&part(&op(&[&ds, &queries], &keys, products)?)?)?)?;
+            let dk = part(&op(&[&ds, &wide_queries], &wide_keys, products)?)?;
+            flow.add(1, turned_heads(&cast(&dk, dtype)?)?)?;
         }
         Ok(())
     }))

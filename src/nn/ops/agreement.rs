@@ -75,7 +75,7 @@ fn flat(x: &Tensor) -> Vec<f32> {
 
 /// What the first attends to of the second, in their type.
 fn probabilities(x: &[Var], heads: usize) -> Result<Var> {
-    let found = attention_probabilities(x[0].value(), x[1].value(), heads)?;
+    let found = attention_probabilities(x[0].value(), x[1].value(), heads, false)?;
     Ok(Var::constant(found.to_dtype(x[0].value().dtype())?))
 }
 

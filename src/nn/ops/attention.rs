@@ -1,6 +1,4 @@
 use std::cell::RefCell;
-use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
 
 use candle_core::{DType, Device, DeviceLocation, Result, Tensor, bail};
 
@@ -8,7 +6,8 @@ use crate::nn::backend::fast;
 use crate::nn::device;
 use crate::nn::kernels::attention::{Attention, Needs};
 use crate::nn::kernels::buffer::slice;
-use crate::nn::{Flow, Var, device_memory, flops};
+use crate::nn::ops::at_least_f32;
+use crate::nn::{Flow, Var, flops, room};
 
 /// Multi-head attention `softmax(q kᵀ / √d) v`: `q` [batch, n, heads · d], `k` and `v` [batch, m,
 /// heads · d]. With `causal`, a token sees itself and those before it.
@@ -16,6 +15,32 @@ use crate::nn::{Flow, Var, device_memory, flops};
 /// Scores are formed for a block of queries at a time and formed again in the backward pass, so that
 /// memory grows with n + m, not n · m.
 pub fn attention(q: &Var, k: &Var, v: &Var, heads: usize, causal: bool) -> Result<Var> {
+    attend([q, k, v], Form { heads, causal, upcast: false })
+}
+
+/// [`attention`] of which half precision's scores are f32, as diffusers' `upcast_attention` has it: they may
+/// be more than f16 can hold, and softmax makes much of what rounding takes from large ones.
+pub fn attention_upcast(q: &Var, k: &Var, v: &Var, heads: usize) -> Result<Var> {
+    attend([q, k, v], Form { heads, causal: false, upcast: true })
+}
+
+/// What tells one attention from another.
+#[derive(Clone, Copy)]
+struct Form {
+    heads: usize,
+    causal: bool,
+    upcast: bool,
+}
+
+impl Form {
+    /// The type of the scores of operands of `dtype`.
+    fn scores(self, dtype: DType) -> DType {
+        if self.upcast { at_least_f32(dtype) } else { dtype }
+    }
+}
+
+fn attend([q, k, v]: [&Var; 3], form: Form) -> Result<Var> {
+    let Form { heads, causal, .. } = form;
     let [batch, n, m, width] = sizes(q.value(), &[k.value(), v.value()], heads)?;
     // Of scores or their product with the values; causal ones count in full, though half are skipped.
     let products = batch * n * m * width;
@@ -24,16 +49,22 @@ pub fn attention(q: &Var, k: &Var, v: &Var, heads: usize, causal: bool) -> Resul
         let shape = Attention { n, m, heads, d: width / heads, causal };
         kernel(q, k, v, shape, products)
     } else if device::counting() {
-        device::count_attention(q, k, v, heads, causal)
+        device::count_attention(q, k, v, heads, causal, form.scores(q.value().dtype()))
     } else {
         let block = block(q.value().device());
-        candle([q, k, v], heads, causal, products, block)
+        candle([q, k, v], form, products, block)
     }
 }
 
 /// The probabilities with which the queries of [`attention`] attend to its keys, in the mean over heads:
-/// [batch, n, m], f32. They are to be looked at: no gradient flows through them.
-pub fn attention_probabilities(q: &Tensor, k: &Tensor, heads: usize) -> Result<Tensor> {
+/// [batch, n, m], f32. They are to be looked at: no gradient flows through them. With `upcast`, those of
+/// [`attention_upcast`].
+pub fn attention_probabilities(
+    q: &Tensor,
+    k: &Tensor,
+    heads: usize,
+    upcast: bool,
+) -> Result<Tensor> {
     let [batch, n, m, width] = sizes(q, &[k], heads)?;
     flops::add(batch * n * m * width);
     if fast(q) {
@@ -42,12 +73,11 @@ pub fn attention_probabilities(q: &Tensor, k: &Tensor, heads: usize) -> Result<T
         let out = shape.probabilities(&slice(&q)?, &slice(&k)?);
         return Tensor::from_vec(out, (batch, n, m), q.device());
     }
-    let q = split_heads(&(q * scale(width, heads))?, heads)?;
-    let k = split_heads(k, heads)?;
+    let queries = Queries::new(q, Form { heads, causal: false, upcast })?;
+    let k = queries.widened(&split_heads(k, heads)?)?;
     let mut blocks = vec![];
     for (start, len) in query_blocks(batch * heads * m, n, block(q.device())) {
-        let q = device::contiguous(&q.narrow(2, start, len)?)?;
-        let found = probabilities(&q, &k, None)?;
+        let found = probabilities(&queries.block(start, len)?, &k, None)?;
         blocks.push(found.to_dtype(DType::F32)?.mean(1)?);
     }
     Tensor::cat(&blocks, 1)
@@ -98,45 +128,79 @@ fn kernel(q: &Var, k: &Var, v: &Var, shape: Attention, products: usize) -> Resul
     }))
 }
 
-/// On candle's operations, for at most `block` scores at a time.
-fn candle(
-    [q, k, v]: [&Var; 3],
-    heads: usize,
-    causal: bool,
-    products: usize,
-    block: usize,
-) -> Result<Var> {
-    let (batch, n, width) = q.value().dims3()?;
-    let m = k.value().dim(1)?;
-    let scale = scale(width, heads);
-    let queries = query_blocks(batch * heads * m, n, block);
-    // scaled here and not as scores, which are many more
-    let qh = split_heads(&(q.value() * scale)?, heads)?;
-    let (kh, vh) = (split_heads(k.value(), heads)?, split_heads(v.value(), heads)?);
-    let mut blocks = vec![];
-    for (start, len) in queries.clone() {
-        let qb = device::contiguous(&qh.narrow(2, start, len)?)?;
-        blocks.push(probabilities(&qb, &kh, causal.then_some(start))?.matmul(&vh)?);
+/// Queries whose products with keys are scores: scaled here and not as scores, which are many more.
+struct Queries {
+    /// By heads; scaled unless they are widened, which comes first.
+    queries: Tensor,
+    /// What is left to scale with.
+    scale: Option<f64>,
+    /// The type of the scores.
+    dtype: DType,
+}
+
+impl Queries {
+    fn new(q: &Tensor, form: Form) -> Result<Self> {
+        let scale = scale(q.dim(2)?, form.heads);
+        let dtype = form.scores(q.dtype());
+        let (q, scale) = match dtype == q.dtype() {
+            true => ((q * scale)?, None),
+            false => (q.clone(), Some(scale)),
+        };
+        Ok(Queries { queries: split_heads(&q, form.heads)?, scale, dtype })
     }
-    let out = Tensor::cat(&blocks, 2)?;
-    drop(blocks);
+
+    fn block(&self, start: usize, len: usize) -> Result<Tensor> {
+        let block = device::contiguous(&self.queries.narrow(2, start, len)?)?;
+        match self.scale {
+            Some(scale) => self.widened(&block)? * scale,
+            None => Ok(block),
+        }
+    }
+
+    /// In the type of the scores.
+    fn widened(&self, x: &Tensor) -> Result<Tensor> {
+        x.to_dtype(self.dtype)
+    }
+}
+
+/// On candle's operations, for at most `block` scores at a time.
+fn candle([q, k, v]: [&Var; 3], form: Form, products: usize, block: usize) -> Result<Var> {
+    let (batch, n, width) = q.value().dims3()?;
+    let (m, dtype) = (k.value().dim(1)?, q.value().dtype());
+    let Form { heads, causal, .. } = form;
+    let blocks = query_blocks(batch * heads * m, n, block);
+    let queries = Queries::new(q.value(), form)?;
+    let (kh, vh) = (split_heads(k.value(), heads)?, split_heads(v.value(), heads)?);
+    let out = {
+        let kh = queries.widened(&kh)?;
+        let mut parts = vec![];
+        for (start, len) in blocks.clone() {
+            let qb = queries.block(start, len)?;
+            let p = probabilities(&qb, &kh, causal.then_some(start))?.to_dtype(dtype)?;
+            parts.push(p.matmul(&vh)?);
+        }
+        Tensor::cat(&parts, 2)?
+    };
     Ok(Var::record(join_heads(&out)?, [q, k, v], move |grad, flow| {
         count_backward(flow, products);
         let grad = split_heads(&grad, heads)?;
+        let kh = queries.widened(&kh)?;
         let (mut dq, mut dk, mut dv) = (vec![], None, None);
-        for (start, len) in queries.clone() {
-            let part = |x: &Tensor| device::contiguous(&x.narrow(2, start, len)?);
-            let (qb, gb) = (part(&qh)?, part(&grad)?);
+        for (start, len) in blocks.clone() {
+            let qb = queries.block(start, len)?;
+            let gb = device::contiguous(&grad.narrow(2, start, len)?)?;
             let p = probabilities(&qb, &kh, causal.then_some(start))?;
             if flow.needs(2) {
-                sum_into(&mut dv, p.t()?.matmul(&gb)?)?;
+                sum_into(&mut dv, p.to_dtype(dtype)?.t()?.matmul(&gb)?)?;
             }
             if !flow.needs(0) && !flow.needs(1) {
                 continue;
             }
-            let ds = device::softmax_backward(&p, &gb.matmul(&vh.t()?)?)?;
+            let dp = queries.widened(&gb.matmul(&vh.t()?)?)?;
+            let ds = device::softmax_backward(&p, &dp)?;
+            drop((p, dp));
             if flow.needs(0) {
-                dq.push((ds.matmul(&kh)? * scale)?);
+                dq.push((ds.matmul(&kh)? * scale(width, heads))?.to_dtype(dtype)?);
             }
             if flow.needs(1) {
                 sum_into(&mut dk, ds.t()?.matmul(&qb)?)?;
@@ -146,7 +210,7 @@ fn candle(
             flow.add(0, join_heads(&Tensor::cat(&dq, 2)?)?)?;
         }
         if let Some(dk) = dk {
-            flow.add(1, join_heads(&dk)?)?;
+            flow.add(1, join_heads(&dk.to_dtype(dtype)?)?)?;
         }
         match dv {
             Some(dv) => flow.add(2, join_heads(&dv)?),
@@ -167,23 +231,14 @@ fn query_blocks(
 }
 
 /// How many scores are held at a time, in numbers: on a GPU so many that all that is made of them fills an
-/// eighth of the memory that was free when attention first ran there, or less. It is a power of two, so that
-/// sums over blocks are the same ones in the next run.
+/// eighth of its [`room`], or less.
 fn block(device: &Device) -> usize {
     /// Of any other device.
     const USUAL: usize = 1 << 24;
     /// Scores, their probabilities and the gradients of both, in f32.
     const BYTES: u64 = 4 * 4;
-    static KNOWN: Mutex<BTreeMap<String, usize>> = Mutex::new(BTreeMap::new());
-
-    if device.is_cpu() {
-        return USUAL;
-    }
-    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
-    *known.entry(format!("{:?}", device.location())).or_insert_with(|| {
-        let fitting = |(free, _)| 1 << ((free / 8 / BYTES) as usize).max(1).ilog2();
-        device_memory(device).map_or(USUAL, fitting).clamp(1 << 20, 1 << 30)
-    })
+    let fitting = |room: u64| ((room / 8 / BYTES) as usize).clamp(1 << 20, 1 << 30);
+    room(device).map_or(USUAL, fitting)
 }
 
 /// `softmax(q kᵀ)` of scaled queries; `causal` is the position of the first.
@@ -248,7 +303,8 @@ mod tests {
         };
         let (n, m) = (37, if causal { 37 } else { 19 });
         let [q, k, v] = [random("q", n), random("k", m), random("v", m)];
-        let out = candle([&q, &k, &v], 3, causal, 0, block).unwrap();
+        let form = Form { heads: 3, causal, upcast: false };
+        let out = candle([&q, &k, &v], form, 0, block).unwrap();
         let weights = random("weights", n).detach();
         let product = ops::mul(&out, &weights).unwrap();
         let loss = ops::composed([&product], |[p]| p.sum_all()).unwrap();
@@ -280,5 +336,60 @@ mod tests {
         for (a, b) in run(1 << 24, DType::F16, true).iter().zip(run(1 << 24, DType::F64, true)) {
             assert!(distance(a, &b) < 2e-2);
         }
+    }
+
+    /// The result, the gradients of queries, keys and values, and the probabilities, of scores around
+    /// `magnitude`, with the same operands in any type that holds f16's and bf16's.
+    fn large(magnitude: f64, dtype: DType, block: usize, upcast: bool) -> Vec<Tensor> {
+        let random = |name: &str, size: f64| {
+            let x = (Rng::new(1, name).normal((2, 24, 24), &Device::Cpu).unwrap() * size).unwrap();
+            let x = x.to_dtype(DType::BF16).unwrap().to_dtype(DType::F16).unwrap();
+            Var::leaf(x.to_dtype(dtype).unwrap())
+        };
+        let size = magnitude.sqrt();
+        let [q, k, v] = [random("q", size), random("k", size), random("v", 1.0)];
+        let form = Form { heads: 3, causal: false, upcast };
+        let out = candle([&q, &k, &v], form, 0, block).unwrap();
+        // so that gradients of queries and keys are of magnitude 1
+        let weights = (random("weights", 1.0).value() * (1.0 / size)).unwrap();
+        let product = ops::mul(&out, &Var::constant(weights)).unwrap();
+        let loss = ops::composed([&product], |[p]| p.sum_all()).unwrap();
+        let gradients = loss.backward(1.0).unwrap();
+        let mut found = vec![out.value().clone()];
+        found.extend([&q, &k, &v].map(|x| gradients.get(x).unwrap().clone()));
+        found.push(attention_probabilities(q.value(), k.value(), 3, upcast).unwrap());
+        found
+    }
+
+    fn finite(tensors: &[Tensor]) -> bool {
+        tensors.iter().all(|x| crate::nn::all_finite(&x.to_dtype(DType::F32).unwrap()).unwrap())
+    }
+
+    #[test]
+    fn upcast_scores_are_those_of_f32() {
+        // magnitudes of which f16, which ends at 65 504, cannot hold the scores, and of which bf16 has no
+        // halves
+        for (dtype, magnitude, tolerance) in [(DType::F16, 1e5, 4e-3), (DType::BF16, 64.0, 3e-2)] {
+            let wanted = large(magnitude, DType::F64, 1 << 24, false);
+            let without = large(magnitude, dtype, 1 << 24, false);
+            let far = |found: &[Tensor]| distance(&found[4], &wanted[4]);
+            assert!(!finite(&without) || far(&without) > 0.01, "{dtype:?}: {}", far(&without));
+            for block in [6 * 24 * 5, 1 << 24] {
+                let found = large(magnitude, dtype, block, true);
+                assert!(finite(&found) && far(&found) < 1e-3, "{dtype:?}: {}", far(&found));
+                for (i, (found, wanted)) in found.iter().zip(&wanted).enumerate() {
+                    assert_eq!(found.dtype(), if i == 4 { DType::F32 } else { dtype });
+                    let largest = distance(wanted, &wanted.zeros_like().unwrap()).max(1.0);
+                    let apart = distance(found, wanted) / largest;
+                    assert!(apart < tolerance, "{dtype:?}, output {i}: {apart}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn upcast_changes_no_bit_of_f32() {
+        let [with, without] = [true, false].map(|on| large(1.0, DType::F32, 6 * 24 * 5, on));
+        assert!(with.iter().zip(&without).all(|(a, b)| distance(a, b) == 0.0));
     }
 }

@@ -18,7 +18,7 @@ mod map;
 mod norm;
 
 pub use activation::{geglu, gelu, quick_gelu, silu};
-pub use attention::{attention, attention_probabilities};
+pub use attention::{attention, attention_probabilities, attention_upcast};
 pub(super) use basic::at_least_f32;
 pub use basic::{
     add, detach_first_token, index_select, mul, narrow, reshape, scale, sub, to_dtype,
