@@ -34,8 +34,7 @@ end() {
 }
 trap end EXIT
 
-now() { date +%s.%N; }
-since() { awk -v a="$1" -v b="$(now)" 'BEGIN { printf "%.0f", b - a }'; }
+. "$here/tests/cluster/common.sh"
 
 # What a kernel does first: drivers, a network, a place to write; and then whatever it is told.
 cat > "$work/init" << END
@@ -109,19 +108,10 @@ on() {
     cat "$work/$1/said"
 }
 
-# The hashes of all that was made, by names; but for what says when and how long.
-made() {
-    echo "cd $1 && find retrieval checkpoints samples scores -type f ! -name stage.json ! -name '.*' \
-        -exec sha256sum {} + | sort -k2"
-}
 # Compares a store with one that one process has made.
 same() {
     on server "$(made "/mnt/store/$1")" > "$work/$1.txt"
-    if diff -q "$work/$2.txt" "$work/$1.txt" > /dev/null; then
-        echo "the same bytes in all $(wc -l < "$work/$2.txt") files"
-    else
-        echo "DIFFERENT: $(diff "$work/$2.txt" "$work/$1.txt" | grep -c '^>') files"
-    fi
+    compare "$1" "$2"
 }
 run() { echo "cd $here; $cdbench --threads 1 run $2 --store /mnt/store/$1 --team $1"; }
 # Lets `a` train, with `b` beside it, until it has saved a state and gone on a little.

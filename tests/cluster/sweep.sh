@@ -28,24 +28,12 @@ if [ -z "$work" ]; then
     trap 'rm -rf "$work"' EXIT
 fi
 mkdir -p "$work"
-now() { date +%s.%N; }
-since() { awk -v a="$1" -v b="$(now)" 'BEGIN { printf "%.0f", b - a }'; }
-
-# The hashes of all that was made, by names; but for what says when and how long.
-made() {
-    (cd "$1" && find retrieval checkpoints samples scores -type f ! -name stage.json ! -name '.*' \
-        -exec sha256sum {} + | sort -k2)
-}
+. "$here/tests/cluster/common.sh"
 
 # Compares a store with one that one process has made.
 same() {
-    made "$work/$2" > "$work/$2.txt"
-    made "$work/$1" > "$work/$1.txt"
-    if diff -q "$work/$2.txt" "$work/$1.txt" > /dev/null; then
-        echo "the same bytes in all $(wc -l < "$work/$2.txt") files"
-    else
-        echo "DIFFERENT: $(diff "$work/$2.txt" "$work/$1.txt" | grep -c '^>') files"
-    fi
+    for store in "$1" "$2"; do bash -c "$(made "$work/$store")" > "$work/$store.txt"; done
+    compare "$1" "$2"
 }
 
 status() { "$cdbench" status "${experiment[@]}" --store "$work/$1" "${@:2}"; }
