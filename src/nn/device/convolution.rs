@@ -1,5 +1,8 @@
 use candle_core::{Result, Tensor};
 
+#[cfg(any(test, feature = "cuda"))]
+use crate::nn::kernels::conv::Geometry;
+
 /// The convolution of a contiguous map by a contiguous kernel, with as many zeros on each side.
 pub fn conv2d(x: &Tensor, kernel: &Tensor, padding: usize, stride: usize) -> Result<Tensor> {
     // Without cuDNN candle unrolls the whole batch, with indices of 32 bits that large images exceed, and
@@ -28,19 +31,8 @@ fn by_columns(
 ) -> Result<Tensor> {
     let (batch, inputs, height, width) = x.dims4()?;
     let (outputs, _, size, _) = kernel.dims4()?;
-    let out = |len: usize| (len + 2 * padding - size) / stride + 1;
-    let g = crate::nn::kernels::conv::Geometry {
-        batch,
-        height,
-        width,
-        inputs,
-        outputs,
-        size,
-        stride,
-        before: padding,
-        out_height: out(height),
-        out_width: out(width),
-    };
+    let map = [batch, inputs, height, width];
+    let g = Geometry::new(map, outputs, size, stride, [padding; 2]);
     let (places, pixels) = (inputs * size * size, g.out_height * g.out_width);
     let kernel = kernel.reshape((outputs, places))?;
     let images = (most / (places * pixels).max(1)).clamp(1, batch.max(1));

@@ -117,19 +117,8 @@ fn geometry(x: &Var, w: &Tensor, b: &Tensor, stride: usize, padding: Padding) ->
     if size == 0 || height + padded < size || width + padded < size {
         bail!("a map {:?} is smaller than a kernel {:?}", x.dims(), w.dims());
     }
-    let out = |len: usize| (len + padded - size) / stride + 1;
-    Ok(Geometry {
-        batch,
-        height,
-        width,
-        inputs,
-        outputs,
-        size,
-        stride,
-        before: padding.before,
-        out_height: out(height),
-        out_width: out(width),
-    })
+    let Padding { before, after } = padding;
+    Ok(Geometry::new([batch, channels, height, width], outputs, size, stride, [before, after]))
 }
 
 #[cfg(test)]

@@ -34,6 +34,30 @@ pub struct Geometry {
 }
 
 impl Geometry {
+    /// Of a kernel of `size` × `size` on a map [batch, in, height, width] that is no smaller than it with
+    /// `before` and `after` zeros on its sides.
+    pub fn new(
+        [batch, inputs, height, width]: [usize; 4],
+        outputs: usize,
+        size: usize,
+        stride: usize,
+        [before, after]: [usize; 2],
+    ) -> Self {
+        let out = |len: usize| (len + before + after - size) / stride + 1;
+        Geometry {
+            batch,
+            height,
+            width,
+            inputs,
+            outputs,
+            size,
+            stride,
+            before,
+            out_height: out(height),
+            out_width: out(width),
+        }
+    }
+
     fn out_pixels(&self) -> usize {
         self.batch * self.out_height * self.out_width
     }
