@@ -215,6 +215,13 @@ pub fn since_1970() -> std::time::Duration {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default()
 }
 
+/// When a file was last changed, since 1970; zero where nobody knows.
+pub fn changed_since_1970(meta: &std::fs::Metadata) -> std::time::Duration {
+    let changed = meta.modified().ok();
+    let since = changed.and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
+    since.unwrap_or_default()
+}
+
 /// What the program runs on.
 pub fn machine() -> String {
     let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();

@@ -24,7 +24,7 @@ use sha2::{Digest, Sha256};
 use super::key::{Key, hex};
 use super::lease::{self, Holder};
 use super::stage::Stage;
-use crate::{Error, Result, safefile};
+use crate::{Error, Result, process, safefile};
 
 /// Of the layout. A store of a newer version is left alone. Version 1 had locks of the file system in the
 /// place of leases: a program that knows those alone must not run beside one that does not look at them.
@@ -295,7 +295,7 @@ fn write_version(file: &Path) -> Result<()> {
 /// [`Error::Io`].
 pub fn file_hash(path: &Path, cache: &Path) -> Result<String> {
     let meta = fs::metadata(path).map_err(Error::io(path))?;
-    let changed = meta.modified().ok().and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok());
+    let changed = process::changed_since_1970(&meta);
     let full = fs::canonicalize(path).map_err(Error::io(path))?;
     let name = format!("{} {} {changed:?}", full.display(), meta.len());
     let cached = cache.join(&hex(&name)[..24]);

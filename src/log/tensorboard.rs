@@ -7,12 +7,11 @@ use std::collections::{BTreeMap, HashMap};
 use std::io::Cursor;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
-use std::time::UNIX_EPOCH;
 
 use super::events::{Event, EventFile, Image, Shown};
 use crate::engine::{Event as Happened, Plan, Point, Stage, Store, Work, curve};
 use crate::report::{Cell, ImageRow, Pictures, Results, first_images};
-use crate::{Error, Result};
+use crate::{Error, Result, process};
 
 /// The pictures of a cell that are shown: the first of so many prompts.
 const PROMPTS: usize = 6;
@@ -194,9 +193,7 @@ fn picture(file: &Path) -> Option<Shown> {
 
 /// When a file was written, in seconds since 1970.
 fn changed(file: &Path) -> f64 {
-    let changed = std::fs::metadata(file).and_then(|meta| meta.modified()).ok();
-    let since = changed.and_then(|time| time.duration_since(UNIX_EPOCH).ok());
-    since.map_or(0.0, |since| since.as_secs_f64())
+    std::fs::metadata(file).map_or(0.0, |meta| process::changed_since_1970(&meta).as_secs_f64())
 }
 
 /// A folder's name in which nothing is a path, and which nobody hides.

@@ -16,7 +16,7 @@ use crate::drawing::{drawn, write_png};
 use crate::report::folder::Folder;
 use crate::report::grid::Pictures;
 use crate::report::results::ImageRow;
-use crate::{Error, Result, safefile};
+use crate::{Error, Result, process, safefile};
 
 /// Thumbnails side by side, and below each other.
 pub const ACROSS: usize = 6;
@@ -124,8 +124,8 @@ fn wanted<'a>(at: usize, row: &'a ImageRow, finder: &dyn Pictures) -> Option<Wan
         return Some(Wanted { at, row, file: None, stamp: String::new(), bytes: 0 });
     };
     let found = std::fs::metadata(&file).ok().filter(|m| m.is_file())?;
-    let time = found.modified().ok().and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok());
-    let stamp = format!("{}\n{}\n{:?}", row.file, found.len(), time.unwrap_or_default());
+    let changed = process::changed_since_1970(&found);
+    let stamp = format!("{}\n{}\n{changed:?}", row.file, found.len());
     Some(Wanted { at, row, file: Some(file), stamp, bytes: found.len() })
 }
 
