@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::{Settings, trained};
 use crate::diffusion::config::{TextEncoderConfig, UNetConfig};
 use crate::diffusion::{Backbone, BackboneFiles, Part, batches, encoding_dtype};
+use crate::nn::device::OnChip;
 use crate::nn::{Param, device_memory, rounded_room};
 use crate::train::images_per_part;
 use crate::{Result, process};
@@ -203,14 +204,16 @@ impl Load<'_> {
         step + step / 4 + if at.gpu { self.unrolled(at, images) } else { 0 }
     }
 
-    /// What only candle's operations make: the scores of a self attention, of which blocks are formed that
-    /// take an eighth of the memory at most, or the columns of a convolution.
+    /// What only candle's operations make: the scores of a self attention that has no kernel, of which
+    /// blocks are formed that take an eighth of the memory at most, or the columns of a convolution.
     fn unrolled(&self, at: &Conditions, images: u64) -> u64 {
         let (pixels, widest) = (self.pixels() as u64, 3 * self.unet.block_out_channels[0] as u64);
         let heads = self.unet.heads(0) as u64;
         let each = if self.unet.upcast_attention { F32 } else { bytes(at.dtype) };
         let scores = 4 * each * images * heads * pixels * pixels;
         let scores = at.free.map_or(scores, |free| scores.min(free / 8));
+        let kept = OnChip::width(at.dtype, self.unet.block_out_channels[0] / self.unet.heads(0));
+        let scores = if kept.is_some() { 0 } else { scores };
         scores.max(9 * widest * pixels * images * bytes(at.dtype))
     }
 }

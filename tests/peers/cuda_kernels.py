@@ -1,4 +1,4 @@
-"""The CUDA kernels of src/nn/device/kernels.cu, run on the CPU, against PyTorch.
+"""The CUDA kernels of src/nn/device, run on the CPU, against PyTorch.
 
 Compiles them with g++ behind a stand-in for a GPU (cuda_kernels/emulate.cpp): a thread for each thread of
 a block, with the barriers of blocks and warps. It shows that the arithmetic and the indices are right; it
@@ -6,6 +6,7 @@ shows nothing about speed or about what only a GPU does. Needs g++ 12 and torch,
 """
 
 import ctypes
+import math
 import pathlib
 import subprocess
 import tempfile
@@ -152,6 +153,39 @@ def softmax(kind, rows, width):
     assert p[1].isnan().all() and not p[0].isnan().any(), "what is not a number is seen"
 
 
+def attention(kind, batch, n, m, heads, d, causal):
+    dtype, tolerance = TYPES[kind]
+    width, padded = heads * d, next(w for w in (32, 48, 64, 80) if w >= d)
+    q, k, v = leaves(dtype, (batch, n, width), (batch, m, width), (batch, m, width))
+    split = [x.reshape(batch, -1, heads, d).transpose(1, 2) for x in (q, k, v)]
+    scores = split[0] @ split[1].transpose(2, 3) * d**-0.5
+    if causal:
+        scores = scores.masked_fill(torch.ones(n, m).triu(1).bool(), -float("inf"))
+    y = (scores.softmax(-1) @ split[2]).transpose(1, 2).reshape(q.shape)
+    dy = torch.randn(y.shape).to(dtype)
+    y.backward(dy.double())
+    a, b, c = (x.detach().to(dtype) for x in (q, k, v))
+    # what is not written would be seen
+    out, dq, dk, dv = (torch.full_like(x, float("nan")) for x in (a, a, b, c))
+    log_sums, along = torch.empty(batch, heads, n), torch.empty(batch, heads, n)
+    sizes = [n, m, heads, d, int(causal), float(d**-0.5)]
+    of_queries, of_keys = ((-(-rows // 64), batch * heads) for rows in (n, m))
+    launch(f"attention_{padded}_{kind}", of_queries, 128, a, b, c, out, log_sums, *sizes)
+    close("attention", out, y.detach(), tolerance)
+    close("attention, sums", log_sums * math.log(2), scores.detach().logsumexp(-1), tolerance / 4)
+    count = batch * n * heads
+    launch(f"attention_along_{kind}", (-(-count // 4), 1), 128, out, dy, along, count, n, heads, d)
+    rest = [a, b, c, dy, log_sums, along]
+    launch(f"attention_queries_{padded}_{kind}", of_queries, 128, *rest, dq, *sizes)
+    launch(f"attention_keys_{padded}_{kind}", of_keys, 128, *rest, dk, dv, *sizes)
+    close("attention, ∂q", dq, q.grad, tolerance)
+    close("attention, ∂k", dk, k.grad, tolerance)
+    close("attention, ∂v", dv, v.grad, tolerance)
+    b[0, 0, 0] = float("nan")
+    launch(f"attention_{padded}_{kind}", of_queries, 128, a, b, c, out, log_sums, *sizes)
+    assert out[0, :, :d].isnan().all() and not out[0, :, d:].isnan().any(), "NaN is seen"
+
+
 def add_bias(kind):
     dtype, tolerance = TYPES[kind]
     for shape, inner in (((2, 5, 3, 4), 12), ((7, 5), 1)):
@@ -220,6 +254,11 @@ for kind in TYPES:
     copies(kind)
     columns(kind, 2, 3, 6, 7, 3, 1, 1, 1)
     columns(kind, 2, 2, 7, 6, 3, 2, 0, 1)
+for kind in ("f16", "bf16"):
+    attention(kind, 1, 70, 77, 2, 40, False)
+    attention(kind, 1, 130, 64, 1, 64, False)
+    attention(kind, 2, 9, 3, 2, 80, False)
+    attention(kind, 1, 77, 77, 2, 24, True)
 group_norm("f32", 2, 2, 3, 6, 6, True, 100.0)
 adamw()
 print("all kernels agree with PyTorch")

@@ -182,11 +182,11 @@ fn cases(c: usize, side: usize) -> Vec<Case> {
             ops::to_image(&ops::conv2d(&ops::from_image(x)?, &p[0], &p[1], stride, padding)?)
         }),
     };
-    let attention = |name, m: usize, causal| Case {
+    let attention = |name, heads, m: usize, causal| Case {
         name,
         x: tokens.clone(),
         params: vec![vec![2, m, c], vec![2, m, c]],
-        f: Box::new(move |x, p| ops::attention(x, &p[0].var()?, &p[1].var()?, 4, causal)),
+        f: Box::new(move |x, p| ops::attention(x, &p[0].var()?, &p[1].var()?, heads, causal)),
     };
     let (after, none) = (Padding { before: 0, after: 1 }, Padding::same(0));
     vec![
@@ -214,9 +214,10 @@ fn cases(c: usize, side: usize) -> Vec<Case> {
         case("GELU", &tokens, &[], |x, _| ops::gelu(x)),
         case("quick GELU", &tokens, &[], |x, _| ops::quick_gelu(x)),
         case("GEGLU", &tokens, &[], |x, _| ops::geglu(x)),
-        attention("self attention", side * side, false),
-        attention("causal attention", side * side, true),
-        attention("cross attention", 77, false),
+        attention("self attention", 4, side * side, false),
+        attention("self attention, 8 heads", 8, side * side, false),
+        attention("causal attention", 4, side * side, true),
+        attention("cross attention", 4, 77, false),
         case("channels side by side", &image, &[], |x, _| {
             let map = ops::from_image(x)?;
             ops::to_image(&ops::concat_channels(&map, &ops::scale(&map, 0.5)?)?)

@@ -48,6 +48,8 @@ fn attend([q, k, v]: [&Var; 3], form: Form) -> Result<Var> {
     if fast(q.value()) {
         let shape = Attention { n, m, heads, d: width / heads, causal };
         kernel(q, k, v, shape, products)
+    } else if let Some(form) = device::OnChip::of(q.value(), heads, causal) {
+        on_chip([q, k, v], form, products)
     } else if device::counting() {
         device::count_attention(q, k, v, heads, causal, form.scores(q.value().dtype()))
     } else {
@@ -123,6 +125,26 @@ fn kernel(q: &Var, k: &Var, v: &Var, shape: Attention, products: usize) -> Resul
         let gradients = shape.backward(&slice(q)?, &slice(k)?, &slice(v)?, &slice(&grad)?, needs);
         for (i, (grad, x)) in gradients.into_iter().zip(&values).enumerate() {
             flow.add_with(i, || Tensor::from_vec(grad, x.shape(), x.device()))?;
+        }
+        Ok(())
+    }))
+}
+
+/// Scores are f32 there, whatever is asked for.
+fn on_chip(vars: [&Var; 3], form: device::OnChip, products: usize) -> Result<Var> {
+    let [q, k, v] = vars.map(|x| device::contiguous(x.value()));
+    let (q, k, v) = (q?, k?, v?);
+    let [out, log_sums] = form.forward(&q, &k, &v)?;
+    let kept = out.clone();
+    Ok(Var::record(out, vars, move |grad, flow| {
+        count_backward(flow, products);
+        let needs = [flow.needs(0), flow.needs(1) || flow.needs(2)];
+        let grad = device::contiguous(&grad)?;
+        let gradients = form.backward([&q, &k, &v], [&kept, &log_sums], &grad, needs)?;
+        for (i, gradient) in gradients.into_iter().enumerate() {
+            if let Some(gradient) = gradient.filter(|_| flow.needs(i)) {
+                flow.add(i, gradient)?;
+            }
         }
         Ok(())
     }))

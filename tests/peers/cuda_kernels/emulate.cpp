@@ -1,7 +1,8 @@
-// Runs the CUDA kernels of src/nn/device/kernels.cu on a CPU: a thread for each thread of a block, one
-// block after another. Compiled and called by ../cuda_kernels.py.
+// Runs the CUDA kernels of src/nn/device/cuda on a CPU: a thread for each thread of a block, one block after
+// another. Compiled and called by ../cuda_kernels.py.
 #include <barrier>
 #include <cmath>
+#include <cstring>
 #include <cstddef>
 #include <memory>
 #include <thread>
@@ -30,9 +31,21 @@ static float __shfl_xor_sync(unsigned, float x, int distance) {
 #define __global__
 #define __device__ static
 #define __forceinline__
+#define __launch_bounds__(threads)
+#define __align__(bytes) __attribute__((aligned(bytes)))
 #define __shared__ static  // one block runs at a time
 
-#include "../../../src/nn/device/kernels.cu"
+#include "../../../src/nn/device/cuda/kernels.cu"
+#include "tensor_cores.h"
+
+#undef __device__
+#define __device__
+using std::min;
+struct alignas(16) uint4 {
+  unsigned x, y, z, w;
+};
+
+#include "../../../src/nn/device/cuda/attention.cu"
 
 template <typename F>
 static void run(unsigned x, unsigned y, unsigned threads, F kernel) {
@@ -94,5 +107,19 @@ static void call(void (*kernel)(Parameters...), unsigned x, unsigned y, unsigned
 ENTRIES(f32)
 ENTRIES(f16)
 ENTRIES(bf16)
+#define HALF_ENTRIES(type)        \
+  ENTRY(attention_along_##type)   \
+  WIDTH_ENTRIES(32_##type)        \
+  WIDTH_ENTRIES(48_##type)        \
+  WIDTH_ENTRIES(64_##type)        \
+  WIDTH_ENTRIES(80_##type)
+
+#define WIDTH_ENTRIES(kind)       \
+  ENTRY(attention_##kind)         \
+  ENTRY(attention_queries_##kind) \
+  ENTRY(attention_keys_##kind)
+
+HALF_ENTRIES(f16)
+HALF_ENTRIES(bf16)
 ENTRY(adamw_f32)
 ENTRY(squares_f32)

@@ -1,18 +1,19 @@
-//! Launches of the kernels in `kernels.cu`. Operands are contiguous, on one CUDA device.
+//! Launches of the kernels in `kernels.cu` and `attention.cu`. Operands are contiguous, on one CUDA device.
 
-use candle_core::cuda_backend::cudarc::driver::{DevicePtr, LaunchConfig, PushKernelArg};
-use candle_core::cuda_backend::{CudaStorageSlice, WrapErr};
-use candle_core::{D, DType, Result, Shape, Storage, Tensor, bail};
+mod attention;
+mod launch;
 
+use candle_core::{D, DType, Result, Shape, Tensor};
+
+pub use self::attention::{attention, attention_backward, has_tensor_cores};
+use self::launch::{Code, Grid, Number, THREADS, address, empty, like, pointer};
 use super::activation::Activation;
 use super::copy::View;
 use super::update::Factors;
 use crate::nn::kernels::conv::Geometry;
 
-const PTX: &str = include_str!(concat!(env!("OUT_DIR"), "/kernels.ptx"));
-
-/// Threads of a block, where the kernel's shape does not say.
-const THREADS: usize = 256;
+const KERNELS: Code =
+    Code { module: "cdbench", ptx: include_str!(concat!(env!("OUT_DIR"), "/kernels.ptx")) };
 
 /// Whether there are kernels for this tensor.
 pub fn takes(x: &Tensor) -> bool {
@@ -33,7 +34,7 @@ pub fn group_norm(
     let grid = Grid { blocks: [batch * groups, 1], threads: 512 };
     let tensors = [x, &like(weight, x)?, &like(bias, x)?, &y, &moments];
     let sizes = [groups, channels, h * w, usize::from(silu)].map(Number::Int);
-    launch("group_norm", grid, &tensors, &[&sizes[..], &[Number::Float(eps)]].concat())?;
+    KERNELS.launch("group_norm", grid, &tensors, &[&sizes[..], &[Number::Float(eps)]].concat())?;
     Ok([y, moments])
 }
 
@@ -81,7 +82,7 @@ fn per_channel(
     let (pixels, groups) = (h * w, moments.dim(1)?);
     let threads = pixels.next_multiple_of(32).min(THREADS);
     let sizes = [groups, channels, pixels, usize::from(silu)].map(Number::Int);
-    launch(name, Grid { blocks: [batch * channels, 1], threads }, tensors, &sizes)
+    KERNELS.launch(name, Grid { blocks: [batch * channels, 1], threads }, tensors, &sizes)
 }
 
 pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<[Tensor; 2]> {
@@ -90,7 +91,7 @@ pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Resul
     let moments = empty((rows, 2), DType::F32, x)?;
     let tensors = [x, &like(weight, x)?, &like(bias, x)?, &y, &moments];
     let numbers = [Number::Int(rows), Number::Int(width), Number::Float(eps)];
-    launch("layer_norm", Grid::warps(rows), &tensors, &numbers)?;
+    KERNELS.launch("layer_norm", Grid::warps(rows), &tensors, &numbers)?;
     Ok([y, moments])
 }
 
@@ -104,7 +105,7 @@ pub fn layer_norm_backward(
     let dx = empty(x.shape(), x.dtype(), x)?;
     let tensors = [x, moments, &like(weight, x)?, &like(grad, x)?, &dx];
     let numbers = [rows, width].map(Number::Int);
-    launch("layer_norm_backward", Grid::warps(rows), &tensors, &numbers)?;
+    KERNELS.launch("layer_norm_backward", Grid::warps(rows), &tensors, &numbers)?;
     Ok(dx)
 }
 
@@ -119,7 +120,7 @@ pub fn layer_norm_sums(
     let sums = empty((chunks, 2 * width), DType::F32, x)?;
     let grid = Grid { blocks: [width.div_ceil(32), chunks], threads: 256 };
     let tensors = [x, moments, &like(grad, x)?, &sums];
-    launch("layer_norm_sums", grid, &tensors, &[rows, width, chunk].map(Number::Int))?;
+    KERNELS.launch("layer_norm_sums", grid, &tensors, &[rows, width, chunk].map(Number::Int))?;
     Ok(sums)
 }
 
@@ -127,7 +128,12 @@ pub fn activate(x: &Tensor, f: Activation) -> Result<Tensor> {
     let x = x.contiguous()?;
     let y = empty(x.shape(), x.dtype(), &x)?;
     let count = x.elem_count();
-    launch("activate", Grid::elements(count), &[&x, &y], &[code(f), Number::Long(count)])?;
+    KERNELS.launch(
+        "activate",
+        Grid::elements(count),
+        &[&x, &y],
+        &[code(f), Number::Long(count)],
+    )?;
     Ok(y)
 }
 
@@ -136,7 +142,7 @@ pub fn activate_backward(x: &Tensor, grad: &Tensor, f: Activation) -> Result<Ten
     let dx = empty(x.shape(), x.dtype(), &x)?;
     let count = x.elem_count();
     let (grid, tensors) = (Grid::elements(count), [&x, &like(grad, &x)?, &dx]);
-    launch("activate_backward", grid, &tensors, &[code(f), Number::Long(count)])?;
+    KERNELS.launch("activate_backward", grid, &tensors, &[code(f), Number::Long(count)])?;
     Ok(dx)
 }
 
@@ -154,7 +160,7 @@ pub fn geglu(x: &Tensor) -> Result<Tensor> {
     let mut shape = x.dims().to_vec();
     *shape.last_mut().expect("has a last dimension") = half;
     let y = empty(shape, x.dtype(), &x)?;
-    launch("geglu", Grid::rows(&x, half), &[&x, &y], &[Number::Int(half)])?;
+    KERNELS.launch("geglu", Grid::rows(&x, half), &[&x, &y], &[Number::Int(half)])?;
     Ok(y)
 }
 
@@ -163,7 +169,7 @@ pub fn geglu_backward(x: &Tensor, grad: &Tensor) -> Result<Tensor> {
     let half = x.dim(D::Minus1)? / 2;
     let dx = empty(x.shape(), x.dtype(), &x)?;
     let tensors = [&x, &like(grad, &x)?, &dx];
-    launch("geglu_backward", Grid::rows(&x, half), &tensors, &[Number::Int(half)])?;
+    KERNELS.launch("geglu_backward", Grid::rows(&x, half), &tensors, &[Number::Int(half)])?;
     Ok(dx)
 }
 
@@ -172,7 +178,7 @@ pub fn softmax(x: &Tensor) -> Result<Tensor> {
     let x = x.contiguous()?;
     let (rows, width) = rows(&x)?;
     let y = empty(x.shape(), x.dtype(), &x)?;
-    launch("softmax", Grid::warps(rows), &[&x, &y], &[rows, width].map(Number::Int))?;
+    KERNELS.launch("softmax", Grid::warps(rows), &[&x, &y], &[rows, width].map(Number::Int))?;
     Ok(y)
 }
 
@@ -181,7 +187,7 @@ pub fn softmax_backward(p: &Tensor, grad: &Tensor) -> Result<Tensor> {
     let (rows, width) = rows(&p)?;
     let dx = empty(p.shape(), p.dtype(), &p)?;
     let (tensors, sizes) = ([&p, &like(grad, &p)?, &dx], [rows, width].map(Number::Int));
-    launch("softmax_backward", Grid::warps(rows), &tensors, &sizes)?;
+    KERNELS.launch("softmax_backward", Grid::warps(rows), &tensors, &sizes)?;
     Ok(dx)
 }
 
@@ -196,7 +202,12 @@ pub fn add_bias(x: &Tensor, b: &Tensor, inner: usize) -> Result<Tensor> {
     let x = x.contiguous()?;
     let y = empty(x.shape(), x.dtype(), &x)?;
     let numbers = [x.elem_count(), inner, b.elem_count()].map(Number::Int);
-    launch("add_bias", Grid::elements(x.elem_count()), &[&x, &like(b, &x)?, &y], &numbers)?;
+    KERNELS.launch(
+        "add_bias",
+        Grid::elements(x.elem_count()),
+        &[&x, &like(b, &x)?, &y],
+        &numbers,
+    )?;
     Ok(y)
 }
 
@@ -207,7 +218,7 @@ pub fn copy(x: &Tensor, view: &View, shape: &Shape) -> Result<Tensor> {
     let mut numbers = [a * b * c * d, b, c, d, view.start].map(Number::Int).to_vec();
     numbers.extend(view.strides.map(Number::Signed));
     let grid = Grid::elements(y.elem_count());
-    launch_at("copy", grid, &y, &[address(x)?, pointer(&y)?], &numbers)?;
+    KERNELS.launch_at("copy", grid, &y, &[address(x)?, pointer(&y)?], &numbers)?;
     Ok(y)
 }
 
@@ -221,7 +232,7 @@ pub fn columns(x: &Tensor, g: &Geometry) -> Result<Tensor> {
     let sizes = [batch, channels, height, width, g.size, g.stride, g.before];
     let sizes = [&sizes[..], &[g.out_height, g.out_width]].concat();
     let sizes: Vec<Number> = sizes.into_iter().map(Number::Int).collect();
-    launch("columns", grid, &[&x, &y], &sizes)?;
+    KERNELS.launch("columns", grid, &[&x, &y], &sizes)?;
     Ok(y)
 }
 
@@ -233,7 +244,7 @@ pub fn adamw(p: &Tensor, grad: &Tensor, m: &Tensor, v: &Tensor, f: Factors) -> R
         [f.grad, f.keep, f.one_minus_beta1, f.beta2, f.one_minus_beta2, f.root, f.eps, f.step]
             .map(|x| Number::Float(x.into())),
     );
-    launch("adamw", Grid::elements(count), &[p, &like(grad, p)?, m, v], &numbers)
+    KERNELS.launch("adamw", Grid::elements(count), &[p, &like(grad, p)?, m, v], &numbers)
 }
 
 /// The sums of the squares of `parts` parts of each tensor.
@@ -242,129 +253,7 @@ pub fn squares(tensors: &[&Tensor], parts: usize) -> Result<Tensor> {
     for (i, x) in tensors.iter().enumerate() {
         let (x, sums) = (like(x, &sums)?, sums.get(i)?);
         let grid = Grid { blocks: [parts, 1], threads: THREADS };
-        launch("squares", grid, &[&x, &sums], &[Number::Long(x.elem_count())])?;
+        KERNELS.launch("squares", grid, &[&x, &sums], &[Number::Long(x.elem_count())])?;
     }
     Ok(sums)
-}
-
-/// A kernel's argument that is no tensor.
-#[derive(Clone, Copy)]
-enum Number {
-    Int(usize),
-    Signed(isize),
-    Long(usize),
-    Float(f64),
-}
-
-struct Grid {
-    blocks: [usize; 2],
-    threads: usize,
-}
-
-impl Grid {
-    /// A warp for each of so many rows.
-    fn warps(rows: usize) -> Self {
-        Grid { blocks: [rows.div_ceil(THREADS / 32), 1], threads: THREADS }
-    }
-
-    /// Blocks that go over so many elements together.
-    fn elements(count: usize) -> Self {
-        Grid { blocks: [count.div_ceil(THREADS).min(1 << 16), 1], threads: THREADS }
-    }
-
-    /// A block for each row of `x` [..., 2 half].
-    fn rows(x: &Tensor, half: usize) -> Self {
-        Grid { blocks: [x.elem_count() / (2 * half).max(1), 1], threads: THREADS }
-    }
-}
-
-/// Runs the kernel `name` for the type of the first tensor. It gets the tensors, then the numbers.
-fn launch(name: &str, grid: Grid, tensors: &[&Tensor], numbers: &[Number]) -> Result<()> {
-    let pointers = tensors.iter().map(|x| pointer(x)).collect::<Result<Vec<_>>>()?;
-    launch_at(name, grid, tensors[0], &pointers, numbers)
-}
-
-/// Runs the kernel `name` for the type of `like`, on its device.
-fn launch_at(
-    name: &str,
-    grid: Grid,
-    like: &Tensor,
-    pointers: &[u64],
-    numbers: &[Number],
-) -> Result<()> {
-    enum Value {
-        Pointer(u64),
-        Int(i32),
-        Long(i64),
-        Float(f32),
-    }
-    if grid.blocks.contains(&0) {
-        return Ok(());
-    }
-    let mut values: Vec<Value> = pointers.iter().map(|&x| Value::Pointer(x)).collect();
-    for number in numbers {
-        values.push(match *number {
-            Number::Int(x) => Value::Int(i32::try_from(x).map_err(candle_core::Error::wrap)?),
-            Number::Signed(x) => Value::Int(i32::try_from(x).map_err(candle_core::Error::wrap)?),
-            Number::Long(x) => Value::Long(x as i64),
-            Number::Float(x) => Value::Float(x as f32),
-        });
-    }
-    let device = like.device().as_cuda_device()?;
-    let name = format!("{name}_{}", like.dtype().as_str());
-    let kernel = device.get_or_load_custom_func(&name, "cdbench", PTX)?;
-    let mut arguments = kernel.builder();
-    for value in &values {
-        match value {
-            Value::Pointer(x) => arguments.arg(x),
-            Value::Int(x) => arguments.arg(x),
-            Value::Long(x) => arguments.arg(x),
-            Value::Float(x) => arguments.arg(x),
-        };
-    }
-    let [x, y] = grid.blocks.map(|n| n as u32);
-    let config = LaunchConfig {
-        grid_dim: (x, y, 1),
-        block_dim: (grid.threads as u32, 1, 1),
-        shared_mem_bytes: 0,
-    };
-    // SAFETY: each function above passes what its kernel in kernels.cu takes, in order, and tensors of
-    // the sizes that the numbers say.
-    unsafe { arguments.launch(config) }.w()?;
-    Ok(())
-}
-
-/// Where a contiguous tensor lies.
-fn pointer(x: &Tensor) -> Result<u64> {
-    if !x.is_contiguous() {
-        bail!("the kernels take contiguous tensors");
-    }
-    address(x)
-}
-
-/// Where a tensor starts. All work of a device is done on one stream ([`open_cuda`](crate::nn::open_cuda)), in
-/// the order in which it is asked for, so that nothing needs to be waited for, and memory is not given to
-/// others before a launch is done.
-fn address(x: &Tensor) -> Result<u64> {
-    let (storage, layout) = x.storage_and_layout();
-    let Storage::Cuda(storage) = &*storage else { bail!("the kernels take tensors of a GPU") };
-    let stream = storage.device.cuda_stream();
-    let start = match &storage.slice {
-        CudaStorageSlice::F32(x) => x.device_ptr(&stream).0,
-        CudaStorageSlice::F16(x) => x.device_ptr(&stream).0,
-        CudaStorageSlice::BF16(x) => x.device_ptr(&stream).0,
-        _ => bail!("the kernels do not take {:?}", x.dtype()),
-    };
-    Ok(start + (layout.start_offset() * x.dtype().size_in_bytes()) as u64)
-}
-
-/// `x`, contiguous and of the type of `like`.
-fn like(x: &Tensor, like: &Tensor) -> Result<Tensor> {
-    x.to_dtype(like.dtype())?.contiguous()
-}
-
-/// Room for a kernel's result, of which it writes every number.
-fn empty(shape: impl Into<Shape>, dtype: DType, like: &Tensor) -> Result<Tensor> {
-    // SAFETY: see above; nothing reads it before the kernel has run.
-    unsafe { Tensor::empty(shape, dtype, like.device()) }
 }
