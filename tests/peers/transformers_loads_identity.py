@@ -1,36 +1,37 @@
-"""transformers opens the identity extractor of an exported mini. See README.md beside this file."""
+"""transformers opens the exported identity extractor and tells instances apart. See README.md beside this file."""
 
 import argparse
-import pathlib
+import sys
 
 import numpy as np
 import torch
-from PIL import Image
 from transformers import ViTImageProcessor, ViTModel
+
+from targets import CATEGORIES, targets
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=pathlib.Path, help="the exported mini")
-    parser.add_argument("concepts", type=pathlib.Path, help="a folder of folders of pictures")
+    parser.add_argument("folder")
+    parser.add_argument("--cdbench", default="target/release/cdbench")
+    parser.add_argument("--least", type=float, default=0.9)
     args = parser.parse_args()
-    model = ViTModel.from_pretrained(args.folder / "dino", add_pooling_layer=False).eval()
-    processor = ViTImageProcessor.from_pretrained(args.folder / "dino")
 
-    names, features = [], []
-    for folder in sorted(p for p in args.concepts.iterdir() if p.is_dir()):
-        pictures = [Image.open(p).convert("RGB") for p in sorted(folder.glob("*.png"))]
-        with torch.no_grad():
-            out = model(**processor(pictures, return_tensors="pt")).last_hidden_state[:, 0]
-        out = torch.nn.functional.normalize(out, dim=-1).numpy()
-        names += [folder.name] * len(out)
-        features.append(out)
-    features, names = np.concatenate(features), np.array(names)
+    model = ViTModel.from_pretrained(args.folder, add_pooling_layer=False).eval()
+    processor = ViTImageProcessor.from_pretrained(args.folder)
+    pictures, concepts = zip(*targets(args.cdbench))
+    with torch.no_grad():
+        tokens = model(**processor(list(pictures), return_tensors="pt")).last_hidden_state
+    features = torch.nn.functional.normalize(tokens[:, 0], dim=-1).numpy()
+    assert np.isfinite(features).all()
     cosines = features @ features.T
     np.fill_diagonal(cosines, -1.0)
-    right = (names[cosines.argmax(axis=1)] == names).mean()
-    print(f"{len(names)} pictures of {len(set(names))} concepts: nearest other is of the same {right:.1%}")
+    right = np.array(concepts)[cosines.argmax(axis=1)] == concepts
+    share = right.mean()
+    print(f"{len(right)} pictures of {len(CATEGORIES)} concepts: the nearest other is of the same for "
+          f"{share:.3f}, least {args.least}")
+    return int(share < args.least)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
