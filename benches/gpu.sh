@@ -26,6 +26,7 @@ REPEATS="${REPEATS:-${defaults[3]}}"    # steps that are timed
 TYPES="${TYPES:-${defaults[4]}}"        # what is computed in
 CHANNELS="${CHANNELS:-${defaults[5]}}"  # of the operations that are compared
 SIDE="${SIDE:-${defaults[6]}}"          # of their maps
+HALF="${HALF-f16}"                      # a type that is compared and not timed
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"; [ -n "${watcher:-}" ] && kill "$watcher" 2>/dev/null' EXIT
@@ -86,7 +87,7 @@ flags_of() {
 }
 
 part doctor 60 "$CDBENCH" doctor --device "$DEVICE" --json
-for type in $TYPES; do
+for type in $TYPES $HALF; do
   # shellcheck disable=SC2046
   part "parity $type" 120 "$CDBENCH" bench parity --device "$DEVICE" $(flags_of "$type") --channels "$CHANNELS" --side "$SIDE"
 done

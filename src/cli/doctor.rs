@@ -10,7 +10,7 @@ use crate::clip::{Backend, ExtractorSpec, open_extractor};
 use crate::diffusion::BackboneFiles;
 use crate::hub::Hub;
 use crate::methods::{Conditions, Memory, Profile, Recipe, Sizes, registry};
-use crate::nn::device_memory;
+use crate::nn::{device_memory, tensor_cores};
 use crate::{Error, Result, mini, process};
 
 const EXAMPLES: &str = "\
@@ -140,6 +140,8 @@ pub fn run(args: Args) -> Result<()> {
         let free = if gpu { &device_memory } else { &memory }.as_ref().map(|m| m.free);
         let conditions = Conditions {
             gpu,
+            // a GPU that is only planned with is one of today
+            tensor_cores: args.gpu_memory.is_some() || tensor_cores(&device),
             free: args.gpu_memory.map(|gib| (gib * f64::from(1 << 30)) as u64).or(free),
             dtype: args.compute.on.dtype,
             threads: rayon::current_num_threads(),

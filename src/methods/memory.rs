@@ -8,7 +8,7 @@ use super::{Settings, trained};
 use crate::diffusion::config::{TextEncoderConfig, UNetConfig};
 use crate::diffusion::{Backbone, BackboneFiles, Part, batches, encoding_dtype};
 use crate::nn::device::OnChip;
-use crate::nn::{Param, device_memory, rounded_room};
+use crate::nn::{Param, device_memory, rounded_room, tensor_cores};
 use crate::train::images_per_part;
 use crate::{Result, process};
 
@@ -40,8 +40,10 @@ impl Memory {
 /// What a run is done with.
 #[derive(Clone, Debug)]
 pub struct Conditions {
-    /// Whether on a GPU, which takes whole batches and has no kernels of ours.
+    /// Whether on a GPU, which takes whole batches.
     pub gpu: bool,
+    /// Whether that has the [`tensor_cores`] that keep attention's scores on the chip.
+    pub tensor_cores: bool,
     /// What is free there, in bytes, where that is known.
     pub free: Option<u64>,
     /// The type of frozen weights and of forward passes.
@@ -212,8 +214,8 @@ impl Load<'_> {
         let each = if self.unet.upcast_attention { F32 } else { bytes(at.dtype) };
         let scores = 4 * each * images * heads * pixels * pixels;
         let scores = at.free.map_or(scores, |free| scores.min(free / 8));
-        let kept = OnChip::width(at.dtype, self.unet.block_out_channels[0] / self.unet.heads(0));
-        let scores = if kept.is_some() { 0 } else { scores };
+        let width = OnChip::width(at.dtype, self.unet.block_out_channels[0] / self.unet.heads(0));
+        let scores = if at.tensor_cores && width.is_some() { 0 } else { scores };
         scores.max(9 * widest * pixels * images * bytes(at.dtype))
     }
 }
@@ -235,6 +237,7 @@ impl<'a> Step<'a> {
         let of_unet = || backbone.unet.params().iter();
         let at = Conditions {
             gpu: !device.is_cpu(),
+            tensor_cores: tensor_cores(device),
             free: memory.or_else(|| device_memory(device).map(|(free, _)| free)),
             dtype: backbone.unet.compute_dtype(),
             threads: rayon::current_num_threads(),

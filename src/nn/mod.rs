@@ -18,7 +18,7 @@ pub use autograd::{Flow, Gradients, Var, checkpoint, no_grad};
 pub(crate) use backend::fast as on_cpu_kernels;
 pub use backend::reference;
 pub(crate) use backend::whole_batches;
-pub use device::gpu::{device_memory, open_cuda, room, rounded_room};
+pub use device::gpu::{device_memory, open_cuda, room, rounded_room, tensor_cores};
 pub use finite::all_finite;
 pub use layers::{Conv2d, GroupNorm, LayerNorm, Linear};
 pub use ops::Padding;

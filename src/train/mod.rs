@@ -25,6 +25,7 @@ pub use ema::{Ema, EmaConfig};
 pub use fixed_texts::FixedTexts;
 pub use lr::{Decay, Schedule};
 pub use noised::Noised;
+pub(crate) use scale::LossScale;
 pub use select::{Component, GroupSpec, Trainable, apply_groups};
 pub use step::{Part, gradients, images_per_part};
 pub use streams::Streams;

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// The factor of the loss: large while gradients stay finite.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct LossScale {
+pub(crate) struct LossScale {
     /// The factor's logarithm to the base 2: powers of two change no digit.
     exponent: i32,
     /// Steps in a row with finite gradients, since the factor last changed.

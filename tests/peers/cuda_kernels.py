@@ -259,6 +259,7 @@ for kind in ("f16", "bf16"):
     attention(kind, 1, 130, 64, 1, 64, False)
     attention(kind, 2, 9, 3, 2, 80, False)
     attention(kind, 1, 77, 77, 2, 24, True)
+    attention(kind, 1, 150, 150, 1, 56, True)
 group_norm("f32", 2, 2, 3, 6, 6, True, 100.0)
 adamw()
 print("all kernels agree with PyTorch")

@@ -6,9 +6,9 @@ use serde::Serialize;
 use crate::cli::device::DeviceArgs;
 use crate::diffusion::scheduler::{NoiseSchedule, SchedulerKind};
 use crate::diffusion::{Backbone, BackboneFiles, Request, Sampling};
-use crate::nn::{Gradients, Padding, Param, Var, ops, reference};
+use crate::nn::{Gradients, Padding, Param, Var, all_finite, ops, reference};
 use crate::rng::Rng;
-use crate::train::{Trainable, gradients, loss};
+use crate::train::{LossScale, Trainable, gradients, loss};
 use crate::{Error, Result};
 
 const EXAMPLES: &str = "\
@@ -186,7 +186,11 @@ fn cases(c: usize, side: usize) -> Vec<Case> {
         name,
         x: tokens.clone(),
         params: vec![vec![2, m, c], vec![2, m, c]],
-        f: Box::new(move |x, p| ops::attention(x, &p[0].var()?, &p[1].var()?, heads, causal)),
+        f: Box::new(move |x, p| {
+            // of magnitude 1 again, or all scores would be near 0 and none could be told from another
+            let [k, v] = [&p[0], &p[1]].map(|p| ops::scale(&p.var()?, ((m * c) as f64).sqrt()));
+            ops::attention(x, &k?, &v?, heads, causal)
+        }),
     };
     let (after, none) = (Padding { before: 0, after: 1 }, Padding::same(0));
     vec![
@@ -216,6 +220,7 @@ fn cases(c: usize, side: usize) -> Vec<Case> {
         case("GEGLU", &tokens, &[], |x, _| ops::geglu(x)),
         attention("self attention", 4, side * side, false),
         attention("self attention, 8 heads", 8, side * side, false),
+        attention("self attention, heads of 64", (c / 64).max(1), side * side, false),
         attention("causal attention", 4, side * side, true),
         attention("cross attention", 4, 77, false),
         case("channels side by side", &image, &[], |x, _| {
@@ -271,11 +276,36 @@ fn with_token(mut backbone: Backbone) -> Result<Backbone> {
 
 type Trained = Vec<(String, Tensor)>;
 
-/// The loss, and the gradients of what `train` names, by name.
+/// The loss, and the gradients of what `train` names, by name. In f16 the loss is scaled as in a training,
+/// which goes on with a smaller scale where one gives what is not finite.
 fn step(backbone: &mut Backbone, train: &str, size: (usize, usize)) -> Result<(f64, Trained)> {
     let components =
         [("unet", backbone.unet.params()), ("text_encoder", backbone.text_encoder.params())];
     let trained = train.parse::<Trainable>()?.apply(&components)?;
+    let mut scale = LossScale::of(backbone.unet.compute_dtype());
+    let found = loop {
+        let (loss, gradients) =
+            scaled_step(backbone, &trained, size, scale.map_or(1.0, |scale| scale.factor()))?;
+        let mut finite = true;
+        for (_, gradient) in &gradients {
+            finite &= all_finite(gradient)?;
+        }
+        match scale {
+            Some(last) if !finite && !last.is_exhausted() => scale = Some(last.after(false)),
+            _ => break (loss, gradients),
+        }
+    };
+    trained.iter().try_for_each(|param| param.set_trainable(false))?;
+    Ok(found)
+}
+
+/// The loss and the gradients of `trained`, of a loss that was multiplied with `factor` on the way.
+fn scaled_step(
+    backbone: &Backbone,
+    trained: &[Param],
+    size: (usize, usize),
+    factor: f64,
+) -> Result<(f64, Trained)> {
     let device = backbone.device().clone();
     let (height, width) = backbone.latent_size(size.1, size.0)?;
     let shape = [CAPTIONS.len(), backbone.unet.config().in_channels, height, width];
@@ -286,10 +316,10 @@ fn step(backbone: &mut Backbone, train: &str, size: (usize, usize)) -> Result<(f
     let times = [schedule.len() / 4, schedule.len() / 2];
     let noised = schedule.add_noise(&latents, &noise, &times)?;
     let target = schedule.target(&latents, &noise, &times)?;
-    let weights = loss::mean_weights(shape[0], shape[1..].iter().product(), &device)?;
+    let weights = (loss::mean_weights(shape[0], shape[1..].iter().product(), &device)? * factor)?;
     let ids: Result<Vec<Vec<u32>>> =
         CAPTIONS.iter().map(|caption| Ok(backbone.tokenizer.encode(caption)?.ids)).collect();
-    let (ids, backbone) = (ids?, &*backbone);
+    let ids = ids?;
     let (value, gradients): (f64, Gradients) = gradients(shape[0], shape[0], &device, |_| {
         let text = backbone.text_encoder.forward(&ids)?;
         let times = times.map(|t| t as f64);
@@ -297,13 +327,13 @@ fn step(backbone: &mut Backbone, train: &str, size: (usize, usize)) -> Result<(f
         Ok(loss::squared_error(&out, &target, &weights)?)
     })?;
     let mut found = vec![];
-    for param in &trained {
+    for param in trained {
         if let Some(gradient) = param.grad_to_file(&gradients)? {
+            let gradient = (gradient.to_dtype(DType::F32)? / factor)?;
             found.push((param.name().to_owned(), gradient));
         }
-        param.set_trainable(false)?;
     }
-    Ok((value, found))
+    Ok((value / factor, found))
 }
 
 /// Latents.

@@ -2,6 +2,7 @@ use candle_core::{DType, Result, Tensor};
 
 #[cfg(feature = "cuda")]
 use super::cuda;
+use super::gpu::tensor_cores;
 use super::{Kind, call, counting, hollow};
 
 /// Attention whose scores never leave the chip, in half precision with sums in f32 (Dao 2023,
@@ -19,12 +20,15 @@ pub struct OnChip {
 }
 
 impl OnChip {
-    /// If there is a kernel for these queries [batch, n, heads · d] where they are: on a GPU of compute
-    /// capability 8.0 or later.
+    /// If there is a kernel for these queries [batch, n, heads · d] where they are: on a GPU with
+    /// [`tensor_cores`], or one that is counted.
     pub fn of(q: &Tensor, heads: usize, causal: bool) -> Option<Self> {
         let d = q.dims().last()? / heads;
         let padded = Self::width(q.dtype(), d)?;
-        there(q).then_some(OnChip { heads, d, padded, causal })
+        /// Heads of all images, of which each has a row of the grid.
+        const MOST: usize = (1 << 16) - 1;
+        let there = counting() || tensor_cores(q.device());
+        (there && q.dims()[0] * heads <= MOST).then_some(OnChip { heads, d, padded, causal })
     }
 
     /// How many numbers the kernel multiplies for heads of `d`, if there is one: in half precision, for no
@@ -105,13 +109,4 @@ impl OnChip {
         let (batch, n, _) = q.dims3()?;
         Ok(batch * self.heads * n * k.dim(1)? * self.padded)
     }
-}
-
-/// Whether the device has the kernels, or is counted as one that has.
-fn there(q: &Tensor) -> bool {
-    #[cfg(feature = "cuda")]
-    let has = cuda::has_tensor_cores(q);
-    #[cfg(not(feature = "cuda"))]
-    let has = false;
-    has || (counting() && q.device().is_cpu())
 }

@@ -26,6 +26,16 @@ pub fn device_memory(device: &Device) -> Option<(u64, u64)> {
     }
 }
 
+/// Whether a device has the tensor cores that kernels of ours are written for: compute capability 8.0 or
+/// later.
+pub fn tensor_cores(device: &Device) -> bool {
+    match device {
+        #[cfg(feature = "cuda")]
+        Device::Cuda(device) => cuda::capability(device).is_some_and(|(major, _)| major >= 8),
+        _ => false,
+    }
+}
+
 /// The memory in bytes by which batches and blocks are cut on a device, where it tells: what was free when
 /// somebody first asked, as [`rounded_room`] rounds it.
 pub fn room(device: &Device) -> Option<u64> {
@@ -60,6 +70,10 @@ mod cuda {
         if let Some((_, total)) = memory(cuda) {
             attribute(cuda, CU_MEMPOOL_ATTR_RELEASE_THRESHOLD, Some(total / 2));
         }
+    }
+
+    pub fn capability(cuda: &CudaDevice) -> Option<(i32, i32)> {
+        cuda.cuda_stream().context().compute_capability().ok()
     }
 
     pub fn memory(cuda: &CudaDevice) -> Option<(u64, u64)> {

@@ -1,8 +1,8 @@
 //! Operations where the CPU kernels do not run, of several passes over memory in candle's own.
 //!
-//! Each is written twice: as one or two CUDA kernels (`cuda/kernels.cu`), and as a composition of candle's
-//! operations with as few passes as they allow, which runs on any other device and type and is what the
-//! tests compare. Gradients are written out: nothing is differentiated by candle.
+//! Each but attention on the chip is written twice: as one or two CUDA kernels (`cuda/kernels.cu`), and as a
+//! composition of candle's operations with as few passes as they allow, which runs on any other device and
+//! type and is what the tests compare. Gradients are written out: nothing is differentiated by candle.
 
 mod activation;
 mod attention;

@@ -130,7 +130,7 @@ fn kernel(q: &Var, k: &Var, v: &Var, shape: Attention, products: usize) -> Resul
     }))
 }
 
-/// Scores are f32 there, whatever is asked for.
+/// Scores and probabilities are f32 there, whatever is asked for; what is multiplied with them is not.
 fn on_chip(vars: [&Var; 3], form: device::OnChip, products: usize) -> Result<Var> {
     let [q, k, v] = vars.map(|x| device::contiguous(x.value()));
     let (q, k, v) = (q?, k?, v?);

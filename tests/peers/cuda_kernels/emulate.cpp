@@ -31,7 +31,7 @@ static float __shfl_xor_sync(unsigned, float x, int distance) {
 #define __global__
 #define __device__ static
 #define __forceinline__
-#define __launch_bounds__(threads)
+#define __launch_bounds__(...)
 #define __align__(bytes) __attribute__((aligned(bytes)))
 #define __shared__ static  // one block runs at a time
 

@@ -65,6 +65,8 @@ static void load_turned(unsigned *x, const void *row) {
   });
 }
 
+static float exponential(float x) { return exp2f(x); }
+
 template <typename T>
 static unsigned pack(float low, float high) {
   T x[2];

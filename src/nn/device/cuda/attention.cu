@@ -36,8 +36,10 @@ struct Place {
 // 64 rows of one head, and zeros for what is beyond the last row or the head's width.
 template <typename T, int D>
 __device__ __forceinline__ void fetch(Tile<T, D> &tile, const T *x, int rows, Place at) {
-  for (int i = threadIdx.x; i < TILE * (D / 8); i += THREADS) {
-    int row = i / (D / 8), column = i % (D / 8) * 8;
+  // a count that the compiler knows, so that all loads are on their way before one is waited for
+#pragma unroll
+  for (int step = 0; step < TILE * D / 8 / THREADS; step++) {
+    int i = step * THREADS + threadIdx.x, row = i / (D / 8), column = i % (D / 8) * 8;
     uint4 eight = {0, 0, 0, 0};
     if (row < rows && column < at.d)
       eight = *(const uint4 *)(x + (size_t)row * at.width() + column);
@@ -160,7 +162,7 @@ __device__ void attention(const T *q, const T *k, const T *v, T *out, float *log
       }
     for (int half = 0; half < 2; half++) {
       now[half] = row_max(now[half]);
-      float shrink = exp2f(most[half] - now[half]);
+      float shrink = exponential(most[half] - now[half]);
       most[half] = now[half];
       total[half] *= shrink;
 #pragma unroll
@@ -173,7 +175,7 @@ __device__ void attention(const T *q, const T *k, const T *v, T *out, float *log
     for (int j = 0; j < TILE / 8; j++)
 #pragma unroll
       for (int i = 0; i < 4; i++) {
-        s[j][i] = exp2f(s[j][i] - most[i / 2]);
+        s[j][i] = exponential(s[j][i] - most[i / 2]);
         total[i / 2] += s[j][i];
       }
 #pragma unroll
@@ -224,6 +226,7 @@ __device__ void attention_queries(const T *q, const T *k, const T *v, const T *g
   }
   int end = at.causal ? min(at.m, at.first() + TILE) : at.m;
   for (int start = 0; start < end; start += TILE) {
+    bool whole = start + TILE <= at.m && !at.causal;
     __syncthreads();
     fetch<T, D>(keys, k + (size_t)start * at.width(), at.m - start, at);
     fetch<T, D>(values, v + (size_t)start * at.width(), at.m - start, at);
@@ -237,13 +240,14 @@ __device__ void attention_queries(const T *q, const T *k, const T *v, const T *g
 #pragma unroll
         for (int i = 0; i < 4; i++) {
           int key = start + slice + 8 * j + at.column() + i % 2, query = at.row() + i / 2 * 8;
-          float p = exp2f(s[j][i] * (scale * LOG2_E) - log_sum[i / 2]);
-          s[j][i] = at.sees(query, key) ? p * (dp[j][i] - level[i / 2]) * scale : 0.f;
+          float log_p = s[j][i] * (scale * LOG2_E) - log_sum[i / 2];
+          float p = exponential(whole || at.sees(query, key) ? log_p : -INFINITY);
+          s[j][i] = p * (dp[j][i] - level[i / 2]);
         }
       sums.add(s, keys, slice);
     }
   }
-  sums.write(dq, at.n, at, 1.f, 1.f);
+  sums.write(dq, at.n, at, scale, scale);
 }
 
 // The gradients of keys and values. A block for 64 keys; scores have a row for each key.
@@ -260,6 +264,7 @@ __device__ void attention_keys(const T *q, const T *k, const T *v, const T *grad
   Rows<T, D> keys(queries, k + block, rows, at), values(grads, v + block, rows, at);
   Sums<T, D> of_keys, of_values;
   for (int start = at.causal ? at.first() : 0; start < at.n; start += TILE) {
+    bool whole = start + TILE <= at.n && rows >= TILE && !at.causal;
     __syncthreads();
     fetch<T, D>(queries, q + (size_t)start * at.width(), at.n - start, at);
     fetch<T, D>(grads, grad + (size_t)start * at.width(), at.n - start, at);
@@ -278,38 +283,43 @@ __device__ void attention_keys(const T *q, const T *k, const T *v, const T *grad
 #pragma unroll
         for (int i = 0; i < 4; i++) {
           int column = slice + 8 * j + at.column() + i % 2, key = at.row() + i / 2 * 8;
-          float seen = exp2f(p[j][i] * (scale * LOG2_E) - log_sum[column]);
-          p[j][i] = at.sees(start + column, key) ? seen : 0.f;
-          ds[j][i] = at.sees(start + column, key) ? seen * (ds[j][i] - level[column]) * scale : 0.f;
+          float log_p = p[j][i] * (scale * LOG2_E) - log_sum[column];
+          p[j][i] = exponential(whole || at.sees(start + column, key) ? log_p : -INFINITY);
+          ds[j][i] = p[j][i] * (ds[j][i] - level[column]);
         }
       of_values.add(p, grads, slice);
       of_keys.add(ds, queries, slice);
     }
   }
-  of_keys.write(dk, at.m, at, 1.f, 1.f);
+  of_keys.write(dk, at.m, at, scale, scale);
   of_values.write(dv, at.m, at, 1.f, 1.f);
 }
 
+// Blocks of a multiprocessor at a time, which bounds the registers of a thread.
+#define BLOCKS(D) (D <= 48 ? 4 : 3)
+
+#define KERNEL extern "C" __global__ void
+
 #define OF_WIDTH(T, type, D)                                                                       \
-  extern "C" __global__ void __launch_bounds__(THREADS) attention_##D##_##type(                    \
+  KERNEL __launch_bounds__(THREADS, BLOCKS(D)) attention_##D##_##type(                             \
       const T *q, const T *k, const T *v, T *out, float *log_sums, int n, int m, int heads, int d, \
       int causal, float scale) {                                                                   \
     attention<T, D>(q, k, v, out, log_sums, {n, m, heads, d, causal}, scale);                      \
   }                                                                                                \
-  extern "C" __global__ void __launch_bounds__(THREADS) attention_queries_##D##_##type(            \
+  KERNEL __launch_bounds__(THREADS, BLOCKS(D)) attention_queries_##D##_##type(                     \
       const T *q, const T *k, const T *v, const T *grad, const float *log_sums,                    \
       const float *along, T *dq, int n, int m, int heads, int d, int causal, float scale) {        \
     attention_queries<T, D>(q, k, v, grad, log_sums, along, dq, {n, m, heads, d, causal}, scale);  \
   }                                                                                                \
-  extern "C" __global__ void __launch_bounds__(THREADS) attention_keys_##D##_##type(               \
+  KERNEL __launch_bounds__(THREADS, BLOCKS(D)) attention_keys_##D##_##type(                        \
       const T *q, const T *k, const T *v, const T *grad, const float *log_sums,                    \
       const float *along, T *dk, T *dv, int n, int m, int heads, int d, int causal, float scale) { \
     attention_keys<T, D>(q, k, v, grad, log_sums, along, dk, dv, {n, m, heads, d, causal}, scale); \
   }
 
 #define OF_TYPE(T, type)                                                                           \
-  extern "C" __global__ void attention_along_##type(const T *out, const T *grad, float *along,     \
-                                                    int count, int n, int heads, int d) {          \
+  KERNEL attention_along_##type(const T *out, const T *grad, float *along, int count, int n,       \
+                                int heads, int d) {                                                \
     attention_along(out, grad, along, count, n, heads, d);                                         \
   }                                                                                                \
   OF_WIDTH(T, type, 32)                                                                            \

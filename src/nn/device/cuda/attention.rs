@@ -1,7 +1,6 @@
 //! Launches of the kernels in `attention.cu`.
 
-use candle_core::cuda_backend::WrapErr;
-use candle_core::{DType, Result, Tensor};
+use candle_core::{DType, Result, Tensor, bail};
 
 use super::launch::{Code, Grid, Number, empty, like};
 use crate::nn::device::attention::OnChip;
@@ -15,15 +14,14 @@ const ATTENTION: Code = Code {
 const TILE: usize = 64;
 const THREADS: usize = 128;
 
-/// Whether a tensor's device has what the kernels are compiled for.
-pub fn has_tensor_cores(x: &Tensor) -> bool {
-    let capability =
-        || x.device().as_cuda_device()?.cuda_stream().context().compute_capability().w();
-    x.device().is_cuda() && capability().is_ok_and(|(major, _)| major >= 8)
-}
-
 /// What the queries attend to, and the logarithm of each one's sum of exponentials [batch, heads, n].
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, form: OnChip) -> Result<[Tensor; 2]> {
+    // what the kernels would not see, and read other numbers for it
+    for x in [q, k, v] {
+        if x.dtype() != q.dtype() || x.layout().start_offset() % 8 != 0 {
+            bail!("attention takes operands of one type that start at each eighth number");
+        }
+    }
     let (batch, n, _) = q.dims3()?;
     let m = k.dim(1)?;
     let out = empty(q.shape(), q.dtype(), q)?;

@@ -5,7 +5,7 @@ mod launch;
 
 use candle_core::{D, DType, Result, Shape, Tensor};
 
-pub use self::attention::{attention, attention_backward, has_tensor_cores};
+pub use self::attention::{attention, attention_backward};
 use self::launch::{Code, Grid, Number, THREADS, address, empty, like, pointer};
 use super::activation::Activation;
 use super::copy::View;

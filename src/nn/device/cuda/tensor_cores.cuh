@@ -1,4 +1,5 @@
-// What a warp does together on the tensor cores of a GPU of compute capability 8.0 or later. T is __half or
+// What a warp does together on the tensor cores of a GPU of compute capability 8.0 or later, and other single
+// instructions that C++ has no words for. T is __half or
 // __nv_bfloat16. The operands of a product lie over the 32 lanes as PTX's mma.m16n8k16 has them.
 
 #ifndef TENSOR_CORES
@@ -40,6 +41,13 @@ __device__ __forceinline__ void load_turned(unsigned *x, const void *row) {
                : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3])
                : "r"(from)
                : "memory");
+}
+
+// 2ˣ, as the processor has it: to 2⁻²², and 0 for what would be subnormal.
+__device__ __forceinline__ float exponential(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
 }
 
 // Two numbers, rounded, the first in the lower half.
