@@ -34,12 +34,12 @@ pub(super) fn run(args: &StepArgs) -> Result<()> {
     println!(
         "\nCounted from shapes for a build with the feature cudnn. Bytes are those of operands in the GPU's \
          memory, each once a pass over it, as if no cache held them; FLOPs are those of products, \
-         convolutions in their direct form; attention keeps its scores on the chip where there is a kernel (in \
-         half precision, heads of at most 80 numbers), and is in blocks of 2^27 scores elsewhere. Times are an H100's by \
-         its data sheet (3.35 TB/s; 67 TFLOP/s in f32, 494 in TF32, 989 in bf16): of each operation the \
-         longest of memory, arithmetic and 5 µs a launch, one after another. Real kernels reach a half to \
-         two thirds of these rates. What cuDNN adds to a convolution, the exponentials of attention on the chip, transfers of token ids and the \
-         scheduler's few sums are left out."
+         convolutions in their direct form; attention keeps its scores on the chip where there is a kernel \
+         (in half precision, heads of at most 80 numbers), and is in blocks of 2^27 scores elsewhere. Times \
+         are an H100's by its data sheet (3.35 TB/s; 67 TFLOP/s in f32, 494 in TF32, 989 in bf16): of each \
+         operation the longest of memory, arithmetic and 5 µs a launch, one after another. Real kernels \
+         reach a half to two thirds of these rates. What cuDNN adds to a convolution, the exponentials of \
+         attention on the chip, transfers of token ids and the scheduler's few sums are left out."
     );
     Ok(())
 }

@@ -5,7 +5,6 @@
 
 struct Lane {
   unsigned a[4], b[2];
-  float c[4];
   const void *row;
 };
 static Lane lanes[1024];

@@ -47,6 +47,17 @@ __device__ __forceinline__ void fetch(Tile<T, D> &tile, const T *x, int rows, Pl
   }
 }
 
+// The 64 rows from `start` of two operands of so many rows, once those before are read by all. They are there
+// after the next __syncthreads.
+template <typename T, int D>
+__device__ __forceinline__ void fetch(Tile<T, D> &a, const T *x, Tile<T, D> &b, const T *y,
+                                      int start, int rows, Place at) {
+  __syncthreads();
+  size_t from = (size_t)start * at.width();
+  fetch<T, D>(a, x + from, rows - start, at);
+  fetch<T, D>(b, y + from, rows - start, at);
+}
+
 // The warp's 16 rows of a tile, as left operands of products over D.
 template <typename T, int D>
 struct Rows {
@@ -142,9 +153,7 @@ __device__ void attention(const T *q, const T *k, const T *v, T *out, float *log
   float most[2] = {-INFINITY, -INFINITY}, total[2] = {0.f, 0.f};
   int end = at.causal ? min(at.m, at.first() + TILE) : at.m;
   for (int start = 0; start < end; start += TILE) {
-    __syncthreads();  // the tiles before may still be read
-    fetch<T, D>(keys, k + (size_t)start * at.width(), at.m - start, at);
-    fetch<T, D>(values, v + (size_t)start * at.width(), at.m - start, at);
+    fetch<T, D>(keys, k, values, v, start, at.m, at);
     __syncthreads();
     float s[TILE / 8][4] = {};
 #pragma unroll
@@ -227,9 +236,7 @@ __device__ void attention_queries(const T *q, const T *k, const T *v, const T *g
   int end = at.causal ? min(at.m, at.first() + TILE) : at.m;
   for (int start = 0; start < end; start += TILE) {
     bool whole = start + TILE <= at.m && !at.causal;
-    __syncthreads();
-    fetch<T, D>(keys, k + (size_t)start * at.width(), at.m - start, at);
-    fetch<T, D>(values, v + (size_t)start * at.width(), at.m - start, at);
+    fetch<T, D>(keys, k, values, v, start, at.m, at);
     __syncthreads();
     for (int slice = 0; slice < TILE; slice += 16) {
       float s[2][4] = {}, dp[2][4] = {};
@@ -265,9 +272,7 @@ __device__ void attention_keys(const T *q, const T *k, const T *v, const T *grad
   Sums<T, D> of_keys, of_values;
   for (int start = at.causal ? at.first() : 0; start < at.n; start += TILE) {
     bool whole = start + TILE <= at.n && rows >= TILE && !at.causal;
-    __syncthreads();
-    fetch<T, D>(queries, q + (size_t)start * at.width(), at.n - start, at);
-    fetch<T, D>(grads, grad + (size_t)start * at.width(), at.n - start, at);
+    fetch<T, D>(queries, q, grads, grad, start, at.n, at);
     for (int i = threadIdx.x; i < TILE; i += THREADS) {
       size_t from = (size_t)blockIdx.y * at.n + start + i;
       log_sum[i] = start + i < at.n ? log_sums[from] : 0.f;

@@ -25,23 +25,18 @@ MULTIPLY(__half, "f16")
 MULTIPLY(__nv_bfloat16, "bf16")
 
 // Four matrices [8, 8] in shared memory. Each eight lanes say where the rows of one lie, of 16 bytes, and
-// each lane gets two neighbours of a row of each.
-__device__ __forceinline__ void load(unsigned *x, const void *row) {
-  unsigned from = (unsigned)__cvta_generic_to_shared(row);
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
-               : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3])
-               : "r"(from)
-               : "memory");
-}
+// each lane gets two neighbours of a row of each; with .trans, of a column.
+#define LOAD(name, turned)                                                                         \
+  __device__ __forceinline__ void name(unsigned *x, const void *row) {                             \
+    unsigned from = (unsigned)__cvta_generic_to_shared(row);                                       \
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4" turned ".shared.b16 {%0,%1,%2,%3}, [%4];"         \
+                 : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3])                                  \
+                 : "r"(from)                                                                       \
+                 : "memory");                                                                      \
+  }
 
-// The same, each matrix transposed.
-__device__ __forceinline__ void load_turned(unsigned *x, const void *row) {
-  unsigned from = (unsigned)__cvta_generic_to_shared(row);
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
-               : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3])
-               : "r"(from)
-               : "memory");
-}
+LOAD(load, "")
+LOAD(load_turned, ".trans")
 
 // 2ˣ, as the processor has it: to 2⁻²², and 0 for what would be subnormal.
 __device__ __forceinline__ float exponential(float x) {
