@@ -185,7 +185,12 @@ fn a_failed_cell_is_shown_and_does_not_compete() {
     assert!(line(&text, "DreamBooth").starts_with("| DreamBooth | failed | 0.781 | failed |"));
     let ti = line(&text, "Textual Inversion");
     assert!(ti.contains('†') && !ti.contains("**"), "{ti}");
-    assert!(text.contains("Not of all concepts"));
+    assert!(text.contains("† Not of all concepts"));
+    let whole = tables(&fixture::results(1, 0.0));
+    assert!(
+        whole.iter().all(|table| !Markdown.table(table).contains('†')),
+        "a sign that is not used"
+    );
     let dir = tempfile::tempdir().unwrap();
     rendered(&results, dir.path());
     let readme = std::fs::read_to_string(dir.path().join("README.md")).unwrap();

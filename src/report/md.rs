@@ -1,6 +1,6 @@
 //! Tables as Markdown.
 
-use super::table::{Entry, Export, FLAT, Mark, Number, Table, TableRow};
+use super::table::{Entry, Export, Mark, Number, Table, TableRow};
 
 /// GitHub's Markdown.
 pub struct Markdown;
@@ -51,12 +51,11 @@ fn show(number: &Number) -> String {
     let (value, half) = number.parts();
     let value = value.replace('-', "−");
     let half = half.map(|h| format!(" ± {h}")).unwrap_or_default();
-    let flat = if number.is_flat() { FLAT.0 } else { "" };
-    let dagger = if number.partial { "†" } else { "" };
+    let signs = number.signs();
     match number.mark {
-        Mark::None => format!("{value}{half}{flat}{dagger}"),
-        Mark::Strong => format!("**{value}**{half}{flat}{dagger}"),
-        Mark::Tied => format!("*{value}*{half}{flat}{dagger}"),
+        Mark::None => format!("{value}{half}{signs}"),
+        Mark::Strong => format!("**{value}**{half}{signs}"),
+        Mark::Tied => format!("*{value}*{half}{signs}"),
     }
 }
 

@@ -51,5 +51,5 @@ pub use preference::{Pair, study_pairs};
 pub use render::{render, render_as, render_tables};
 pub use results::{Cell, CellValue, ImageRow, Results, SEED, first_images};
 pub use scatter::{ScatterOptions, scatter};
-pub use table::{Entry, Export, FLAT, Mark, Number, Section, Table, TableRow, export};
+pub use table::{Entry, Export, Mark, Number, Section, Table, TableRow, export};
 pub use tables::tables;

@@ -1,8 +1,12 @@
 //! A table, whatever it is written as.
 
 /// What stands behind a number whose interval [has no width](Number::is_flat), and what it means.
-pub const FLAT: (&str, &str) =
+const FLAT: (&str, &str) =
     ("‡", "All values are the same: there is no spread that would tell how sure this is.");
+
+/// What stands behind a number that is [not of all concepts](Number::partial), and what it means.
+const PARTIAL: (&str, &str) =
+    ("†", "Not of all concepts: some cells failed or were not run. Does not compete.");
 
 /// Columns, and sections of rows with anchors below.
 #[derive(Clone, Debug, PartialEq)]
@@ -20,11 +24,18 @@ pub struct Table {
 }
 
 impl Table {
-    /// Whether some number in it has an interval without width.
-    pub fn has_flat(&self) -> bool {
+    /// With a note on each sign that stands behind one of its numbers.
+    pub fn with_signs_explained(mut self) -> Self {
         let rows = self.sections.iter().flat_map(|s| s.rows.iter().chain(&s.anchors));
-        let flat = |e: &Entry| matches!(e, Entry::Number(n) if n.is_flat());
-        rows.flat_map(|r| &r.entries).any(flat)
+        let numbers: Vec<&Number> =
+            rows.flat_map(|r| &r.entries).filter_map(Entry::number).collect();
+        let signs = [
+            (PARTIAL, numbers.iter().any(|n| n.partial)),
+            (FLAT, numbers.iter().any(|n| n.is_flat())),
+        ];
+        let used = signs.into_iter().filter(|(_, used)| *used);
+        self.notes.extend(used.map(|((sign, meaning), _)| format!("{sign} {meaning}")));
+        self
     }
 }
 
@@ -57,6 +68,16 @@ pub enum Entry {
     Text(String),
     /// A number.
     Number(Number),
+}
+
+impl Entry {
+    /// The number, if it is one.
+    pub fn number(&self) -> Option<&Number> {
+        match self {
+            Entry::Number(number) => Some(number),
+            Entry::Empty | Entry::Text(_) => None,
+        }
+    }
 }
 
 /// A number, with what is known about it.
@@ -98,6 +119,13 @@ impl Number {
     pub fn is_flat(&self) -> bool {
         let flat = |(low, high): (f64, f64)| high - low <= 1e-12 * self.value.abs().max(1.0);
         self.interval.is_some_and(flat)
+    }
+
+    /// The signs that stand behind it.
+    pub fn signs(&self) -> String {
+        let flat = if self.is_flat() { FLAT.0 } else { "" };
+        let partial = if self.partial { PARTIAL.0 } else { "" };
+        format!("{flat}{partial}")
     }
 
     /// The value, and half the interval's width where it has one, as text.

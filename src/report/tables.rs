@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::results::{Cell, CellValue, Results};
 use super::room::room;
-use super::table::{Entry, FLAT, Mark, Number, Section, Table, TableRow};
+use super::table::{Entry, Mark, Number, Section, Table, TableRow};
 use super::view::{Group, Row, groups, paper_table};
 use crate::metrics::{Better, Estimate, Metric, SetValue};
 
@@ -17,10 +17,7 @@ pub fn tables(results: &Results) -> Vec<Table> {
     let mut tables = vec![main(results, &groups), differences(results, &groups)];
     tables.push(room(results, &groups));
     tables.extend(groups.iter().filter(|g| g.concepts.len() > 1).map(|g| concepts(results, g)));
-    for table in tables.iter_mut().filter(|t| t.has_flat()) {
-        table.notes.push(format!("{} {}", FLAT.0, FLAT.1));
-    }
-    tables
+    tables.into_iter().map(Table::with_signs_explained).collect()
 }
 
 /// The paper's layout, with its values where there are some.
@@ -76,13 +73,6 @@ fn main(results: &Results, groups: &[Group]) -> Table {
          best (the 95 % interval of the paired difference holds 0). Anchors do not compete.",
         errors(results, "bootstrap over prompts, within concepts", "its own standard error"),
     )];
-    let incomplete =
-        |g: &Group| g.rows.iter().any(|r| results.metrics.iter().any(|m| partial(g, r, m)));
-    if groups.iter().any(incomplete) {
-        notes.push(
-            "† Not of all concepts: some cells failed or were not run. Does not compete.".into(),
-        );
-    }
     if !groups.iter().flat_map(|g| &g.rows).all(alone) {
         notes.push("Seconds of trainings that ran beside others are left out.".into());
     }
@@ -142,7 +132,7 @@ fn differences(results: &Results, groups: &[Group]) -> Table {
     let better: Vec<String> = results.metrics.iter().map(better).collect();
     let mut notes = vec![format!(
         "Paired: same concepts, prompts and seeds. Mean difference ± half of its 95 % interval{}. \
-         Bold: the interval excludes 0. † Not of all concepts. Better is {}.",
+         Bold: the interval excludes 0. Better is {}.",
         errors(
             results,
             "bootstrap over prompts",
@@ -218,9 +208,7 @@ fn concepts(results: &Results, group: &Group) -> Table {
         if single { "concept" } else { "combination" }
     );
     let name = if single { "concepts-single" } else { "concepts-multi" };
-    let mut notes = vec![
-        "Best of each column in bold; anchors do not compete. † Not of all concepts.".to_owned(),
-    ];
+    let mut notes = vec!["Best of each column in bold; anchors do not compete.".to_owned()];
     notes.extend(footing(results, std::slice::from_ref(group)));
     Table { name, caption, columns, sections, notes }
 }
@@ -312,13 +300,20 @@ fn counts(group: &Group, metrics: &[Metric]) -> String {
     let seeds: BTreeSet<u64> = cells.iter().map(|c| c.seed).collect();
     let what = if group.concepts.iter().all(|c| c.len() == 1) { "concept" } else { "combination" };
     let mut text = format!(
-        "{}: {}, {}; each with {} and {}.",
+        "{}: {}, {}",
         title(group),
         many(group.concepts.len(), what),
         many(seeds.len(), "training seed"),
-        range(cells.iter().map(|c| c.prompts), "prompt"),
-        range(cells.iter().map(|c| c.images), "image"),
     );
+    // an experiment whose measures all bring sets of their own has no images of the prompts
+    if cells.iter().any(|c| c.images > 0) {
+        let prompts = range(cells.iter().map(|c| c.prompts), "prompt");
+        text += &format!(
+            "; each with {prompts} and {}",
+            range(cells.iter().map(|c| c.images), "image")
+        );
+    }
+    text += ".";
     for metric in metrics.iter().filter(|m| !m.of_images()) {
         let of = |c: &&'_ Cell| c.values.get(&metric.name).and_then(CellValue::set).cloned();
         let sets: Vec<SetValue> = cells.iter().filter_map(of).collect();

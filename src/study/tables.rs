@@ -82,16 +82,7 @@ fn table2(analysis: &Analysis) -> Table {
         sections,
         notes,
     };
-    flat_noted(table)
-}
-
-/// With the note on intervals without width, where there are some.
-fn flat_noted(mut table: Table) -> Table {
-    if table.has_flat() {
-        let (mark, meaning) = crate::report::FLAT;
-        table.notes.push(format!("{mark} {meaning}"));
-    }
-    table
+    table.with_signs_explained()
 }
 
 fn preference(of: &Comparison) -> Entry {
@@ -227,7 +218,7 @@ fn agreement(analysis: &Analysis) -> Table {
         label: format!("as {} (%)", metric.title),
         entries: each(&|a| share(a.metrics.get(&metric.name).copied().flatten())),
     }));
-    flat_noted(Table {
+    let table = Table {
         name: "agreement",
         caption: "Agreement of raters with each other, with themselves and with measures".into(),
         columns: Question::ALL.map(|q| q.as_str().to_owned()).into(),
@@ -237,5 +228,6 @@ fn agreement(analysis: &Analysis) -> Table {
              chosen: 50 is chance. Intervals as above."
                 .into(),
         ],
-    })
+    };
+    table.with_signs_explained()
 }

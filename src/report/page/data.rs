@@ -11,7 +11,7 @@ use crate::report::folder::Folder;
 use crate::report::grid::Pictures;
 use crate::report::plot::Looks;
 use crate::report::results::{Cell, Results};
-use crate::report::table::{Entry, FLAT, Mark, Number, Table, TableRow};
+use crate::report::table::{Entry, Mark, Number, Table, TableRow};
 use crate::report::tables::title;
 use crate::report::view::{Group, Row, groups};
 
@@ -121,9 +121,8 @@ fn shown(number: &Number) -> Value {
         Mark::Strong => "best",
         Mark::Tied => "tied",
     };
-    let flat = if number.is_flat() { FLAT.0 } else { "" };
-    let behind = format!("{flat}{}", if number.partial { "†" } else { "" });
     json!({
-        "v": number.value, "text": minus(value), "half": half, "ends": ends, "mark": mark, "behind": behind,
+        "v": number.value, "text": minus(value), "half": half, "ends": ends, "mark": mark,
+        "behind": number.signs(),
     })
 }
