@@ -8,8 +8,8 @@ use std::path::Path;
 use cdbench::Result;
 use cdbench::clip::Embed;
 use cdbench::data::{
-    ConceptSource, FolderSource, Manifest, OnCorrupt, PromptSource, class_pictures, corpus,
-    retrieve,
+    CaptionFeatures, ConceptSource, FolderSource, Manifest, OnCorrupt, PromptSource,
+    class_pictures, corpus, retrieve,
 };
 use cdbench::world::{Split, WorldConfig, concepts};
 use image::RgbImage;
@@ -88,7 +88,8 @@ fn regularisation_images_are_chosen_once() {
     let open = || corpus(folder.to_str().unwrap()).unwrap();
     let queries = ["photo of a dog".to_owned()];
     let cache = dir.path().join("cache");
-    let choose = || retrieve(&*open(), &queries, 12, 0.4, &Letters, Some(&cache)).unwrap();
+    let features = CaptionFeatures::new(&Letters).kept_in(&cache);
+    let choose = || retrieve(&*open(), &queries, 12, 0.4, &features).unwrap();
     let manifest = choose();
     assert_eq!(manifest, choose(), "again, from the cache");
     let similarity: Vec<f32> = manifest.entries.iter().map(|e| e.similarity).collect();

@@ -11,38 +11,83 @@ use crate::{Error, Result, readfile, safefile};
 
 /// Texts that are embedded at a time.
 const BATCH: usize = 1024;
+/// Texts whose features share a file: no more than these are computed again after a stop, and a corpus that
+/// has grown at its end keeps what it had.
+const IN_A_FILE: usize = 4 * BATCH;
 /// More than any CLIP's.
 const MAX_WIDTH: usize = 16_384;
 /// The tensor's name in the file.
 const NAME: &str = "features";
 
-/// Features [texts, d] of `texts`, not normalised; from the folder `cache` if it has them, else kept
-/// there. A damaged file is computed again.
-///
-/// # Errors
-/// The embedder's; [`Error::Input`] if its features are not finite; [`Error::Io`].
-pub(super) fn features(
-    texts: &[&str],
-    embed: &dyn Embed,
-    cache: Option<&Path>,
-) -> Result<Array2<f32>> {
-    let key = super::hash(texts.iter().copied().chain([embed.identity()]));
-    let file = cache.map(|folder| folder.join(format!("captions-{}.safetensors", &key[..32])));
-    if let Some(file) = file.as_ref().filter(|file| file.is_file()) {
-        match read(file, &key, texts.len()) {
-            Ok(features) => return Ok(features),
-            Err(e) => tracing::warn!("{e}; computed again"),
+/// Hears how many captions of all are done. Its error ends the work.
+pub type Watch<'a> = dyn Fn(usize, usize) -> Result<()> + 'a;
+
+/// What gives captions their features, and where these are kept.
+pub struct CaptionFeatures<'a> {
+    pub(super) embed: &'a dyn Embed,
+    folder: Option<&'a Path>,
+    watch: &'a Watch<'a>,
+}
+
+impl<'a> CaptionFeatures<'a> {
+    /// Computed each time, by nobody watched.
+    pub fn new(embed: &'a dyn Embed) -> Self {
+        CaptionFeatures { embed, folder: None, watch: &|_, _| Ok(()) }
+    }
+
+    /// Kept in files of this folder, and taken from there.
+    pub fn kept_in(self, folder: &'a Path) -> Self {
+        CaptionFeatures { folder: Some(folder), ..self }
+    }
+
+    /// With somebody who hears how far it is, and may end it.
+    pub fn watched(self, watch: &'a Watch<'a>) -> Self {
+        CaptionFeatures { watch, ..self }
+    }
+
+    /// Features [texts, d], not normalised. A damaged file is computed again.
+    ///
+    /// # Errors
+    /// The embedder's and the watcher's; [`Error::Input`] if features are not finite; [`Error::Io`].
+    pub(super) fn of(&self, texts: &[&str]) -> Result<Array2<f32>> {
+        let files = texts.chunks(IN_A_FILE).enumerate().map(|(i, some)| {
+            self.of_a_file(some, &|done| (self.watch)(i * IN_A_FILE + done, texts.len()))
+        });
+        let files = joined(&files.collect::<Result<Vec<_>>>()?)?;
+        (self.watch)(texts.len(), texts.len())?;
+        Ok(files)
+    }
+
+    fn of_a_file(
+        &self,
+        texts: &[&str],
+        watch: &dyn Fn(usize) -> Result<()>,
+    ) -> Result<Array2<f32>> {
+        let key = super::hash(texts.iter().copied().chain([self.embed.identity()]));
+        let name = format!("captions-{}.safetensors", &key[..32]);
+        let file = self.folder.map(|folder| folder.join(name));
+        if let Some(file) = file.as_ref().filter(|file| file.is_file()) {
+            match read(file, &key, texts.len()) {
+                Ok(features) => return Ok(features),
+                Err(e) => tracing::warn!("{e}; computed again"),
+            }
         }
+        let batches = texts.chunks(BATCH).enumerate().map(|(i, batch)| {
+            watch(i * BATCH)?;
+            checked(self.embed.texts(batch)?, batch.len())
+        });
+        let features = joined(&batches.collect::<Result<Vec<_>>>()?)?;
+        if let Some(file) = file {
+            write(&file, &key, features.view())?;
+        }
+        Ok(features)
     }
-    let batches = texts.chunks(BATCH).map(|batch| checked(embed.texts(batch)?, batch.len()));
-    let batches: Vec<Array2<f32>> = batches.collect::<Result<_>>()?;
-    let views: Vec<_> = batches.iter().map(|b| b.view()).collect();
-    let features = concatenate(Axis(0), &views)
-        .map_err(|_| Error::input("the embedder's features change their width"))?;
-    if let Some(file) = file {
-        write(&file, &key, features.view())?;
-    }
-    Ok(features)
+}
+
+fn joined(parts: &[Array2<f32>]) -> Result<Array2<f32>> {
+    let views: Vec<_> = parts.iter().map(|b| b.view()).collect();
+    concatenate(Axis(0), &views)
+        .map_err(|_| Error::input("the embedder's features change their width"))
 }
 
 /// What an embedder gave, if it is a finite row for each of `texts` texts.

@@ -13,6 +13,7 @@ mod retrieval;
 pub use augment::{
     Augmented, PAPER_SIZES, PREFIXES_FAR, PREFIXES_NEAR, augment, fit, place, shown_mask,
 };
+pub use captions::CaptionFeatures;
 pub(crate) use clutter::{attention_beside, is_clutter};
 pub use concept::{
     Concept, ConceptSource, FolderSource, PromptSource, check_category, check_name, load_concepts,

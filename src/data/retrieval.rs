@@ -9,10 +9,9 @@ use ndarray::{Array2, Axis};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::captions::{checked, features};
+use super::captions::{CaptionFeatures, checked};
 use super::corpus::Corpus;
 use super::picture::picture_hash;
-use crate::clip::Embed;
 use crate::{Error, Result, readfile, safefile};
 
 const MAX_FILE: u64 = 256 << 20;
@@ -57,19 +56,17 @@ pub struct Manifest {
 /// Chooses the `count` pictures whose captions are nearest to `queries` in the embedder's text space and
 /// at or above `threshold` (cosine; the paper's is 0.85). A caption's similarity is that to its nearest
 /// query; equally near ones are taken in the corpus's order. Of pictures that are the same the first
-/// counts; one that cannot be decoded is left out with a warning. `caption_cache` is a folder for the
-/// captions' features.
+/// counts; one that cannot be decoded is left out with a warning.
 ///
 /// # Errors
 /// [`Error::Input`] if nothing is asked, or no caption is near enough (with the nearest one); the
-/// embedder's; [`Error::Io`].
+/// embedder's, and that of who watches it; [`Error::Io`].
 pub fn retrieve(
     corpus: &dyn Corpus,
     queries: &[String],
     count: usize,
     threshold: f32,
-    embed: &dyn Embed,
-    caption_cache: Option<&Path>,
+    features: &CaptionFeatures,
 ) -> Result<Manifest> {
     if queries.is_empty() || queries.iter().any(|q| q.trim().is_empty()) || count == 0 {
         return Err(Error::input("retrieval needs a prompt and a number of pictures"));
@@ -93,14 +90,14 @@ pub fn retrieve(
     if texts.is_empty() {
         return Err(Error::input(format!("{}: there is no caption", corpus.identity())));
     }
-    let similarity = similarities(&texts, queries, embed, caption_cache)?;
+    let similarity = similarities(&texts, queries, features)?;
 
     let mut near: Vec<(usize, usize)> =
         captions.iter().copied().filter(|&(_, text)| similarity[text] >= threshold).collect();
     near.sort_by(|a, b| similarity[b.1].total_cmp(&similarity[a.1]).then(a.0.cmp(&b.0)));
     let mut manifest = Manifest {
         corpus: corpus.identity(),
-        embedder: embed.identity().to_owned(),
+        embedder: features.embed.identity().to_owned(),
         queries: queries.to_vec(),
         threshold,
         wanted: count,
@@ -202,12 +199,11 @@ pub fn spread(corpus: &dyn Corpus, count: usize) -> Result<Manifest> {
 fn similarities(
     texts: &[&str],
     queries: &[String],
-    embed: &dyn Embed,
-    cache: Option<&Path>,
+    features: &CaptionFeatures,
 ) -> Result<Vec<f32>> {
     let queries: Vec<&str> = queries.iter().map(String::as_str).collect();
-    let wanted = unit(checked(embed.texts(&queries)?, queries.len())?);
-    let captions = unit(features(texts, embed, cache)?);
+    let wanted = unit(checked(features.embed.texts(&queries)?, queries.len())?);
+    let captions = unit(features.of(texts)?);
     if wanted.ncols() != captions.ncols() {
         return Err(Error::input("the embedder's features change their width"));
     }

@@ -36,6 +36,14 @@ struct Loaded {
     checkpoint: Option<(usize, Undo)>,
 }
 
+/// Goes on, until the user or another run says stop.
+fn go_on(stop: &AtomicBool) -> Result<()> {
+    match stop.load(Ordering::Relaxed) {
+        true => Err(Error::Interrupted),
+        false => Ok(()),
+    }
+}
+
 /// Hears how far a stage is: units done, and in all.
 pub type OnProgress<'a> = dyn Fn(u64, u64) + Sync + 'a;
 
@@ -81,14 +89,13 @@ impl<'a> Worker<'a> {
                 let corpus = self.resources.corpus(corpus)?;
                 let embedder = self.resources.embedder()?;
                 let cache = mini::cache_folder()?.join("captions");
-                let found = data::retrieve(
-                    &*corpus,
-                    queries,
-                    *count,
-                    *threshold,
-                    &*embedder,
-                    Some(&cache),
-                )?;
+                let watch = |done: usize, of: usize| {
+                    progress(done as u64, of as u64);
+                    go_on(self.stop)
+                };
+                let features =
+                    data::CaptionFeatures::new(&*embedder).kept_in(&cache).watched(&watch);
+                let found = data::retrieve(&*corpus, queries, *count, *threshold, &features)?;
                 found.save(&dir.join(MANIFEST))?;
                 Ok(1.0.into())
             }
@@ -266,10 +273,7 @@ impl<'a> Worker<'a> {
             return Ok(0.0.into());
         }
         let stop = self.stop;
-        let on_step = |_| match stop.load(Ordering::Relaxed) {
-            true => Err(Error::Interrupted),
-            false => Ok(()),
-        };
+        let on_step = |_| go_on(stop);
         let there = AtomicU64::new((of - requests.len()) as u64);
         let on_sample = |i: usize, sample: Sample| {
             keep(&requests[i], sample)?;

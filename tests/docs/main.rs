@@ -47,6 +47,15 @@ fn every_key_of_the_experiments_is_on_the_page() {
 }
 
 #[test]
+fn every_measure_is_in_the_readme() {
+    let text = std::fs::read_to_string(root().join("README.md")).unwrap();
+    let registry = cdbench::metrics::Registry::default();
+    let named = |name: &&str| text.contains(&format!("`{name}`"));
+    let missing: Vec<&str> = registry.measures().map(|m| m.name()).filter(|n| !named(n)).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}
+
+#[test]
 fn links_between_pages_lead_somewhere() {
     let mut pages: Vec<PathBuf> = vec![root().join("README.md"), root().join("ARCHITECTURE.md")];
     pages.extend(std::fs::read_dir(root().join("docs")).unwrap().map(|e| e.unwrap().path()));

@@ -1,6 +1,8 @@
+use std::cell::RefCell;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
+use crate::clip::Embed;
 use crate::data::{FileCorpus, WorldCorpus};
 use crate::world::Category;
 
@@ -84,7 +86,7 @@ fn the_nearest_come_first_and_ties_in_order() {
     ]);
     let embed = Words::new();
     let found = |q: &[&str], count, threshold| {
-        retrieve(&corpus, &queries(q), count, threshold, &embed, None)
+        retrieve(&corpus, &queries(q), count, threshold, &CaptionFeatures::new(&embed))
     };
     // 5 is the same picture as 1, and 6 is corrupt
     let all = found(&["photo of a dog"], 10, 0.45).unwrap();
@@ -111,7 +113,9 @@ fn captions_are_embedded_once_also_across_runs() {
     let corpus = Listed(vec![("a dog", 1), ("a dog", 2), ("a cat", 3)]);
     let run = |embed: &Words| {
         let queries = queries(&["a dog"]);
-        let found = retrieve(&corpus, &queries, 5, 0.6, embed, Some(dir.path())).unwrap();
+        let found =
+            retrieve(&corpus, &queries, 5, 0.6, &CaptionFeatures::new(embed).kept_in(dir.path()))
+                .unwrap();
         (indices(&found), embed.asked.load(Ordering::Relaxed))
     };
     let fresh = Words::new();
@@ -140,7 +144,9 @@ fn a_manifest_holds_its_corpus_to_what_it_was() {
         std::fs::write(dir.path().join(format!("{name}.txt")), format!("a dog {name}")).unwrap();
     }
     let open = || FileCorpus::from_folder(dir.path()).unwrap();
-    let made = retrieve(&open(), &queries(&["a dog"]), 2, 0.5, &Words::new(), None).unwrap();
+    let made =
+        retrieve(&open(), &queries(&["a dog"]), 2, 0.5, &CaptionFeatures::new(&Words::new()))
+            .unwrap();
     let file = dir.path().join("deep/manifest.json");
     made.save(&file).unwrap();
     let manifest = Manifest::load(&file).unwrap();
@@ -177,14 +183,37 @@ fn a_manifest_holds_its_corpus_to_what_it_was() {
 }
 
 #[test]
+fn what_was_embedded_before_a_stop_is_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let texts: Vec<String> = (0..5000).map(|i| format!("dog {i}")).collect();
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    let stop = |done, _| if done < 4096 { Ok(()) } else { Err(Error::Interrupted) };
+    let stopped = Words::new();
+    let features = CaptionFeatures::new(&stopped).kept_in(dir.path()).watched(&stop);
+    assert!(matches!(features.of(&texts), Err(Error::Interrupted)));
+
+    let heard = RefCell::new(vec![]);
+    let watch = |done, of| {
+        heard.borrow_mut().push((done, of));
+        Ok(())
+    };
+    let again = Words::new();
+    let features = CaptionFeatures::new(&again).kept_in(dir.path()).watched(&watch);
+    let found = features.of(&texts).unwrap();
+    assert_eq!(again.asked.load(Ordering::Relaxed), 5000 - 4096);
+    assert_eq!(*heard.borrow(), [(4096, 5000), (5000, 5000)]);
+    assert_eq!(found, CaptionFeatures::new(&Words::new()).of(&texts).unwrap());
+}
+
+#[test]
 fn the_world_has_two_hundred_scenes_for_every_category() {
     let corpus = WorldCorpus::retrieval();
     let dir = tempfile::tempdir().unwrap();
     // captions say more of looks than of what they are looks of
     let embed = Words { category: 6.0, ..Words::new() };
     let found = |query: &str| {
-        let cache = Some(dir.path());
-        retrieve(&corpus, &queries(&[query]), 200, 0.6, &embed, cache).unwrap()
+        let features = CaptionFeatures::new(&embed).kept_in(dir.path());
+        retrieve(&corpus, &queries(&[query]), 200, 0.6, &features).unwrap()
     };
     for concept in crate::world::concepts() {
         let found = found(&format!("photo of a {}", concept.class()));
