@@ -1,7 +1,7 @@
 //! What the rest of the program sees of a CLIP, and of other extractors of features.
 
 use image::RgbImage;
-use ndarray::Array2;
+use ndarray::{Array2, Axis, concatenate};
 
 use crate::{Error, Result};
 
@@ -40,4 +40,15 @@ pub trait Embed: Send + Sync {
     /// All that the features depend on: hashes of weights and preprocessing. Part of the protocol of
     /// every number made of them.
     fn identity(&self) -> &str;
+}
+
+/// The rows of all features in one array.
+///
+/// # Errors
+/// The first of them; [`Error::Input`] if they differ in width, or there are none.
+pub(crate) fn together(each: impl Iterator<Item = Result<Array2<f32>>>) -> Result<Array2<f32>> {
+    let each = each.collect::<Result<Vec<_>>>()?;
+    let views: Vec<_> = each.iter().map(|rows| rows.view()).collect();
+    concatenate(Axis(0), &views)
+        .map_err(|_| Error::input("the embedder's features change their width"))
 }

@@ -21,6 +21,7 @@ mod vit_embedder;
 
 pub use config::{ClipConfig, VisionConfig};
 pub use embed::Embed;
+pub(crate) use embed::together;
 pub use embedder::Embedder;
 pub use extractor::{ExtractorSpec, Opening, how_to_give, open_extractor};
 pub use file::{FileSpec, FilterName, Sides};

@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use ndarray::{Array2, ArrayView2, Axis, concatenate};
+use ndarray::{Array2, ArrayView2};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
-use crate::clip::Embed;
+use crate::clip::{Embed, together};
 use crate::{Error, Result, readfile, safefile};
 
 /// Texts that are embedded at a time.
@@ -53,9 +53,9 @@ impl<'a> CaptionFeatures<'a> {
         let files = texts.chunks(IN_A_FILE).enumerate().map(|(i, some)| {
             self.of_a_file(some, &|done| (self.watch)(i * IN_A_FILE + done, texts.len()))
         });
-        let files = joined(&files.collect::<Result<Vec<_>>>()?)?;
+        let features = together(files)?;
         (self.watch)(texts.len(), texts.len())?;
-        Ok(files)
+        Ok(features)
     }
 
     fn of_a_file(
@@ -76,18 +76,12 @@ impl<'a> CaptionFeatures<'a> {
             watch(i * BATCH)?;
             checked(self.embed.texts(batch)?, batch.len())
         });
-        let features = joined(&batches.collect::<Result<Vec<_>>>()?)?;
+        let features = together(batches)?;
         if let Some(file) = file {
             write(&file, &key, features.view())?;
         }
         Ok(features)
     }
-}
-
-fn joined(parts: &[Array2<f32>]) -> Result<Array2<f32>> {
-    let views: Vec<_> = parts.iter().map(|b| b.view()).collect();
-    concatenate(Axis(0), &views)
-        .map_err(|_| Error::input("the embedder's features change their width"))
 }
 
 /// What an embedder gave, if it is a finite row for each of `texts` texts.

@@ -2,12 +2,13 @@
 
 use std::fs;
 
-use ndarray::{Array2, Axis, concatenate};
+use ndarray::{Array2, Axis};
 
 use super::cell::CellKind;
 use super::images::Side;
 use super::scores::{Bench, Pictures, Source};
 use super::stage::ScoreWork;
+use crate::clip::together;
 use crate::metrics::{Chosen, Files, Given, Need, Outcome, WeightChange};
 use crate::{Error, Result};
 
@@ -239,11 +240,4 @@ impl<'a> Compared<'a> {
             stop: bench.stop,
         })
     }
-}
-
-/// The rows of all.
-fn together(each: impl Iterator<Item = Result<Array2<f32>>>) -> Result<Array2<f32>> {
-    let each = each.collect::<Result<Vec<_>>>()?;
-    let views: Vec<_> = each.iter().map(|rows| rows.view()).collect();
-    concatenate(Axis(0), &views).map_err(|e| Error::input(e.to_string()))
 }

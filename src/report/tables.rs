@@ -308,10 +308,8 @@ fn counts(group: &Group, metrics: &[Metric]) -> String {
     // an experiment whose measures all bring sets of their own has no images of the prompts
     if cells.iter().any(|c| c.images > 0) {
         let prompts = range(cells.iter().map(|c| c.prompts), "prompt");
-        text += &format!(
-            "; each with {prompts} and {}",
-            range(cells.iter().map(|c| c.images), "image")
-        );
+        let images = range(cells.iter().map(|c| c.images), "image");
+        text += &format!("; each with {prompts} and {images}");
     }
     text += ".";
     for metric in metrics.iter().filter(|m| !m.of_images()) {

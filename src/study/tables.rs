@@ -75,14 +75,14 @@ fn table2(analysis: &Analysis) -> Table {
         ),
     ];
     notes.extend(analysis.notes.iter().cloned());
-    let table = Table {
+    Table {
         name: "table2",
         caption: "Human preference (%)".into(),
         columns: columns().map(|(other, q)| format!("{other}: {}", q.as_str())).collect(),
         sections,
         notes,
-    };
-    table.with_signs_explained()
+    }
+    .with_signs_explained()
 }
 
 fn preference(of: &Comparison) -> Entry {
@@ -218,7 +218,7 @@ fn agreement(analysis: &Analysis) -> Table {
         label: format!("as {} (%)", metric.title),
         entries: each(&|a| share(a.metrics.get(&metric.name).copied().flatten())),
     }));
-    let table = Table {
+    Table {
         name: "agreement",
         caption: "Agreement of raters with each other, with themselves and with measures".into(),
         columns: Question::ALL.map(|q| q.as_str().to_owned()).into(),
@@ -228,6 +228,6 @@ fn agreement(analysis: &Analysis) -> Table {
              chosen: 50 is chance. Intervals as above."
                 .into(),
         ],
-    };
-    table.with_signs_explained()
+    }
+    .with_signs_explained()
 }
